@@ -1,0 +1,33 @@
+"""What every command line of the project shares: one sentence and status 2 for bad input."""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+
+class InputError(Exception):
+    """Bad input from outside. The message is one sentence: what was found, where, what to do."""
+
+
+def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status.
+
+    Args:
+        main: takes the arguments without ``--debug``; returns the exit status (None is 0).
+        argv: arguments; ``sys.argv[1:]`` by default. ``--debug`` shows the traceback of bad input.
+
+    Returns:
+        What ``main`` returned, 2 after an `InputError`, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        return main([a for a in arguments if a != "--debug"]) or 0
+    except InputError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
+        return 130

@@ -1,0 +1,1 @@
+"""Stage two: train and evaluate the DMVS head from the cache alone."""
