@@ -10,10 +10,10 @@ COLOURS = ("red", "green", "blue", "yellow")
 #: What an expression needs to be resolved (design: the arrow of time).
 TAGS = ("static", "reversible", "irreversible")
 
-#: Motion -> phrases that follow "the <noun phrase>". `None` direction words need no arrow of time.
+#: Motion -> phrases that may follow "the <noun phrase>".
 REVERSIBLE = {
-    "stays": ("that stays still", "standing still", "that does not move", "resting in its place"),
-    "moves": ("that moves", "moving around", "that travels through the scene"),
+    "stays": ("that stays still", "standing still", "resting in its place"),
+    "moves": ("that travels", "moving to another place", "that travels through the scene"),
     "sideways": ("moving sideways", "that slides sideways", "travelling sideways"),
     "vertically": ("moving up and down the scene", "that travels vertically", "moving vertically"),
     "spins": ("spinning in its place", "that spins", "turning around itself"),
@@ -41,19 +41,16 @@ OPPOSITE = {
 
 #: Universal part of speech of every word that an expression can contain.
 PART_OF_SPEECH = {
-    **dict.fromkeys(("the", "all", "every", "its", "both"), "DET"),
+    **dict.fromkeys(("the", "all", "its", "another"), "DET"),
     **dict.fromkeys(COLOURS, "ADJ"),
     **dict.fromkeys(("larger", "smaller", "still"), "ADJ"),
     **dict.fromkeys((*SHAPES, *(s + "s" for s in SHAPES)), "NOUN"),
     **dict.fromkeys(("object", "objects", "one", "ones", "scene", "place", "left", "right"), "NOUN"),
     **dict.fromkeys(("that", "itself"), "PRON"),
     **dict.fromkeys(("in", "to", "through", "around"), "ADP"),
-    "and": "CCONJ",
-    **dict.fromkeys(("not",), "PART"),
-    **dict.fromkeys(("does", "do"), "AUX"),
     **dict.fromkeys(
         (
-            *("stays", "stay", "standing", "move", "moves", "moving", "resting", "travels"),
+            *("stays", "stay", "standing", "moving", "resting", "travels"),
             *("travel", "travelling", "slides", "slide", "spinning", "spins", "spin", "turning"),
             *("turns", "turn", "rises", "rise", "sinks", "sink", "growing", "grows", "grow"),
             *("becoming", "shrinking", "shrinks", "shrink"),
@@ -74,7 +71,7 @@ def plural(phrase: str) -> str:
     """The motion phrase for several objects: 'that moves' -> 'that move'."""
     words = phrase.split()
     if words[0] == "that":
-        words[1] = {"does": "do"}.get(words[1], words[1].removesuffix("s"))
+        words[1] = words[1].removesuffix("s")
     return " ".join(words).replace("in its place", "in place").replace("around itself", "around")
 
 

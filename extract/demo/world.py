@@ -1,0 +1,277 @@
+"""The demo world: seeded scenes of moving shapes whose sentences only motion can resolve.
+
+A scene holds two to four shapes with disjoint paths. Two of them look alike: either *twins*, which
+do opposite things (one moves left, the other right), or a pair whose motions differ in kind (one
+stays, the other moves). So "the red circle moving left" has a rival that every other word fits.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from extract.demo import grammar
+
+RGB = {"red": (205, 45, 45), "green": (50, 165, 70), "blue": (55, 85, 205), "yellow": (220, 195, 50)}
+#: Kinds = the classes that the demo's segmenter learns, in the order of their labels.
+KINDS = tuple((colour, shape) for colour in grammar.COLOURS for shape in grammar.SHAPES)
+
+TRAVEL = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+SPIN = {"clockwise": 1, "counterclockwise": -1}
+SCALE = {"grows": (0.75, 1.35), "shrinks": (1.35, 0.75)}
+MOTIONS = ("stays", *TRAVEL, *SPIN, *SCALE)
+#: Circumradius relative to the circle's, so that all shapes cover about the same area.
+STRETCH = {"circle": 1.0, "square": 1.2, "triangle": 1.4}
+MARGIN = 3  # pixels that stay free between the paths of any two shapes
+MAX_TURN = np.deg2rad(16.0)  # turn of a spinning shape a frame
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One object of a scene: how it looks and what it does."""
+
+    colour: str
+    shape: str
+    motion: str
+    start: tuple[float, float]  # centre (x, y) in the first frame, pixels
+    end: tuple[float, float]  # centre in the last frame
+    radius: float  # pixels, before scaling
+    angle: float  # radians, in the first frame
+    turn: float  # radians a frame, positive is clockwise on the screen
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        return self.colour, self.shape
+
+    @cached_property
+    def fits(self) -> frozenset[str]:
+        """Every motion word of the grammar that is true of this object."""
+        words = {self.motion}
+        if self.motion in TRAVEL:
+            words |= {"moves", "sideways" if TRAVEL[self.motion][0] else "vertically"}
+        if self.motion in SPIN:
+            words.add("spins")
+        return frozenset(words)
+
+    def outline(self, moment: float, frame: float) -> np.ndarray:
+        """Polygon (P, 2) float64 in pixels; ``moment`` runs from 0 to 1 over the video."""
+        first, last = SCALE.get(self.motion, (1.0, 1.0))
+        radius = self.radius * (first + (last - first) * moment)
+        corners = {"circle": 48, "square": 4, "triangle": 3}[self.shape]
+        angles = self.angle + self.turn * frame + np.arange(corners) * 2 * np.pi / corners
+        centre = (1 - moment) * np.array(self.start) + moment * np.array(self.end)
+        return centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    def reach(self) -> tuple[float, float, float, float]:
+        """Box (x0, y0, x1, y1) that the object never leaves."""
+        radius = self.radius * max(SCALE.get(self.motion, (1.0, 1.0)))
+        low = np.minimum(self.start, self.end) - radius
+        high = np.maximum(self.start, self.end) + radius
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """An expression: its text, the indices of the objects it means, and what it needs."""
+
+    text: str
+    targets: tuple[int, ...]
+    tag: str  # one of `grammar.TAGS`
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A video of the demo world, before it is drawn."""
+
+    shapes: tuple[Shape, ...]
+    sentences: tuple[Sentence, ...]
+    size: tuple[int, int]  # H, W
+    num_frames: int
+    seed: tuple[int, ...]
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (T, H, W, 3) uint8 RGB and visible masks (T, N, H, W) bool, N = objects."""
+        rng = np.random.default_rng([*self.seed, 1])
+        height, width = self.size
+        background = _background(rng, height, width)
+        paint = [np.clip(np.array(RGB[s.colour]) + rng.normal(0, 6, 3), 0, 255) for s in self.shapes]
+        frames = np.empty((self.num_frames, height, width, 3), np.uint8)
+        masks = np.zeros((self.num_frames, len(self.shapes), height, width), bool)
+        for t in range(self.num_frames):
+            canvas = background + rng.normal(0, 4, background.shape)
+            for n, shape in enumerate(self.shapes):
+                cover = _cover(shape.outline(t / max(self.num_frames - 1, 1), t), height, width)
+                canvas += cover[..., None] * (paint[n] - canvas)
+                masks[t, n] = cover >= 0.5
+            frames[t] = np.clip(canvas, 0, 255).astype(np.uint8)
+        return frames, masks
+
+
+def make_scene(
+    seed: tuple[int, ...],
+    *,
+    size: tuple[int, int] = (96, 160),
+    num_frames: int = 12,
+    sentences_per_tag: int = 2,
+) -> Scene:
+    """A scene as a pure function of its seed.
+
+    Args:
+        seed: non-negative integers, for example (world seed, split, video).
+        size: H, W in pixels.
+        num_frames: T.
+        sentences_per_tag: at most this many expressions of each tag.
+    """
+    rng = np.random.default_rng([*seed, 0])
+    shapes: list[Shape] = []
+    while len(shapes) < 2:
+        shapes = _place(rng, _cast(rng), size, num_frames)
+    spoken = _sentences(rng, shapes, sentences_per_tag)
+    return Scene(tuple(shapes), tuple(spoken), size, num_frames, tuple(seed))
+
+
+def _cast(rng: np.random.Generator) -> list[tuple[tuple[str, str], str]]:
+    """Who is in the scene: (kind, motion) of a look-alike pair and of one or two others."""
+    pair_kind = KINDS[rng.integers(len(KINDS))]
+    able = [m for m in MOTIONS if not (m in SPIN and pair_kind[1] == "circle")]
+    first = able[rng.integers(len(able))]
+    if rng.random() < 0.6 and first in grammar.OPPOSITE:
+        second = grammar.OPPOSITE[first]
+    else:
+        second = rng.choice([m for m in able if m not in (first, grammar.OPPOSITE.get(first))])
+    cast = [(pair_kind, first), (pair_kind, str(second))]
+    for _ in range(rng.integers(1, 4)):
+        kind = KINDS[rng.integers(len(KINDS))]
+        able = [m for m in MOTIONS if not (m in SPIN and kind[1] == "circle")]
+        cast.append((kind, able[rng.integers(len(able))]))
+    return cast
+
+
+def _place(
+    rng: np.random.Generator,
+    cast: list[tuple[tuple[str, str], str]],
+    size: tuple[int, int],
+    num_frames: int,
+) -> list[Shape]:
+    """Put the cast on disjoint paths; [] when the look-alike pair finds no room."""
+    height, width = size
+    unit = min(height, width * 0.6)
+    placed: list[Shape] = []
+    for number, ((colour, shape), motion) in enumerate(cast):
+        for _ in range(100):
+            radius = unit * rng.uniform(0.115, 0.15) * STRETCH[shape]
+            step = np.array(TRAVEL.get(motion, (0, 0))) * unit * rng.uniform(0.36, 0.54)
+            start = rng.uniform((0, 0), (width, height))
+            turn = SPIN.get(motion, 0) * MAX_TURN * rng.uniform(0.6, 1.0)
+            candidate = Shape(
+                colour=colour,
+                shape=shape,
+                motion=motion,
+                start=(float(start[0]), float(start[1])),
+                end=(float(start[0] + step[0]), float(start[1] + step[1])),
+                radius=float(radius),
+                angle=float(rng.uniform(0, 2 * np.pi)),
+                turn=float(turn * 12 / num_frames),
+            )
+            x0, y0, x1, y1 = candidate.reach()
+            inside = x0 >= 1 and y0 >= 1 and x1 <= width - 1 and y1 <= height - 1
+            if inside and all(_apart(candidate.reach(), other.reach()) for other in placed):
+                placed.append(candidate)
+                break
+        else:
+            if number < 2:
+                return []
+    return placed
+
+
+def _apart(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return (
+        a[2] + MARGIN < b[0] or b[2] + MARGIN < a[0] or a[3] + MARGIN < b[1] or b[3] + MARGIN < a[1]
+    )
+
+
+def _sentences(rng: np.random.Generator, shapes: list[Shape], per_tag: int) -> list[Sentence]:
+    """A seeded choice of what can be said of the scene, at most ``per_tag`` of each tag."""
+    spoken: list[Sentence] = []
+    for tag, candidates in _candidates(rng, shapes).items():
+        with_target = [s for s in candidates if s.targets]
+        without = [s for s in candidates if not s.targets]
+        rng.shuffle(with_target)
+        rng.shuffle(without)
+        chosen: dict[str, Sentence] = {}
+        for sentence in with_target:
+            if len(chosen) < per_tag:
+                chosen.setdefault(sentence.text, sentence)
+        if tag != "irreversible" and without and rng.random() < 0.15 * per_tag / 2:
+            chosen.popitem() if len(chosen) == per_tag else None
+            chosen[without[0].text] = without[0]
+        spoken += chosen.values()
+    rng.shuffle(spoken)
+    return spoken
+
+
+def _candidates(rng: np.random.Generator, shapes: list[Shape]) -> dict[str, list[Sentence]]:
+    """Everything that can be said of the scene, by tag, with one seeded phrase a motion."""
+    found: dict[str, list[Sentence]] = {tag: [] for tag in grammar.TAGS}
+    for colour in (None, *grammar.COLOURS):
+        for shape in (None, *grammar.SHAPES):
+            named = [
+                n
+                for n, s in enumerate(shapes)
+                if colour in (None, s.colour) and shape in (None, s.shape)
+            ]
+            noun = (colour, shape)
+            if colour and (shape or len(named) > 1):
+                found["static"].append(_say(rng, noun, "", named, "static"))
+            if not named:
+                continue
+            for motion in (*grammar.REVERSIBLE, *grammar.IRREVERSIBLE):
+                targets = [n for n in named if motion in shapes[n].fits]
+                if len(targets) == len(named):
+                    continue  # the other words alone would do
+                if motion in grammar.REVERSIBLE:
+                    found["reversible"].append(_say(rng, noun, motion, targets, "reversible"))
+                elif targets and all(_has_twin(shapes, n, named) for n in targets):
+                    found["irreversible"].append(_say(rng, noun, motion, targets, "irreversible"))
+    return found
+
+
+def _has_twin(shapes: list[Shape], target: int, among: list[int]) -> bool:
+    """Is there an object that looks like the target and does the opposite?"""
+    return any(
+        shapes[n].kind == shapes[target].kind
+        and shapes[n].motion == grammar.OPPOSITE[shapes[target].motion]
+        for n in among
+    )
+
+
+def _say(
+    rng: np.random.Generator,
+    noun: tuple[str | None, str | None],
+    motion: str,
+    targets: list[int],
+    tag: str,
+) -> Sentence:
+    colour, shape = noun
+    several = len(targets) > 1
+    words = ["all" if several else "the", colour or "", (shape or "object") + "s" * several]
+    if motion:
+        phrases = (grammar.REVERSIBLE | grammar.IRREVERSIBLE)[motion]
+        phrase = phrases[rng.integers(len(phrases))]
+        words.append(grammar.plural(phrase) if several else phrase)
+    return Sentence(" ".join(word for word in words if word), tuple(targets), tag)
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Soft grey clouds (H, W, 3) float64."""
+    coarse = rng.normal(0, 1, (4, 6, 3)) * 7 + rng.normal(0, 12, (4, 6, 1))
+    clouds = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return 125 + rng.uniform(-25, 25) + clouds
+
+
+def _cover(outline: np.ndarray, height: int, width: int, factor: int = 4) -> np.ndarray:
+    """Share of each pixel (H, W) float64 that the polygon covers, by ``factor``^2 samples."""
+    fine = np.zeros((height * factor, width * factor), np.uint8)
+    cv2.fillPoly(fine, [np.round(outline * factor - 0.5).astype(np.int32)], 1)
+    return fine.reshape(height, factor, width, factor).mean(axis=(1, 3))
