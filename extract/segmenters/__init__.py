@@ -1,0 +1,6 @@
+"""The frozen segmenter: VITA, its preprocessing, its masks and its weights."""
+
+from extract.segmenters.config import SegmenterConfig
+from extract.segmenters.vita_head import VITAHead
+
+__all__ = ["SegmenterConfig", "VITAHead"]
