@@ -1,0 +1,118 @@
+"""A plain folder of videos, without expressions: sub-folders of images, or video files.
+
+A folder that itself holds images is one video.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from cache_schema.cli import InputError
+from extract.datasets.files import existing_folder, plain_name
+from extract.datasets.records import SourceVideo, VideoDecoder
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+
+
+class VideoFolder:
+    """Videos of a folder, in natural order ("2" before "10"). Hidden files are left out.
+
+    Args:
+        root: the folder.
+        split: name of a sub-folder to use instead, if any.
+
+    Raises:
+        InputError: no such folder, no videos in it, two videos of one name, or images beside
+            videos (it is then unclear what the videos are).
+    """
+
+    def __init__(self, root: str | Path, split: str | None = None) -> None:
+        self.folder = existing_folder(Path(root), what="data root")
+        if split:
+            if not plain_name(split):
+                raise InputError(f"the split {split!r} is not the plain name of a folder")
+            self.folder = existing_folder(self.folder / split, what="split folder")
+        entries = _listing(self.folder)
+        videos = [p for p in entries if p.is_dir() or p.suffix.lower() in VIDEOS]
+        if any(p.suffix.lower() in IMAGES for p in entries if p.is_file()):
+            if videos:
+                raise InputError(
+                    f"{self.folder} holds images beside {videos[0].name}; put the images of each"
+                    " video into a folder of their own"
+                )
+            self._paths = {self.folder.resolve().name or "video": self.folder}
+            return
+        self._paths: dict[str, Path] = {}
+        for path in videos:
+            video_id = path.name if path.is_dir() else path.stem
+            if video_id in self._paths:
+                raise InputError(
+                    f"{self.folder} holds {self._paths[video_id].name} and {path.name}, both"
+                    f" named {video_id!r}; rename one"
+                )
+            self._paths[video_id] = path
+        if not videos:
+            raise InputError(
+                f"{self.folder} holds no videos: neither folders of images nor files"
+                f" ({', '.join(VIDEOS)})"
+            )
+
+    @property
+    def ids(self) -> list[str]:
+        """Video ids: names of folders, or of files without extension."""
+        return list(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[SourceVideo]:
+        return (self.video(video_id) for video_id in self._paths)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Nothing: there are no annotation files."""
+        return {}
+
+    def video(self, video_id: str) -> SourceVideo:
+        """A video. Frames of a file are named 00000, 00001, ...
+
+        Raises:
+            InputError: no frames, a file that cannot be decoded, or two frames of one name.
+        """
+        path = self._paths[video_id]
+        if path.is_file():
+            count = VideoDecoder(path, video_id=video_id).count()
+            if count == 0:
+                raise InputError(f"video {video_id}: {path} has no frames; check that it plays")
+            return SourceVideo(
+                id=video_id, frame_names=[f"{i:05d}" for i in range(count)], video_path=path
+            )
+        frames = [p for p in _listing(path) if p.suffix.lower() in IMAGES and p.is_file()]
+        if not frames:
+            raise InputError(
+                f"video {video_id}: the folder {path} holds no images ({', '.join(IMAGES)});"
+                " fill or remove it"
+            )
+        names = [p.stem for p in frames]
+        if twins := {name for name in names if names.count(name) > 1}:
+            raise InputError(
+                f"video {video_id}: {path} holds two images named {min(twins)!r}; keep one"
+            )
+        return SourceVideo(id=video_id, frame_names=names, frame_paths=frames)
+
+
+def _listing(folder: Path) -> list[Path]:
+    try:
+        entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder} cannot be listed ({error.strerror})") from None
+    return sorted(entries, key=lambda p: (_natural(p.name), p.name))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts "2" before "10"; numbers sort before letters."""
+    return [
+        (0, int(piece), "") if piece.isdecimal() else (1, 0, piece.lower())
+        for piece in re.split(r"(\d+)", name)
+        if piece
+    ]
