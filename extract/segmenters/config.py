@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from transformers import Mask2FormerConfig, ResNetConfig, SwinConfig
+from transformers.utils import logging
 
 from cache_schema.cli import InputError
 
@@ -111,9 +112,17 @@ class SegmenterConfig:
 
     def mask2former(self) -> Mask2FormerConfig:
         """The configuration of the frame-level Mask2Former in `transformers`."""
+        backbone = _swin if self.backbone["type"] == "swin" else _resnet
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # it warns of every backbone but Swin; ours are tested
+        try:
+            return self._mask2former(backbone(self.backbone))
+        finally:
+            logging.set_verbosity(verbosity)
+
+    def _mask2former(self, backbone: SwinConfig | ResNetConfig) -> Mask2FormerConfig:
         return Mask2FormerConfig(
-            backbone_config=_swin(self.backbone) if self.backbone["type"] == "swin"
-            else _resnet(self.backbone),
+            backbone_config=backbone,
             feature_size=self.hidden_dim,
             mask_feature_size=self.mask_dim,
             hidden_dim=self.hidden_dim,

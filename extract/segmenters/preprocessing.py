@@ -1,0 +1,92 @@
+"""From an RGB frame to what the segmenter takes: resize, normalise, pad; and the sizes it took."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cache_schema.cli import InputError
+from cache_schema.records import Geometry
+
+# Frames are padded to a multiple of this, the stride of the coarsest map.
+SIZE_DIVISOR = 32
+# Stride of the mask features.
+MASK_STRIDE = 4
+
+
+class Preprocessor:
+    """Resize the short side, normalise, and pad right and bottom with zeros.
+
+    As the reference prepares frames for a test: PIL's bilinear filter (which averages when it
+    shrinks), sides rounded to the nearest pixel, padding after normalisation.
+
+    Args:
+        short: length of the short side after resizing; None takes frames as they are.
+        max: bound of the long side, which wins over ``short``; None is no bound.
+        mean, std: of each RGB channel, on values from 0 to 255.
+
+    Raises:
+        InputError: a side below 1, or a ``max`` below ``short``.
+    """
+
+    def __init__(
+        self, short: int | None, max: int | None, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        for name, value in (("short", short), ("max", max)):
+            if value is not None and value < 1:
+                raise InputError(f"resize.{name} is {value}: give a length in pixels, or None")
+        if short is not None and max is not None and max < short:
+            raise InputError(f"resize.max is {max}, below resize.short ({short}): give at least it")
+        self.short = short
+        self.max = max
+        self.mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
+
+    def __call__(self, frame: np.ndarray) -> tuple[Tensor, Geometry]:
+        """Prepare one frame.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+
+        Returns:
+            The image, (3, Hp, Wp) float32 on the CPU, and the sizes of each step.
+        """
+        height, width = frame.shape[:2]
+        new_height, new_width = self.resized_size(height, width)
+        if (new_height, new_width) != (height, width):
+            image = Image.fromarray(frame)
+            frame = np.asarray(image.resize((new_width, new_height), Image.Resampling.BILINEAR))
+        # (H, W, 3) -> (3, H, W); a copy, because PIL's buffer is read-only
+        pixels = torch.from_numpy(frame.transpose(2, 0, 1).astype(np.float32))
+        pixels = (pixels - self.mean) / self.std
+        bottom, right = -new_height % SIZE_DIVISOR, -new_width % SIZE_DIVISOR
+        geometry = Geometry(
+            height=height,
+            width=width,
+            resized_height=new_height,
+            resized_width=new_width,
+            padded_height=new_height + bottom,
+            padded_width=new_width + right,
+            stride=MASK_STRIDE,
+        )
+        return F.pad(pixels, (0, right, 0, bottom)), geometry
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resizing, before padding."""
+        if self.short is None:
+            return height, width
+        scale = self.short / min(height, width)
+        # Each step in the reference's order: floating-point ties round as they do there.
+        if height < width:
+            new_height, new_width = float(self.short), scale * width
+        else:
+            new_height, new_width = scale * height, float(self.short)
+        longest = max(new_height, new_width)
+        if self.max is not None and longest > self.max:
+            new_height *= self.max / longest
+            new_width *= self.max / longest
+        # A very long and thin frame keeps at least one pixel.
+        return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)

@@ -1,0 +1,139 @@
+"""Weights of a VITA: read the published checkpoints and our own safetensors, write the latter."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cache_schema.cli import InputError
+from extract.segmenters.config import SegmenterConfig
+from extract.segmenters.key_mapping import rename
+from extract.segmenters.vita import VITA
+
+# In the library's model, but without influence on what we take from it: no file has to hold them.
+UNUSED = re.compile(
+    r".*\.num_batches_tracked|.*\.swin\.layernorm\..*|frame_model\.criterion\.empty_weight"
+)
+# Keys that an error names before it only counts.
+NAMED = 3
+
+
+def load_vita(
+    config: SegmenterConfig, path: str | Path, device: str | torch.device = "cpu"
+) -> VITA:
+    """Build a VITA and load its weights.
+
+    Raises:
+        InputError: as `load_weights`.
+    """
+    vita = VITA(config)
+    load_weights(vita, path)
+    return vita.to(device)
+
+
+def load_weights(vita: VITA, path: str | Path) -> None:
+    """Fill a VITA in place.
+
+    Args:
+        vita: built with the sizes that the file has.
+        path: ``.safetensors`` with the names of ``vita.state_dict()``, or a detectron2 checkpoint
+            (``{"model": ...}``) with the names of the published VITA. Floats of any width are
+            converted to those of the model.
+
+    Raises:
+        InputError: the file is missing or no such file, or its keys or shapes are not the
+            model's; names the file and the first keys that differ.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"weights {path} do not exist: give a .pth or .safetensors file")
+    own = vita.state_dict()
+    if path.suffix == ".safetensors":
+        found = {key: [(key, tensor)] for key, tensor in _read_safetensors(path).items()}
+    else:
+        found = {key: _renamed(key, tensor) for key, tensor in _read_checkpoint(path).items()}
+
+    unknown = [key for key, parts in found.items() if any(name not in own for name, _ in parts)]
+    loaded = {name: tensor for parts in found.values() for name, tensor in parts if name in own}
+    misshapen = [
+        f"{key} ({_shape(tensor)} in the file, {_shape(own[name])} in the model)"
+        for key, parts in found.items()
+        for name, tensor in parts
+        if name in own and tensor.shape != own[name].shape
+    ]
+    missing = [name for name in own if name not in loaded and not UNUSED.fullmatch(name)]
+    problems = [
+        f"{len(keys)} {what}: {', '.join(keys[:NAMED])}{', ...' if len(keys) > NAMED else ''}"
+        for what, keys in (
+            ("of another shape", misshapen),
+            ("unknown to the model", unknown),
+            ("missing", missing),
+        )
+        if keys
+    ]
+    if problems:
+        raise InputError(
+            f"weights {path} do not fit the configured segmenter ({'; '.join(problems)}): "
+            "set the sizes under `segmenter` to those of these weights"
+        )
+    vita.load_state_dict(loaded, strict=False)  # copies into tensors of the model's own dtype
+
+
+def save_safetensors(vita: VITA, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the weights in our own layout, floats as `dtype`."""
+    tensors = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in vita.state_dict().items()
+        if not UNUSED.fullmatch(name)
+    }
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"weights {path} cannot be read as safetensors ({error}): fetch the file again"
+        ) from error
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+    try:
+        # weights_only: a file from outside must not run code
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is empty"
+        raise InputError(
+            f"weights {path} cannot be read as a PyTorch checkpoint ({reason}): "
+            "give a detectron2 .pth or a .safetensors file"
+        ) from error
+    model = content.get("model") if isinstance(content, Mapping) else None
+    if not isinstance(model, Mapping) or not all(
+        isinstance(tensor, Tensor) for tensor in model.values()
+    ):
+        raise InputError(
+            f"weights {path} hold no tensors under the key 'model', where detectron2 puts them: "
+            "give a published VITA checkpoint or a .safetensors file"
+        )
+    return model
+
+
+def _renamed(key: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+    """Our name and tensor for a published one; three of each for a fused projection."""
+    names = rename(key)
+    if names is None:
+        return [(key, tensor)]  # under no name of ours: reported as unknown
+    if len(names) < 2:
+        return [(name, tensor) for name in names]
+    return list(zip(names, tensor.chunk(len(names)), strict=False))
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
