@@ -1,0 +1,28 @@
+"""Draw the demo world: python -m scripts.make_demo_data --root work/demo/data"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cache_schema import cli
+from extract.demo.layout import write_split
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="scripts.make_demo_data", description=__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=int, default=400, help="videos of the split train")
+    parser.add_argument("--valid-u", type=int, default=60, help="videos of the split valid_u")
+    parser.add_argument("--valid", type=int, default=6, help="videos of the split valid (no masks)")
+    arguments = parser.parse_args(argv)
+    counts = {"train": arguments.train, "valid_u": arguments.valid_u, "valid": arguments.valid}
+    for split, videos in counts.items():
+        per_tag = 3 if split == "train" else 2
+        written = write_split(arguments.root, split, videos, arguments.seed, per_tag)
+        print(f"{split}: {videos} videos {'written' if written else 'already there'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
