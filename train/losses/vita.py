@@ -1,0 +1,123 @@
+"""VITA's own training loss: the set loss over its classes, and the similarity of embeddings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train.losses.classification import Matches, Softmax
+from train.losses.criterion import MaskMaps, SetCriterion, Targets
+from train.losses.points import RandomPoints
+
+
+@dataclass
+class Similarity:
+    """Embeddings that should agree where they show the same object.
+
+    Attributes:
+        frame_embeds: (B, T, N_f, C), of the frame queries.
+        frame_matches: B * T matches of the frame level, video by video, each with the targets
+            visible in that frame.
+        frame_ids: the object ids of those targets, B * T tensors.
+        video_embeds: (B, N_v, C), of the video queries of the last layer.
+        video_ids: the object id of each target of each video, B tensors (M,).
+    """
+
+    frame_embeds: Tensor
+    frame_matches: Matches
+    frame_ids: Sequence[Tensor]
+    video_embeds: Tensor
+    video_ids: Sequence[Tensor]
+
+
+@dataclass
+class VITACriterion:
+    """The loss VITA's head is trained with; ``B`` here counts (layer, video) pairs.
+
+    The reference feeds the last L layers of its frame decoder through the head at once. To do
+    the same, flatten L into B and repeat `maps` and `targets` L times.
+
+    Attributes:
+        num_classes: K, without "no object".
+        num_points: points a frame.
+        no_object_weight: weight of "no object" in the classification.
+        class_weight, mask_weight, dice_weight, similarity_weight: weights of the terms.
+    """
+
+    num_classes: int
+    num_points: int = 12544
+    no_object_weight: float = 0.1
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    similarity_weight: float = 0.5
+    criterion: SetCriterion = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.criterion = SetCriterion(
+            Softmax(self.num_classes, self.no_object_weight),
+            num_points=self.num_points,
+            class_weight=self.class_weight,
+            mask_weight=self.mask_weight,
+            dice_weight=self.dice_weight,
+        )
+
+    def __call__(
+        self,
+        layers: Sequence[tuple[Tensor, Tensor]],
+        maps: Sequence[MaskMaps],
+        targets: Sequence[Targets],
+        *,
+        similarity: Similarity | None = None,
+        random: RandomPoints | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted terms, as `SetCriterion` gives them, and ``loss_sim`` if asked for.
+
+        Args:
+            layers: logits (B, N_v, K + 1) and mask embeddings (B, N_v, C) of each decoder layer.
+            maps: B mask features.
+            targets: B targets with their class labels.
+            similarity: embeddings to compare, on the matches of the last layer.
+            random: source of random points.
+
+        Raises:
+            Diverged: a prediction is not finite.
+        """
+        losses, matches = self.criterion.with_matches(layers, maps, targets, random=random)
+        if similarity is not None:
+            losses["loss_sim"] = self.similarity_weight * similarity_loss(similarity, matches)
+        return losses
+
+
+def similarity_loss(similarity: Similarity, video_matches: Matches) -> Tensor:
+    """Binary cross-entropy of "same object" over all pairs of matched embeddings of a video.
+
+    Args:
+        similarity: what to compare.
+        video_matches: the matches of the video queries, B of them.
+
+    Returns:
+        The mean over pairs of the same video, ().
+    """
+    frames = similarity.frame_embeds.shape[1]
+    embeds, ids, videos = [], [], []
+    sources = [
+        (similarity.frame_embeds.flatten(0, 1), similarity.frame_matches, similarity.frame_ids),
+        (similarity.video_embeds, video_matches, similarity.video_ids),
+    ]
+    for per_video, (rows, matches, own_ids) in zip((frames, 1), sources, strict=True):
+        for row, (queries, targets) in enumerate(matches):
+            embeds.append(rows[row][queries.to(rows.device)])
+            ids.append(own_ids[row].cpu()[targets])
+            videos.append(torch.full_like(targets, row // per_video))
+    embed, obj, video = torch.cat(embeds), torch.cat(ids), torch.cat(videos)  # (R, C), (R,), (R,)
+    if len(embed) == 0:
+        return similarity.frame_embeds.sum() * 0.0
+    same_video = (video[:, None] == video[None]).to(embed.device)
+    same_object = (obj[:, None] == obj[None]).to(embed.device)
+    loss = F.binary_cross_entropy_with_logits(
+        embed @ embed.T, same_object.float(), reduction="none"
+    )
+    return (loss * same_video).sum() / (same_video.sum() + 1e-6)

@@ -1,0 +1,79 @@
+"""Mask logits in the coded space of the cache: the torch side of `cache_schema.codecs`.
+
+Both supported codecs, ``float32`` and ``float16``, store the mask features themselves, so a logit
+is a plain dot product in float32.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache_schema.cli import InputError
+
+CODECS = ("float32", "float16")
+
+
+def _values(stored: Mapping[str, Tensor | np.ndarray], codec: str) -> Tensor:
+    if codec not in CODECS:
+        raise InputError(f"the mask features are coded as {codec!r}; known are {', '.join(CODECS)}")
+    return torch.as_tensor(stored["values"])
+
+
+def mask_logits(
+    stored: Mapping[str, Tensor | np.ndarray], embeds: Tensor, *, codec: str
+) -> Tensor:
+    """Mask logits of some frames, Eq. (10).
+
+    One matrix product a frame, with the operands in this order and layout: stage one computes
+    its masks in the same form, so from a float32 cache both give the same bits.
+
+    Args:
+        stored: the coded frames as the cache holds them, ``values`` (t, C, h, w), t >= 1, on the
+            device of ``embeds`` if they are tensors.
+        embeds: (N, C) float32.
+        codec: the cache's codec name.
+
+    Returns:
+        (t, N, h, w) float32.
+
+    Raises:
+        InputError: the codec is unknown.
+    """
+    frames = []
+    for frame in _values(stored, codec).to(embeds.device):
+        flat = frame.float().flatten(1)  # (C, h * w)
+        frames.append((embeds @ flat).unflatten(1, frame.shape[1:]))  # (N, h, w)
+    return torch.stack(frames)
+
+
+class MaskFeatures:
+    """The mask features of one clip, laid out so that training needs one matrix product a layer.
+
+    Args:
+        stored: as for `mask_logits`.
+        codec: the cache's codec name.
+
+    Raises:
+        InputError: the codec is unknown.
+    """
+
+    def __init__(self, stored: Mapping[str, Tensor | np.ndarray], codec: str) -> None:
+        values = _values(stored, codec)  # (T, C, h, w)
+        self.values = values.transpose(0, 1).float().contiguous()  # (C, T, h, w)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, h, w)."""
+        return tuple(self.values.shape[1:])
+
+    def to(self, device: torch.device | str) -> "MaskFeatures":
+        """The same features on another device."""
+        moved = object.__new__(MaskFeatures)
+        moved.values = self.values.to(device)
+        return moved
+
+    def logits(self, embeds: Tensor) -> Tensor:
+        """Mask logits of all frames, differentiable: (N, C) to (N, T, h, w)."""
+        return (embeds @ self.values.flatten(1)).unflatten(1, self.shape)
