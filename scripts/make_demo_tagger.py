@@ -32,25 +32,37 @@ RESOURCES = {
 WORDS = {
     "NOUN": "man woman boy girl person people child dog cat bird horse cow sheep elephant monkey"
     " lizard turtle fish panda car truck bike boat plane ball toy grass water road wall tree table"
-    " hand head side front back middle group person's shirt hat leader player animal rabbit",
+    " hand head side front back middle group shirt hat leader player animal rabbit",
     "ADJ": "big small white black brown orange first second last other tall little same largest",
     "VERB": "walking running jumping flying eating playing sitting lying swimming climbing turning"
     " walks runs jumps flies eats plays sits lies swims climbs turns moved walked stopped jumped"
     " moving moves move walk run jump fly holding pushing pulling following chasing being",
-    "ADV": "quickly away forward backward together around slowly then back first straight still"
+    "ADV": "quickly away forward backward together slowly then back first straight"
     " gently suddenly upwards outside",
     "ADP": "with on in at from behind towards near over under across of into by",
     "DET": "the a this two both every",
     "AUX": "is are was does did has",
 }
 #: Functional words that stand for themselves in the patterns below and in the grammar.
-FIXED = {"and": "CCONJ", "that": "PRON", "who": "PRON", "not": "PART", "n't": "PART", ",": "PUNCT",
-         ".": "PUNCT", "while": "SCONJ", "to": "ADP", "left": "NOUN", "right": "NOUN"}  # fmt: skip
+FIXED = {
+    "and": "CCONJ",
+    "that": "PRON",
+    "who": "PRON",
+    "not": "PART",
+    "n't": "PART",
+    "'s": "PART",
+    ",": "PUNCT",
+    ".": "PUNCT",
+    "while": "SCONJ",
+    "to": "ADP",
+    "left": "NOUN",
+    "right": "NOUN",
+}
 PATTERNS = (
     "DET NOUN VERB ADV",
     "DET ADJ NOUN VERB ADP DET NOUN .",
     "DET NOUN that AUX VERB ADV and VERB",
-    "NOUN VERB ADP DET NOUN",
+    "NOUN VERB ADP DET NOUN 's NOUN",
     "DET NOUN who VERB to DET left and VERB ADV",
     "DET ADJ ADJ NOUN that AUX not VERB",
     "NOUN VERB to DET right ADP DET ADJ NOUN , VERB ADV",

@@ -132,7 +132,7 @@ def read_image(path: Path, *, video_id: str) -> np.ndarray:
 
 
 def _cut_short(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end, which OpenCV fills with grey without an error."""
+    """Whether a JPEG or PNG lacks its end, which OpenCV 4 fills with grey without an error."""
     if data.startswith(b"\xff\xd8"):
         # Inside of compressed JPEG data 0xff is escaped: the last scan must meet an end marker.
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
