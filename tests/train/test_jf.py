@@ -69,3 +69,14 @@ def test_full_against_empty_has_no_boundary_to_miss() -> None:
 def test_masks_of_two_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="shapes"):
         jf.video_scores(np.zeros((1, 4, 4)), np.zeros((2, 4, 4)))
+
+
+def test_the_order_in_memory_does_not_matter() -> None:
+    truth, prediction = np.random.default_rng(0).random((2, 3, 30, 40)) > 0.7
+    expected = jf.video_scores(truth, prediction)
+    turned = [np.asfortranarray(m).astype(np.uint8) * 255 for m in (truth, prediction)]
+    np.testing.assert_array_equal(jf.video_scores(*turned), expected)
+    np.testing.assert_array_equal(
+        [jf.frame_scores(np.asfortranarray(g), p) for g, p in zip(truth, prediction, strict=True)],
+        np.transpose(expected),
+    )

@@ -1,0 +1,123 @@
+"""What an evaluation says in the end: metrics.json and the printed table."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cache_schema.cli import InputError
+from train.evaluation.mevis import Score, summary
+
+NAMES = {
+    "shuffled": "shuffled text",
+    "every_object": "every object",
+    "nothing": "nothing",
+    "best_choice": "best choice",
+}
+
+
+def metrics(
+    scores: Mapping[str, Score],
+    controls: Mapping[str, Sequence[Mapping[str, Score]]],
+    *,
+    tags: Mapping[str, str],
+    texts: Mapping[str, str],
+) -> dict:
+    """The content of metrics.json; every score from 0 to 1.
+
+    Args:
+        scores: the head's, by expression ("video/expression").
+        controls: for each control the same, one or more rounds; rounds are averaged, and with
+            several the standard deviation of J&F over them is added as ``J&F_std``.
+        tags, texts: of each expression.
+    """
+    result = summary(scores, tags)
+    result["per_expression"] = {
+        key: {
+            "J": score.region,
+            "F": score.boundary,
+            "J&F": score.mean,
+            "tag": tags[key],
+            "text": texts[key],
+        }
+        for key, score in scores.items()
+    }
+    if controls:
+        result["controls"] = {
+            name: _mean_of_rounds([summary(round_, tags) for round_ in rounds])
+            for name, rounds in controls.items()
+        }
+    return result
+
+
+def _mean_of_rounds(rounds: Sequence[dict]) -> dict:
+    """Mean over the rounds, tag by tag; each round scores the same expressions."""
+    if len(rounds) == 1:
+        return rounds[0]
+    mean = _mean(rounds)
+    mean["per_tag"] = {tag: _mean([r["per_tag"][tag] for r in rounds]) for tag in mean["per_tag"]}
+    return mean
+
+
+def _mean(figures: Sequence[dict]) -> dict:
+    made = {key: float(np.mean([f[key] for f in figures])) for key in ("J", "F", "J&F")}
+    made["J&F_std"] = float(np.std([f["J&F"] for f in figures]))
+    return {**figures[0], **made}
+
+
+def write_metrics(path: Path, content: dict) -> None:
+    """Write metrics.json in one piece."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error}); give another --out") from None
+
+
+def table(content: Mapping, name: str = "DMVS") -> str:
+    """The table of an evaluation, in percent: one row for the head and for each control.
+
+    Args:
+        content: what `metrics` returned.
+        name: of the first row.
+    """
+    tags = list(content["per_tag"])
+    rows = [["", "J&F", *tags, "J", "F"]]
+    for row, figures in [(name, content), *content.get("controls", {}).items()]:
+        per_tag = [figures["per_tag"][tag]["J&F"] for tag in tags]
+        values = [figures["J&F"], *per_tag, figures["J"], figures["F"]]
+        rows.append([NAMES.get(row, row), *(f"{100 * v:.1f}" for v in values)])
+    counts = [content["num_expressions"], *(content["per_tag"][t]["num_expressions"] for t in tags)]
+    rows.append(["expressions", *map(str, counts), "", ""])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    ]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def share_of_best(content: Mapping) -> str | None:
+    """How much of the best choice the head reaches, in one sentence; None without that control."""
+    best = content.get("controls", {}).get("best_choice")
+    if best is None or not best["J&F"]:
+        return None
+    parts = [
+        f"{tag} {100 * content['per_tag'][tag]['J&F'] / best['per_tag'][tag]['J&F']:.0f}%"
+        for tag in content["per_tag"]
+        if best["per_tag"][tag]["J&F"]
+    ]
+    share = f"DMVS reaches {100 * content['J&F'] / best['J&F']:.0f}% of the best choice"
+    return f"{share} ({', '.join(parts)})." if parts else f"{share}."
+
+
+def no_truth(num_expressions: int) -> str:
+    """What to say instead of scores when the cache has no ground truth."""
+    return (
+        f"The cache has no ground truth: {num_expressions} expressions were predicted, "
+        "none was scored. With --save-masks the masks are written for the benchmark's server."
+    )

@@ -1,0 +1,125 @@
+"""One video's expressions: replayed, scored frame by frame beside the controls, and written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from cache_schema.reader import Video
+
+from train.evaluation import controls
+from train.evaluation.mevis import Score, Tally, Truth
+from train.evaluation.pngs import mask_path, write_mask
+from train.replay import replay, vita_masks
+
+
+@dataclass(frozen=True)
+class Item:
+    """One expression of the cache, without its features."""
+
+    video: str
+    expression: str
+    text: str
+    tag: str
+    annotation_ids: list[str]
+
+    @property
+    def key(self) -> str:
+        """Its name in metrics.json."""
+        return f"{self.video}/{self.expression}"
+
+
+def score_video(
+    video: Video,
+    items: Sequence[Item],
+    rounds: Sequence[Sequence[np.ndarray]],
+    *,
+    codec: str,
+    has_truth: bool,
+    with_controls: bool,
+    masks: Path | None,
+    device: torch.device | str,
+) -> dict[str, list[list[Score]]]:
+    """Replay and score the expressions of one video, frame by frame.
+
+    Args:
+        items: its E expressions.
+        rounds: for each round the kept mask embeddings (N, C) of each expression; the first round
+            is the head's own, the others have shuffled texts.
+        codec: name of the cache's codec.
+        has_truth: without it nothing is scored.
+        with_controls: score the controls of VITA's own masks, too.
+        masks: folder for PNG masks of the first round; None writes none.
+        device: where the masks are computed.
+
+    Returns:
+        For each row of the table (DMVS and controls) for each round one score an expression;
+        nothing without ground truth.
+    """
+    size, count = (video.geometry.height, video.geometry.width), len(items)
+    annotation_ids = [item.annotation_ids if has_truth else [] for item in items]
+    truth = Truth(video.objects(), annotation_ids, size=size, where=video.id)
+    own = VitaControls(video, count, codec=codec, device=device) if with_controls else None
+    tallies = [Tally(count) for _ in rounds]
+    flat = [embeds for kept in rounds for embeds in kept]
+    for t, frame in enumerate(replay(video, flat, codec=codec, device=device)):
+        frame = frame.reshape(len(rounds), count, *size)  # (rounds * E, H, W) -> rounds, E, H, W
+        if masks is not None:
+            for item, mask in zip(items, frame[0], strict=True):
+                path = mask_path(masks, item.video, item.expression, video.frame_names[t])
+                write_mask(path, mask)
+        if not has_truth:
+            continue
+        true = truth.frame(t)
+        for tally, predicted in zip(tallies, frame, strict=True):
+            tally.add(true, predicted)
+        if own is not None:
+            own.add(true)
+    if not has_truth:
+        return {}
+    first, *others = [tally.scores() for tally in tallies]
+    rows = {"DMVS": [first]}
+    if others:
+        rows["shuffled"] = others
+    return rows | ({name: [scores] for name, scores in own.scores().items()} if own else {})
+
+
+class VitaControls:
+    """The controls that need no head, from one pass over VITA's own masks.
+
+    Args:
+        video: of the cache.
+        num_expressions: E.
+        codec: name of the cache's codec.
+        device: where the masks are computed.
+    """
+
+    def __init__(
+        self, video: Video, num_expressions: int, *, codec: str, device: torch.device | str
+    ) -> None:
+        self._sure = controls.every_object(video.video_logits())
+        self._frames = vita_masks(video, codec=codec, device=device)
+        size = (video.geometry.height, video.geometry.width)
+        self._masks, self._truth = controls.PackedMasks(size), controls.PackedMasks(size)
+        self._every, self._nothing, self._best = (Tally(num_expressions) for _ in range(3))
+
+    def add(self, truth: np.ndarray) -> None:
+        """Count the next frame; its truth is (E, H, W) bool."""
+        masks = next(self._frames)  # (N_v, H, W)
+        self._every.add(truth, np.broadcast_to(masks[self._sure].any(0), truth.shape))
+        self._nothing.add(truth, np.zeros_like(truth))
+        self._masks.add(masks)
+        self._truth.add(truth)
+
+    def scores(self) -> dict[str, list[Score]]:
+        """For each control one score an expression, after the last frame."""
+        masks, truths = self._masks.words(), self._truth.words()  # (N_v or E, T, words)
+        best = np.stack([controls.best_choice(masks, truth)[0] for truth in truths])
+        for t in range(truths.shape[1]):
+            self._best.add(self._truth.unpack(truths[:, t]), self._masks.unpack(best[:, t]))
+        return {
+            "every_object": self._every.scores(),
+            "nothing": self._nothing.scores(),
+            "best_choice": self._best.scores(),
+        }

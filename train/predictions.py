@@ -1,0 +1,147 @@
+"""The predictions file: what the head said of every expression, without any masks.
+
+Scores and mask embeddings of *all* motion queries are kept, so that another sigma can be replayed
+and scored without the head. Layout (HDF5):
+
+    /                              format_version, fingerprint, checkpoint, rule, sigma
+    /videos/<id>/<expression id>   scores (N_m,) f32, mask_embeds (N_m, C) f32
+
+with ids escaped as in the cache and kept as they are in the attribute ``id``.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from cache_schema.cli import InputError
+from cache_schema.names import escape
+
+FORMAT_VERSION = 1
+RULES = ("threshold", "top1")
+
+
+class PredictionsWriter:
+    """Writes a predictions file; the file appears under its name only when it is complete.
+
+    Args:
+        path: the file; a present one is replaced.
+        fingerprint: hex fingerprint of the cache that was read.
+        checkpoint: SHA-256 of the checkpoint file.
+        rule, sigma: how queries are kept; see `train.replay.keep`.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+
+    def __init__(
+        self, path: Path | str, *, fingerprint: str, checkpoint: str, rule: str, sigma: float
+    ) -> None:
+        self.path = Path(path)
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = h5py.File(self._temporary, "w")
+        except OSError as error:
+            raise InputError(
+                f"{self.path.parent} cannot be written to ({error}); give another --out"
+            ) from None
+        self._file.attrs.update(
+            format_version=FORMAT_VERSION,
+            fingerprint=fingerprint,
+            checkpoint=checkpoint,
+            rule=rule,
+            sigma=sigma,
+        )
+
+    def add(
+        self, video_id: str, expression_id: str, scores: np.ndarray, mask_embeds: np.ndarray
+    ) -> None:
+        """Store one expression: scores (N_m,) after the sigmoid, mask embeddings (N_m, C)."""
+        video = self._file.require_group(f"videos/{escape(video_id)}")
+        video.attrs["id"] = video_id
+        group = video.create_group(escape(expression_id))
+        group.attrs["id"] = expression_id
+        group["scores"] = np.asarray(scores, np.float32)
+        group["mask_embeds"] = np.asarray(mask_embeds, np.float32)
+
+    def __enter__(self) -> "PredictionsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            os.replace(self._temporary, self.path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+class Predictions:
+    """Reads a predictions file.
+
+    Attributes:
+        fingerprint, checkpoint, rule, sigma: as given to the writer.
+
+    Raises:
+        InputError: no such file, or not one of ours.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise InputError(f"{path}: there is no such predictions file")
+        try:
+            self._file = h5py.File(self.path, "r")
+            attrs = dict(self._file.attrs)
+            version = int(attrs["format_version"])
+            self.fingerprint, self.checkpoint = str(attrs["fingerprint"]), str(attrs["checkpoint"])
+            self.rule, self.sigma = str(attrs["rule"]), float(attrs["sigma"])
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(f"{path} is not a predictions file ({error})") from None
+        if version != FORMAT_VERSION or self.rule not in RULES:
+            raise InputError(
+                f"{path} has format version {version} and rule {self.rule!r}; this program reads "
+                f"version {FORMAT_VERSION} and {' or '.join(RULES)}: predict again"
+            )
+
+    def get(self, video_id: str, expression_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (N_m,) f32 and mask embeddings (N_m, C) f32 of one expression.
+
+        Raises:
+            InputError: it is not in the file, or not of these shapes.
+        """
+        name = f"videos/{escape(video_id)}/{escape(expression_id)}"
+        try:
+            scores, embeds = (
+                np.asarray(self._dataset(f"{name}/{part}"), np.float32)
+                for part in ("scores", "mask_embeds")
+            )
+        except (KeyError, OSError, ValueError) as error:
+            raise InputError(
+                f"{self.path} has no usable prediction for expression {expression_id} of video "
+                f"{video_id} ({error}); predict again"
+            ) from None
+        if scores.ndim != 1 or embeds.ndim != 2 or len(scores) != len(embeds) or not len(scores):
+            raise InputError(
+                f"{self.path}: expression {expression_id} of video {video_id} has scores "
+                f"{scores.shape} and embeddings {embeds.shape}, not (N_m,) and (N_m, C)"
+            )
+        return scores, embeds
+
+    def _dataset(self, name: str) -> np.ndarray:
+        node: h5py.Group | h5py.Dataset = self._file
+        for part in name.split("/"):  # a file from outside must not point out of itself
+            if not isinstance(node.get(part, getlink=True), h5py.HardLink):
+                raise KeyError(f"{name} is a link")
+            node = node[part]
+        if not isinstance(node, h5py.Dataset):
+            raise KeyError(f"{name} is no dataset")
+        return node[()]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
