@@ -1,0 +1,259 @@
+"""Shards seen as data from outside: every name, link, type and size is checked before it is used.
+
+A shard is an HDF5 file (format of HDF5 1.10, whose metadata carries its own checksums) with root
+attributes that describe the cache and one group per video under ``/videos``.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar
+
+import h5py
+import numpy as np
+
+from cache_schema.cli import InputError
+from cache_schema.fingerprint import Fingerprint, differences
+from cache_schema.records import Geometry
+from cache_schema.spec import FORMAT_VERSION
+
+CRC = "crc32"
+# HDF5's chunk cache only costs time when a chunk is a frame and every frame is read once.
+OPEN = {"rdcc_nbytes": 0}
+LIBVER = ("v110", "v110")
+Node = TypeVar("Node", h5py.Group, h5py.Dataset)
+
+
+class UnreadableShard(InputError):
+    """A shard that is missing, no HDF5 file, or cut short."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What every shard says of its cache."""
+
+    dataset: str
+    split: str
+    codec: str
+    fingerprint: Fingerprint
+
+    def write(self, file: h5py.File) -> None:
+        """Write the root attributes of a new shard."""
+        file.attrs["schema_version"] = FORMAT_VERSION
+        file.attrs["fingerprint"] = self.fingerprint.hex
+        file.attrs["fingerprint_json"] = self.fingerprint.json
+        for name in ("dataset", "split", "codec"):
+            file.attrs[name] = getattr(self, name)
+
+    def check(self, other: "Header", path: Path) -> None:
+        """Raise `InputError` naming what differs unless the shard ``path`` has this header."""
+        found = differences(other.fingerprint.data, self.fingerprint.data) or differences(
+            *({n: getattr(h, n) for n in ("dataset", "split", "codec")} for h in (other, self))
+        )
+        if found:
+            raise InputError(
+                f"{path} was made with other settings, {'; '.join(found)} (found != expected): "
+                "use those settings again, or another folder"
+            )
+
+
+def open_shard(path: Path) -> tuple[h5py.File, Header]:
+    """Open a finished shard for reading and check its header.
+
+    Raises:
+        UnreadableShard: it is missing, no HDF5 file, or truncated.
+        InputError: it is of another format version, or no shard.
+    """
+    try:
+        # Finished shards never change, so no lock is needed (and read-only disks refuse one).
+        file = h5py.File(path, "r", locking=False, **OPEN)
+    except OSError as error:
+        reason = str(error).split("(", 1)[-1].rstrip(")") if path.exists() else "it is missing"
+        raise UnreadableShard(
+            f"shard {path} cannot be opened ({reason}): delete what is left of it "
+            "and run the same extraction again"
+        ) from error
+    try:
+        return file, _read_header(file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _read_header(file: h5py.File) -> Header:
+    version = attribute(file, "schema_version", int)
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{file.filename} has the cache format version {version}, this program reads "
+            f"{FORMAT_VERSION}: use the program that wrote it, or extract again"
+        )
+    text = attribute(file, "fingerprint_json", str)
+    try:
+        fingerprint = Fingerprint(json.loads(text))
+    except (ValueError, RecursionError):
+        fingerprint = None
+    if fingerprint is None or not isinstance(fingerprint.data, dict):
+        raise InputError(f"{file.filename}: its fingerprint is not a JSON object")
+    if hashlib.sha256(text.encode()).hexdigest() != attribute(file, "fingerprint", str):
+        raise InputError(f"{file.filename}: its fingerprint does not match its own JSON")
+    names = ("dataset", "split", "codec")
+    return Header(*(attribute(file, name, str) for name in names), fingerprint)
+
+
+def where(node: h5py.Group | h5py.Dataset) -> str:
+    """File and path of an object, for messages."""
+    return f"{node.file.filename}:{node.name}"
+
+
+def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type):
+    """A scalar attribute as a Python ``int``, ``float``, ``bool`` or ``str``.
+
+    Raises:
+        InputError: it is missing or of another kind.
+    """
+    try:
+        value = node.attrs[name]
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
+        raise InputError(f"{where(node)} has no readable attribute {name!r}") from None
+    value = value.item() if isinstance(value, np.generic) else value
+    if type(value) is not kind:
+        raise InputError(f"{where(node)}: attribute {name!r} is {value!r}, not {kind.__name__}")
+    return value
+
+
+def json_attribute(node: h5py.Group, name: str) -> list[str]:
+    """An attribute that is a JSON list of strings."""
+    try:
+        value = json.loads(attribute(node, name, str))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InputError(f"{where(node)}: attribute {name!r} is not a JSON list of strings")
+    return value
+
+
+def child(group: h5py.Group, name: str, kind: type[Node]) -> Node:
+    """A member of a group, only if it is really inside this file.
+
+    Raises:
+        InputError: missing, an external or soft link, of the other kind, or a dataset with
+            filters, object types, or data stored in other files.
+    """
+    try:
+        link = group.get(name, getlink=True)
+        node = group[name] if isinstance(link, h5py.HardLink) else None
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{where(group)} has no readable member {name!r} ({error})") from None
+    if node is None:
+        what = "an external link" if isinstance(link, h5py.ExternalLink) else "a soft link"
+        raise InputError(f"{where(group)}: member {name!r} is {what}, which no cache has; refused")
+    if not isinstance(node, kind):
+        raise InputError(f"{where(group)}: member {name!r} is not a {kind.__name__.lower()}")
+    if isinstance(node, h5py.Dataset):
+        _check_storage(node)
+    return node
+
+
+def _check_storage(dataset: h5py.Dataset) -> None:
+    """Refuse a dataset that is not plain numbers, all of them in this file."""
+    if dataset.shape is None or dataset.dtype.kind not in "fiub":
+        raise InputError(f"{where(dataset)} has the type {dataset.dtype}, not numbers; refused")
+    if dataset.external or dataset.is_virtual:
+        raise InputError(f"{where(dataset)} keeps its data in other files; refused")
+    if dataset.id.get_create_plist().get_nfilters():
+        raise InputError(f"{where(dataset)} has filters, which no cache has; refused")
+    # Bounds every later allocation by the size of the file.
+    stored = dataset.id.get_storage_size()
+    if stored != dataset.nbytes:
+        raise InputError(f"{where(dataset)} holds {stored} of its {dataset.nbytes} bytes")
+
+
+def members(group: h5py.Group) -> list[str]:
+    """Names in a group, without following any link."""
+    try:
+        return list(group)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{where(group)} cannot be read ({error})") from None
+
+
+def walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
+    """Every group and dataset from ``group`` down, with its path below it ('' is the group)."""
+    yield path, group
+    # Nothing in a video lies deeper than expressions/<id>/words; hard links could make a circle.
+    if path.count("/") > 2:
+        raise InputError(f"{where(group)} lies deeper than anything a cache holds; refused")
+    for name in members(group):
+        inner = f"{path}/{name}" if path else name
+        if group.get(name, getclass=True, getlink=True) is h5py.HardLink and isinstance(
+            group.get(name), h5py.Group
+        ):
+            yield from walk(child(group, name, h5py.Group), inner)
+        else:
+            yield inner, child(group, name, h5py.Dataset)
+
+
+def read_geometry(video: h5py.Group) -> Geometry:
+    """The geometry of a video, every length at least 1."""
+    values = {f.name: attribute(video, f.name, int) for f in fields(Geometry)}
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{where(video)}: attribute {name!r} is {value}")
+    return Geometry(**values)
+
+
+def crc32(dataset: h5py.Dataset) -> int:
+    """CRC-32 of a dataset's values, C order, as stored; chunked ones frame by frame."""
+    if dataset.chunks is None:
+        return zlib.crc32(np.ascontiguousarray(dataset[()]))
+    crc = 0
+    frame = np.empty(dataset.shape[1:], dataset.dtype)
+    for t in range(len(dataset)):
+        dataset.read_direct(frame, np.s_[t])
+        crc = zlib.crc32(frame, crc)
+    return crc
+
+
+def checksum(video: h5py.Group) -> str:
+    """SHA-256 (hex) of a video's structure: paths, attributes (with each crc32), types, shapes.
+
+    The values themselves enter through the ``crc32`` attributes, so this is cheap.
+    """
+    digest = hashlib.sha256()
+    for path, node in walk(video):
+        attributes = {name: _plain(node, name) for name in sorted(node.attrs)}
+        is_data = isinstance(node, h5py.Dataset)
+        kind = [node.dtype.str, list(node.shape)] if is_data else None
+        digest.update(json.dumps([path, kind, attributes], sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _plain(node: h5py.Group | h5py.Dataset, name: str) -> int | str:
+    value = node.attrs[name]
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, int | str):
+        raise InputError(f"{where(node)}: attribute {name!r} is neither a whole number nor text")
+    return value
+
+
+def damages(video: h5py.Group, expected: str | None) -> list[str]:
+    """What is wrong with a video's data: nothing when it is sound.
+
+    Args:
+        video: its group.
+        expected: the checksum its manifest line gives; None leaves that test out.
+    """
+    found = []
+    try:
+        for path, node in walk(video):
+            if isinstance(node, h5py.Dataset) and crc32(node) != attribute(node, CRC, int):
+                found.append(f"{path}: its bytes do not match its checksum")
+        if expected is not None and checksum(video) != expected:
+            found.append("its names, shapes or attributes do not match the manifest's checksum")
+    except InputError as error:
+        found.append(str(error))
+    except Exception as error:  # HDF5 raises all kinds of exceptions on broken metadata.
+        found.append(f"cannot be read ({error})")
+    return found

@@ -1,0 +1,236 @@
+"""Writes one video into an open shard: frames as they come, the rest at the end."""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+
+import h5py
+import numpy as np
+
+from cache_schema import spec
+from cache_schema.cli import InputError
+from cache_schema.codecs import Codec, narrow
+from cache_schema.names import check_text, escape
+from cache_schema.objects import pack
+from cache_schema.records import RLE, Clip, Expression, Geometry
+from cache_schema.shard import CRC
+
+
+class VideoWriter:
+    """A video in the making; `CacheWriter.video` makes one.
+
+    Args:
+        group: the video's empty group.
+        video_id: its id, for messages.
+        geometry: of its frames.
+        frame_names: one a frame; their number is the number of frames to come.
+        codec: of the mask features.
+        guard: a context that turns storage errors into `InputError`.
+
+    Raises:
+        InputError: there are no frames.
+        ValueError: the padded size is no multiple of the stride.
+    """
+
+    def __init__(
+        self,
+        group: h5py.Group,
+        *,
+        video_id: str,
+        geometry: Geometry,
+        frame_names: list[str],
+        codec: Codec,
+        guard: Callable[[], AbstractContextManager[None]],
+    ):
+        if not frame_names:
+            raise InputError(f"video {video_id!r} has no frames")
+        h, rest_h = divmod(geometry.padded_height, geometry.stride)
+        w, rest_w = divmod(geometry.padded_width, geometry.stride)
+        if rest_h or rest_w:
+            raise ValueError(f"{geometry}: the padded size is no multiple of the stride")
+        self._group, self._id, self._geometry = group, video_id, geometry
+        self._codec, self._guard = codec, guard
+        self._dims = {"T": len(frame_names), "h": h, "w": w}
+        self._streams: dict[str, h5py.Dataset] = {}
+        self._crc: dict[str, int] = {}
+        self.frames = 0
+        self.bytes = 0
+        self.finished = False
+        with guard():
+            group.attrs["id"] = video_id
+            group.attrs["num_frames"] = len(frame_names)
+            group.attrs["frame_names"] = json.dumps(list(frame_names))
+            for name, value in asdict(geometry).items():
+                group.attrs[name] = int(value)
+
+    def append(self, frame_queries: np.ndarray, mask_features: np.ndarray) -> None:
+        """Write the next t frames straight to the shard.
+
+        Args:
+            frame_queries: (t, N_f, C) float.
+            mask_features: (t, C_mask, h, w) float.
+
+        Raises:
+            InputError: values that cannot be stored, more frames than names, storage errors.
+            ValueError: shapes that do not fit the geometry or earlier frames.
+        """
+        t, total = len(mask_features), self._dims["T"]
+        if self.frames + t > total:
+            raise InputError(f"video {self._id!r} has more frames than its {total} frame names")
+        if frame_queries.shape[:1] != (t,) or mask_features.ndim != 4:
+            raise ValueError(
+                f"frame_queries {frame_queries.shape} and mask_features {mask_features.shape} "
+                "are not (t, N_f, C) and (t, C_mask, h, w)"
+            )
+        spec.Spec(("N_f", "C"), spec.QUERY).bind("frame_queries", frame_queries.shape[1:],
+                                                 self._dims)
+        spec.Spec(("C_mask", "h", "w"), spec.QUERY).bind("mask_features", mask_features.shape[1:],
+                                                         self._dims)
+        arrays = {
+            "frame_queries": self._narrow("frame_queries", frame_queries, spec.FRAME_QUERIES)
+        }
+        try:
+            coded = self._codec.encode(mask_features)
+        except InputError as error:
+            raise self._refused("mask_features", error) from None
+        arrays |= {f"mask_features/{name}": array for name, array in coded.items()}
+        with self._guard():
+            for name, array in arrays.items():
+                if name not in self._streams:
+                    self._streams[name] = self._group.create_dataset(
+                        name, (total, *array.shape[1:]), array.dtype, chunks=(1, *array.shape[1:])
+                    )
+                self._streams[name][self.frames : self.frames + t] = array
+                self._crc[name] = zlib.crc32(array, self._crc.get(name, 0))
+                self.bytes += array.nbytes
+        self.frames += t
+
+    def mask_features(self, t: int) -> dict[str, np.ndarray]:
+        """The coded arrays of a frame that has been appended, each with a leading axis of 1."""
+        if not 0 <= t < self.frames:
+            raise IndexError(f"frame {t} of {self.frames} written ones")
+        prefix = "mask_features/"
+        with self._guard():
+            return {
+                name.removeprefix(prefix): stream[t : t + 1]
+                for name, stream in self._streams.items()
+                if name.startswith(prefix)
+            }
+
+    def finish(
+        self,
+        *,
+        video_queries: np.ndarray,
+        video_logits: np.ndarray,
+        video_mask_embeds: np.ndarray,
+        tracks: np.ndarray,
+        clips: list[Clip],
+        objects: Mapping[str, list[RLE | None]],
+        expressions: list[Expression],
+    ) -> None:
+        """Write everything that is not per frame.
+
+        Args:
+            video_queries: (N_v, C).
+            video_logits: (N_v, K+1).
+            video_mask_embeds: (N_v, C_mask).
+            tracks: (N_v, T, 6).
+            clips: the clip bank, all of one length; may be empty.
+            objects: annotation id to one RLE or None a frame, at the original size.
+            expressions: in their order; ids unique.
+
+        Raises:
+            InputError: frames are missing, or something in the data cannot be stored.
+            ValueError: shapes that do not fit together.
+        """
+        if self.frames != self._dims["T"]:
+            raise InputError(
+                f"video {self._id!r} has {self.frames} frames, its frame names {self._dims['T']}"
+            )
+        arrays = {
+            "video_queries": video_queries,
+            "video_logits": video_logits,
+            "video_mask_embeds": video_mask_embeds,
+            "tracks": tracks,
+        }
+        for name, layout in spec.VIDEO.items():
+            self._write(name, arrays[name], layout, self._dims)
+        self._write_clips(clips)
+        self._write_objects(objects)
+        self._write_expressions(expressions)
+        with self._guard():
+            for name, stream in self._streams.items():
+                stream.attrs[CRC] = self._crc[name]
+        self.finished = True
+
+    def _write_clips(self, clips: list[Clip]) -> None:
+        with self._guard():
+            self._group.create_group("clips")
+        for clip in clips:
+            inside = np.asarray(clip.frame_indices)
+            if inside.size and not 0 <= inside.min() <= inside.max() < self.frames:
+                raise ValueError(f"clip frames {inside} of a video with {self.frames} frames")
+        for name, layout in spec.CLIPS.items() if clips else ():
+            stacked = np.stack([getattr(clip, name) for clip in clips])
+            self._write(f"clips/{name}", stacked, layout, self._dims)
+
+    def _write_objects(self, objects: Mapping[str, list[RLE | None]]) -> None:
+        with self._guard():
+            self._group.create_group("objects")
+        for object_id, rles in objects.items():
+            name = f"objects/{self._escape(object_id, 'object')}"
+            try:
+                data = pack(rles, self._geometry, self.frames)
+            except InputError as error:
+                raise InputError(f"video {self._id!r}, object {object_id!r}: {error}") from None
+            self._write(name, data, spec.OBJECT, {})
+
+    def _write_expressions(self, expressions: list[Expression]) -> None:
+        with self._guard():
+            self._group.create_group("expressions")
+        for order, expression in enumerate(expressions):
+            name = f"expressions/{self._escape(expression.expression_id, 'expression')}"
+            if name in self._group:
+                raise InputError(f"video {self._id!r} has two expressions with the id "
+                                 f"{expression.expression_id!r}")
+            what = f"video {self._id!r}, expression {expression.expression_id!r}:"
+            attributes = {
+                "text": check_text(expression.text, f"{what} its text"),
+                "tag": check_text(expression.tag, f"{what} its tag"),
+                "object_ids": json.dumps(list(expression.object_ids)),
+                "annotation_ids": json.dumps(list(expression.annotation_ids)),
+                "order": order,
+            }
+            with self._guard():
+                group = self._group.create_group(name)
+                for key, value in attributes.items():
+                    group.attrs[key] = value
+            # C_text is the same throughout the video, the number of words is not.
+            dims = {k: v for k, v in self._dims.items() if k == "C_text"}
+            for key, layout in spec.EXPRESSION.items():
+                self._write(f"{name}/{key}", getattr(expression, key), layout, dims)
+            self._dims["C_text"] = dims["C_text"]
+
+    def _write(
+        self, name: str, array: np.ndarray, layout: spec.Spec, dims: dict[str, int]
+    ) -> None:
+        layout.bind(name, np.shape(array), dims)
+        data = self._narrow(name, array, layout)
+        with self._guard():
+            dataset = self._group.create_dataset(name, data=data)
+            dataset.attrs[CRC] = zlib.crc32(data)
+        self.bytes += data.nbytes
+
+    def _narrow(self, name: str, array: np.ndarray, layout: spec.Spec) -> np.ndarray:
+        try:
+            return narrow(array, layout.resolve(self._codec.query_dtype))
+        except InputError as error:
+            raise self._refused(name, error) from None
+
+    def _refused(self, name: str, error: InputError) -> InputError:
+        return InputError(f"video {self._id!r}, {name} cannot be stored: {error}")
+
+    def _escape(self, identifier: str, what: str) -> str:
+        return escape(identifier, f"video {self._id!r}: {what} id")
