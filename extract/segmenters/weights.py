@@ -3,7 +3,7 @@
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -55,19 +55,26 @@ def load_weights(vita: VITA, path: str | Path) -> None:
         raise InputError(f"weights {path} do not exist: give a .pth or .safetensors file")
     own = vita.state_dict()
     if path.suffix == ".safetensors":
-        found = {key: [(key, tensor)] for key, tensor in _read_safetensors(path).items()}
+        tensors, names_of = _read_safetensors(path), _own_name
     else:
-        found = {key: _renamed(key, tensor) for key, tensor in _read_checkpoint(path).items()}
+        tensors, names_of = _read_checkpoint(path), rename
 
-    unknown = [key for key, parts in found.items() if any(name not in own for name, _ in parts)]
-    loaded = {name: tensor for parts in found.values() for name, tensor in parts if name in own}
-    misshapen = [
-        f"{key} ({_shape(tensor)} in the file, {_shape(own[name])} in the model)"
-        for key, parts in found.items()
-        for name, tensor in parts
-        if name in own and tensor.shape != own[name].shape
-    ]
-    missing = [name for name in own if name not in loaded and not UNUSED.fullmatch(name)]
+    loaded: dict[str, Tensor] = {}
+    found: set[str] = set()
+    unknown, misshapen = [], []
+    for key, tensor in tensors.items():
+        names = names_of(key)
+        if names is None or not own.keys() >= set(names):
+            unknown.append(key)
+        elif names:
+            found.update(names)
+            expected = _shape_of_all([own[name] for name in names])
+            if tensor.shape == expected:
+                loaded |= zip(names, _cut(tensor, len(names)), strict=True)
+            else:
+                shapes = f"{_text(tensor.shape)} in the file, {_text(expected)} in the model"
+                misshapen.append(f"{key} ({shapes})")
+    missing = [name for name in own if name not in found and not UNUSED.fullmatch(name)]
     problems = [
         f"{len(keys)} {what}: {', '.join(keys[:NAMED])}{', ...' if len(keys) > NAMED else ''}"
         for what, keys in (
@@ -125,15 +132,21 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     return model
 
 
-def _renamed(key: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    """Our name and tensor for a published one; three of each for a fused projection."""
-    names = rename(key)
-    if names is None:
-        return [(key, tensor)]  # under no name of ours: reported as unknown
-    if len(names) < 2:
-        return [(name, tensor) for name in names]
-    return list(zip(names, tensor.chunk(len(names)), strict=False))
+def _own_name(key: str) -> list[str]:
+    """Our own layout: each key is its name."""
+    return [key]
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
+def _shape_of_all(parts: list[Tensor]) -> torch.Size:
+    """Shape of tensors of one shape stacked along their rows."""
+    first = parts[0].shape
+    return first if len(parts) == 1 else torch.Size([first[0] * len(parts), *first[1:]])
+
+
+def _cut(tensor: Tensor, count: int) -> Sequence[Tensor]:
+    """The opposite: `count` tensors of equally many rows each."""
+    return [tensor] if count == 1 else tensor.chunk(count)
+
+
+def _text(shape: torch.Size) -> str:
+    return "x".join(map(str, shape)) or "scalar"

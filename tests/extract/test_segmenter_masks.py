@@ -1,0 +1,72 @@
+"""Mask logits, their way back to the original size, and tracks."""
+
+import torch
+
+from cache_schema.records import Geometry
+from extract.segmenters.masks import mask_logits, to_original, tracks
+
+# resized without change to 24x40 and padded to 32x64: 6x10 of 8x16 cells are image
+GEOMETRY = Geometry(
+    height=24,
+    width=40,
+    resized_height=24,
+    resized_width=40,
+    padded_height=32,
+    padded_width=64,
+    stride=4,
+)
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_mask_logits_are_products_with_the_features() -> None:
+    features, embeds = noise(3, 16, 8, 12), noise(5, 16)
+    expected = (embeds[None, :, :, None, None] * features[:, None]).sum(2)
+    torch.testing.assert_close(mask_logits(features, embeds), expected)
+
+
+def test_a_frame_has_the_same_bits_whatever_frames_come_with_it() -> None:
+    features, embeds = noise(7, 64, 24, 40), noise(12, 64)
+    together = mask_logits(features, embeds)
+    for index in range(7):
+        assert torch.equal(mask_logits(features[index : index + 1], embeds)[0], together[index])
+
+
+def test_to_original_keeps_leading_dimensions_and_cuts_the_padding() -> None:
+    logits = torch.full((2, 3, 8, 16), -5.0)
+    logits[..., :6, :10] = 5.0
+    restored = to_original(logits, GEOMETRY)
+    assert restored.shape == (2, 3, 24, 40)
+    assert (restored[..., :20, :36] > 0).all()
+    # interpolated with the padding at the border, as the original does
+    assert restored[..., -1, 0].max() < restored[..., 0, 0].min()
+
+
+def test_to_original_scales_to_the_size_of_the_frame() -> None:
+    large = Geometry(**{**vars(GEOMETRY), "height": 48, "width": 80})
+    logits = torch.full((1, 8, 16), -5.0)
+    logits[..., 2:4, 3:6] = 5.0  # cells of 8x8 pixels at the original size
+    mask = to_original(logits, large)[0] > 0
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    assert (rows.min(), rows.max()) == (16, 31)
+    assert (columns.min(), columns.max()) == (24, 47)
+
+
+def test_tracks_measure_the_box_area_and_certainty() -> None:
+    logits = torch.full((2, 2, 8, 16), -4.0)  # (T, N, h, w)
+    logits[0, 0, 1:4, 2:7] = 3.0
+    logits[1, 0, 0, 9] = 1.0
+    logits[1, 0, 5, 0] = 2.0
+    logits[0, 1, 7, 12] = 9.0  # in the padding only
+    found = tracks(logits, GEOMETRY)
+    assert found.shape == (2, 2, 6)
+    assert found.dtype == torch.float16
+    sure = torch.tensor(3.0).sigmoid().item()
+    expected = torch.tensor([4.5 / 10, 2.5 / 6, 5 / 10, 3 / 6, 15 / 60, sure])
+    torch.testing.assert_close(found[0, 0].float(), expected, atol=1e-3, rtol=0)
+    both = torch.tensor([1.0, 2.0]).sigmoid().mean().item()
+    expected = torch.tensor([0.5, 0.5, 1, 1, 2 / 60, both])
+    torch.testing.assert_close(found[0, 1].float(), expected, atol=1e-3, rtol=0)
+    assert (found[1] == 0).all()
