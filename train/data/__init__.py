@@ -1,0 +1,7 @@
+"""Clips and expressions from the cache as tensors."""
+
+from train.data.batch import Batch, Sample, collate, video_batch
+from train.data.dataset import ClipDataset
+from train.data.sampler import CounterBatches
+
+__all__ = ["Batch", "ClipDataset", "CounterBatches", "Sample", "collate", "video_batch"]

@@ -80,6 +80,6 @@ def uncertain_points(
     num_uncertain = int(num_points * importance_ratio)
     extra = random(rows, num_points - num_uncertain)
     certainty = sample(logits, candidates).abs()  # (R, 3P)
-    chosen = certainty.topk(num_uncertain, dim=1, largest=False).indices
-    uncertain = torch.take_along_dim(candidates, chosen[:, :, None], dim=1)
+    chosen = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
+    uncertain = candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))  # (R, P', 2)
     return torch.cat([uncertain, extra], dim=1)

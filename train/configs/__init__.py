@@ -1,0 +1,1 @@
+"""Training configs: pure-Python files that set what differs from `base`."""

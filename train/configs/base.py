@@ -1,0 +1,52 @@
+"""The paper's head and schedule; what the paper leaves open follows VITA, which it builds on.
+
+Every key that a config may set stands here, and what a config leaves out is taken from here. Sizes
+fit a cache of a VITA with 256 channels and RoBERTa-base; the number of frames T is that of the
+cache's clips.
+"""
+
+model = dict(
+    hidden_dim=256,
+    text_dim=768,
+    mask_dim=256,
+    num_motion_queries=20,  # N_m
+    num_layers=6,
+    num_heads=8,
+    feedforward_dim=2048,
+    dropout=0.0,
+)
+data = dict(
+    clip_source="bank",  # or "video": whole-video queries with all or some frames
+    num_frames=None,  # of "video" only: None takes all
+    frame_choice="random",  # of "video" with num_frames: or "first"
+    num_workers=0,  # 0 reads in the training process, which is fastest for most caches
+)
+loss = dict(
+    num_points=12544,
+    oversample_ratio=3.0,
+    importance_ratio=0.75,
+    class_weight=2.0,  # lambda_cls
+    mask_weight=5.0,
+    dice_weight=5.0,
+    no_object_weight=0.1,
+)
+optimizer = dict(lr=5e-5, weight_decay=0.05, clip_norm=0.01)
+schedule = dict(
+    type="step",  # or "poly"
+    warmup_iters=0,
+    milestones=[28000],  # of "step": where the rate is multiplied by gamma
+    gamma=0.1,
+    power=0.9,  # of "poly": from lr to 0 over max_iters
+)
+train = dict(
+    max_iters=40000,
+    batch_size=8,
+    seed=0,
+    log_interval=50,
+    checkpoint_interval=2000,
+    keep_checkpoints=3,
+)
+evaluation = dict(
+    sigma=0.7,
+    rule="threshold",  # every query above sigma; or "top1", the best one only
+)

@@ -1,0 +1,125 @@
+"""Samples of any length made into one batch, and a whole video with some expressions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from cache_schema.reader import Video
+from torch import Tensor
+
+from cache_schema.records import Expression
+from train.losses import Targets
+from train.mask_logits import MaskFeatures
+from train.models import HeadInputs
+
+
+@dataclass
+class Sample:
+    """One clip and one expression, as read from the cache.
+
+    Attributes:
+        frame_queries: Q_f of the clip's frames, (T, N_f, C).
+        video_queries: Q_v of the clip or of the whole video, (N_v, C).
+        video_logits: (N_v, K + 1).
+        mask_features: the coded frames, each (T, ...).
+        codec: the codec's name.
+        expression: the expression.
+        targets: the objects it means that the clip shows.
+    """
+
+    frame_queries: np.ndarray
+    video_queries: np.ndarray
+    video_logits: np.ndarray
+    mask_features: Mapping[str, np.ndarray]
+    codec: str
+    expression: Expression
+    targets: Targets
+
+
+@dataclass
+class Batch:
+    """B samples: what the head reads, and per sample the mask features and targets of any size."""
+
+    inputs: HeadInputs
+    mask_features: list[MaskFeatures]
+    targets: list[Targets]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return Batch(
+            self.inputs.to(device),
+            [features.to(device) for features in self.mask_features],
+            [targets.to(device) for targets in self.targets],
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Pad words and frames to the longest of the batch.
+
+    Args:
+        samples: B samples with equal numbers of queries and channels.
+    """
+    frame_queries, frame_mask = _pad([sample.frame_queries for sample in samples])
+    inputs = HeadInputs(
+        frame_queries=frame_queries,
+        frame_mask=frame_mask,
+        video_queries=_stack([sample.video_queries for sample in samples]),
+        video_logits=_stack([sample.video_logits for sample in samples]),
+        **_text([sample.expression for sample in samples]),
+    )
+    return Batch(
+        inputs,
+        [MaskFeatures(sample.mask_features, sample.codec) for sample in samples],
+        [sample.targets for sample in samples],
+    )
+
+
+def video_batch(video: Video, expressions: Sequence[Expression]) -> HeadInputs:
+    """All frames of a video with the video queries of the whole, for several expressions.
+
+    Args:
+        video: T frames.
+        expressions: B of them, at least one, not necessarily the video's own.
+
+    Returns:
+        Inputs for a batch of B; the video's part is stored once and only looks repeated.
+    """
+    count = len(expressions)
+
+    def repeated(array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.asarray(array, np.float32))
+        return tensor.expand(count, *tensor.shape)
+
+    return HeadInputs(
+        frame_queries=repeated(video.frame_queries()),
+        frame_mask=torch.ones(count, video.num_frames, dtype=torch.bool),
+        video_queries=repeated(video.video_queries()),
+        video_logits=repeated(video.video_logits()),
+        **_text(expressions),
+    )
+
+
+def _text(expressions: Sequence[Expression]) -> dict[str, Tensor]:
+    words, word_mask = _pad([e.words for e in expressions])
+    return {
+        "words": words,
+        "word_mask": word_mask,
+        "static": _pad([e.static for e in expressions])[0].bool(),
+        "motion": _pad([e.motion for e in expressions])[0].bool(),
+        "sentence": _stack([e.sentence for e in expressions]),
+    }
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays).astype(np.float32))
+
+
+def _pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Arrays (n_b, ...) to (B, max n, ...) float32, zeros at the end, and the mask (B, max n)."""
+    lengths = torch.tensor([len(array) for array in arrays])
+    longest = int(lengths.max())
+    padded = torch.zeros(len(arrays), longest, *arrays[0].shape[1:])
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = torch.from_numpy(np.asarray(array, np.float32))
+    return padded, torch.arange(longest) < lengths[:, None]

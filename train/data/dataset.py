@@ -1,0 +1,203 @@
+"""(video, expression) pairs of one or more caches, each with a clip and its target masks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from cache_schema.reader import CacheReader, Video
+from pycocotools import mask as coco_mask
+from torch.utils.data import Dataset
+
+from cache_schema.cli import InputError
+from cache_schema.records import Clip, Expression
+from train.data.batch import Sample
+from train.losses import Targets
+
+
+class ClipDataset(Dataset):
+    """Sample number n of an endless training run, a pure function of (seed, n).
+
+    Each epoch is one permutation of all pairs. An expression without targets stays in: all its
+    queries are negative.
+
+    Args:
+        caches: at least one; frames may differ in size and codec, queries and channels may not.
+        seed: of the order and of the clips.
+        clip_source: "bank", clips of the cache's clip bank with their own video queries; or
+            "video", frames of the whole video with the video queries of the whole.
+        num_frames: T for "video"; None takes every frame.
+        frame_choice: "first" or "random" (in order), which T frames of a longer video.
+
+    Attributes:
+        dims: ``hidden_dim``, ``text_dim`` and ``mask_dim`` of the caches.
+
+    Raises:
+        InputError: an unknown choice, no expressions, no objects, or caches that do not fit.
+    """
+
+    # mmengine asks a data set for this and warns where there is none.
+    metainfo: dict = {}
+
+    def __init__(
+        self,
+        caches: Sequence[CacheReader],
+        *,
+        seed: int,
+        clip_source: str = "bank",
+        num_frames: int | None = None,
+        frame_choice: str = "random",
+    ) -> None:
+        for key, value, known in [
+            ("clip_source", clip_source, ("bank", "video")),
+            ("frame_choice", frame_choice, ("first", "random")),
+        ]:
+            if value not in known:
+                raise InputError(f"data.{key} is {value!r}; choose one of {', '.join(known)}")
+        if clip_source == "bank" and num_frames is not None:
+            raise InputError(
+                "data.num_frames goes with data.clip_source='video' only; the clips of the bank "
+                "have the length they were extracted with"
+            )
+        self.caches = list(caches)
+        self.seed = seed
+        self.clip_source = clip_source
+        self.num_frames = num_frames
+        self.frame_choice = frame_choice
+        self.pairs = [pair for index in range(len(caches)) for pair in self._pairs(index)]
+        self.dims = self._common_dims()
+        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        """Pairs of an epoch; counters go on beyond it."""
+        return len(self.pairs)
+
+    def __getitem__(self, counter: int) -> Sample:
+        cache, video_id, expression_id = self.pairs[self._pair_index(counter)]
+        reader = self.caches[cache]
+        video = reader.video(video_id)
+        expression = video.expression(expression_id)
+        clip = self._clip(video, np.random.default_rng([self.seed, 1, counter]))
+        return Sample(
+            frame_queries=video.frame_queries(clip.frame_indices),
+            video_queries=clip.video_queries,
+            video_logits=clip.video_logits,
+            mask_features=video.mask_features(clip.frame_indices),
+            codec=reader.codec.name,
+            expression=expression,
+            targets=clip_targets(video, expression, clip.frame_indices),
+        )
+
+    def _pair_index(self, counter: int) -> int:
+        epoch, position = divmod(counter, len(self.pairs))
+        if self._epoch[0] != epoch:
+            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.pairs))
+            self._epoch = (epoch, order)
+        return int(self._epoch[1][position])
+
+    def _clip(self, video: Video, random: np.random.Generator) -> Clip:
+        if self.clip_source == "bank":
+            if video.num_clips == 0:
+                raise InputError(
+                    f"video {video.id!r} has an empty clip bank; extract it with clips.num > 0 or "
+                    "train with data.clip_source='video'"
+                )
+            return video.clip(int(random.integers(video.num_clips)))
+        indices = np.arange(video.num_frames, dtype=np.int32)
+        if self.num_frames is not None and self.num_frames < video.num_frames:
+            if self.frame_choice == "random":
+                indices = np.sort(random.choice(indices, self.num_frames, replace=False))
+            indices = indices[: self.num_frames]
+        return Clip(indices, video.video_queries(), video.video_logits(), video.tracks())
+
+    def _pairs(self, index: int) -> list[tuple[int, str, str]]:
+        reader = self.caches[index]
+        videos = [(video_id, reader.video(video_id)) for video_id in reader.video_ids]
+        pairs = [(index, v, expr) for v, video in videos for expr in video.expression_ids]
+        if not pairs:
+            raise InputError(
+                f"{reader.path}: none of its {len(reader)} videos has an expression, so there is "
+                "nothing to train on; extract a data set with expressions"
+            )
+        if not any(video.objects() for _, video in videos):
+            raise InputError(
+                f"{reader.path}: no video has object masks (split {reader.split!r} of "
+                f"{reader.dataset!r}), so there is nothing to learn from; extract a split with "
+                "ground truth"
+            )
+        return pairs
+
+    def _common_dims(self) -> dict[str, int]:
+        """Channels of the first pair of each cache, which have to agree."""
+        first: dict[int, tuple[str, str]] = {}
+        for cache, *names in self.pairs:
+            first.setdefault(cache, tuple(names))
+        sizes = []
+        for cache, (video_id, expression_id) in first.items():
+            video = self.caches[cache].video(video_id)
+            sizes.append(
+                {
+                    "frame queries": video.frame_queries([0]).shape[1:],
+                    "video queries": video.video_queries().shape,
+                    "class logits": video.video_logits().shape,
+                    "mask embeddings": video.video_mask_embeds().shape,
+                    "sentence": video.expression(expression_id).sentence.shape,
+                }
+            )
+            for name, shape in sizes[-1].items():
+                if shape != sizes[0][name]:
+                    raise InputError(
+                        f"{self.caches[cache].path} does not fit {self.caches[0].path}: {name} are "
+                        f"{shape} and {sizes[0][name]}; extract both with the same models"
+                    )
+        return {
+            "hidden_dim": sizes[0]["video queries"][-1],
+            "text_dim": sizes[0]["sentence"][-1],
+            "mask_dim": sizes[0]["mask embeddings"][-1],
+        }
+
+
+def clip_targets(video: Video, expression: Expression, indices: np.ndarray) -> Targets:
+    """The masks of the objects that the expression means and that the clip shows.
+
+    Args:
+        video: where the objects are.
+        expression: names them by annotation id.
+        indices: (T,) frames of the clip.
+
+    Returns:
+        M objects with at least one visible pixel, at original size.
+
+    Raises:
+        InputError: an annotation is missing, or its mask has another size than the video.
+    """
+    geometry = video.geometry
+    size = (geometry.height, geometry.width)
+    objects = video.objects()
+    masks = []
+    for annotation_id in dict.fromkeys(expression.annotation_ids):
+        if annotation_id not in objects:
+            raise InputError(
+                f"video {video.id!r}: expression {expression.expression_id!r} means annotation "
+                f"{annotation_id!r}, which the cache does not hold; extract the video again"
+            )
+        frames = [objects[annotation_id][int(t)] for t in indices]
+        shown = [(t, rle) for t, rle in enumerate(frames) if rle is not None]
+        if any(tuple(rle["size"]) != size for _, rle in shown):
+            raise InputError(
+                f"video {video.id!r}: the masks of annotation {annotation_id!r} are not of the "
+                f"video's size {size}; extract the video again"
+            )
+        mask = np.zeros((len(frames), *size), np.uint8)  # (T, H, W)
+        for t, rle in shown:
+            mask[t] = coco_mask.decode(rle)
+        if mask.any():
+            masks.append(mask)
+    stacked = np.stack(masks) if masks else np.zeros((0, len(indices), *size), np.uint8)
+    return Targets(
+        torch.from_numpy(stacked),
+        torch.zeros(len(masks), dtype=torch.int64),
+        (
+            geometry.resized_width / geometry.padded_width,
+            geometry.resized_height / geometry.padded_height,
+        ),
+    )
