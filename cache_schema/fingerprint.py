@@ -35,18 +35,18 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """
     return [
         f"{field}: {left} != {right}"
-        for field, left, right in _paired(_flat(a), _flat(b))
+        for field, left, right in _paired(flat(a), flat(b))
         if left != right
     ]
 
 
-def _flat(value: Any, field: str = "") -> dict[str, str]:
+def flat(value: Any, field: str = "") -> dict[str, str]:
     """Dotted field to JSON text of every leaf; empty dicts and lists are leaves."""
     if isinstance(value, dict) and value:
-        flat: dict[str, str] = {}
+        leaves: dict[str, str] = {}
         for key, inner in value.items():
-            flat |= _flat(inner, f"{field}.{key}" if field else str(key))
-        return flat
+            leaves |= flat(inner, f"{field}.{key}" if field else str(key))
+        return leaves
     return {field: json.dumps(value, sort_keys=True)}
 
 

@@ -21,12 +21,15 @@ from cache_schema.names import escape, unescape
 from cache_schema.objects import unpack
 from cache_schema.records import RLE, Clip, Expression, Geometry
 from cache_schema.shard import (
+    Header,
+    Node,
     attribute,
     child,
     json_attribute,
     members,
     open_shard,
     read_geometry,
+    values,
     where,
 )
 
@@ -56,7 +59,8 @@ class CacheReader:
         self.failures = known.failures
         self.video_ids = list(self.entries)
         if not self.entries:
-            failed = "".join(f"; {i!r} failed: {why}" for i, why in list(known.failures.items())[:1])
+            first = next(iter(known.failures.items()), None)
+            failed = f"; {first[0]!r} failed: {first[1]}" if first else ""
             raise InputError(f"the cache {self.path} holds no finished video yet{failed}")
         shards = sorted({entry.shard for entry in self.entries.values()})
         there = [name for name in shards if (self.path / name).exists()]
@@ -66,7 +70,7 @@ class CacheReader:
         self.codec: Codec = get_codec(self._header.codec)
         self.fingerprint: dict[str, Any] = self._header.fingerprint.data
         self.fingerprint_hex = self._header.fingerprint.hex
-        self._files: OrderedDict[str, h5py.File] = OrderedDict()
+        self._shards: OrderedDict[str, _OpenShard] = OrderedDict()
         self._process = os.getpid()
 
     def __len__(self) -> int:
@@ -74,7 +78,7 @@ class CacheReader:
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files do not travel; the other process opens its own.
-        return {**self.__dict__, "_files": OrderedDict()}
+        return {**self.__dict__, "_shards": OrderedDict()}
 
     def video(self, video_id: str) -> "Video":
         """A finished video; `InputError` when the cache has none of that id."""
@@ -88,26 +92,42 @@ class CacheReader:
 
     def close(self) -> None:
         """Close the open shards; reading opens them again."""
-        while self._files:
-            self._files.popitem()[1].close()
+        while self._shards:
+            self._shards.popitem()[1].close()
 
-    def shard(self, name: str) -> h5py.File:
-        """An open shard of this cache; at most 32 stay open, the least used one goes first."""
+    def node(self, shard: str, path: str, kind: type[Node]) -> Node:
+        """A checked group or dataset; at most 32 shards stay open, the least used goes first."""
         if self._process != os.getpid():
             # After a fork the parent's handles are not ours to use.
-            self._files, self._process = OrderedDict(), os.getpid()
-        if name not in self._files:
-            file, header = open_shard(self.path / name)
-            try:
-                self._header.check(header, self.path / name)
-            except InputError:
-                file.close()
-                raise
-            self._files[name] = file
-            if len(self._files) > MAX_OPEN:
-                self._files.popitem(last=False)[1].close()
-        self._files.move_to_end(name)
-        return self._files[name]
+            self._shards, self._process = OrderedDict(), os.getpid()
+        if shard not in self._shards:
+            self._shards[shard] = _OpenShard(self.path / shard, self._header)
+            if len(self._shards) > MAX_OPEN:
+                self._shards.popitem(last=False)[1].close()
+        self._shards.move_to_end(shard)
+        return self._shards[shard].node(path, kind)
+
+
+class _OpenShard:
+    """An open shard that checks every group and dataset once, when it is first asked for."""
+
+    def __init__(self, path: Path, expected: Header):
+        self._file, header = open_shard(path)
+        try:
+            expected.check(header, path)
+        except InputError:
+            self.close()
+            raise
+        self._nodes: dict[str, h5py.Group | h5py.Dataset] = {"": self._file}
+
+    def node(self, path: str, kind: type[Node]) -> Node:
+        if path not in self._nodes:
+            parent, _, name = path.rpartition("/")
+            self._nodes[path] = child(self.node(parent, h5py.Group), name, kind)
+        return self._nodes[path]
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Video:
@@ -124,7 +144,8 @@ class Video:
 
     def __init__(self, reader: CacheReader, entry: Entry):
         self._reader, self._entry, self.id = reader, entry, entry.id
-        group = self.group
+        self._root = f"videos/{escape(entry.id)}"
+        group = self.group()
         if attribute(group, "id", str) != self.id:
             raise InputError(f"{where(group)} is not the video {self.id!r}")
         self.num_frames = attribute(group, "num_frames", int)
@@ -137,31 +158,23 @@ class Video:
         self.geometry: Geometry = read_geometry(group)
         self._dims = {"T": self.num_frames}
 
-    @property
-    def group(self) -> h5py.Group:
-        """The video's group, in a shard that is open now."""
-        videos = child(self._reader.shard(self._entry.shard), "videos", h5py.Group)
-        return child(videos, escape(self.id), h5py.Group)
-
     def frame_queries(self, indices: Iterable[int] | None = None) -> np.ndarray:
         """Q_f (t, N_f, C) of some frames, all by default."""
-        dataset = self._dataset(self.group, "frame_queries", spec.FRAME_QUERIES)
-        return self._frames(dataset, indices)
+        return self._frames(self._dataset("frame_queries", spec.FRAME_QUERIES), indices)
 
     def mask_features(self, indices: Iterable[int] | None = None) -> dict[str, np.ndarray]:
         """F_mask of some frames as the codec stores it: name to (t, ...)."""
         g = self.geometry
-        embeds = self._dataset(self.group, "video_mask_embeds", spec.VIDEO["video_mask_embeds"])
+        channels = self._dataset("video_mask_embeds", spec.VIDEO["video_mask_embeds"]).shape[1]
         layout = self._reader.codec.layout(
-            embeds.shape[1], g.padded_height // g.stride, g.padded_width // g.stride
+            channels, g.padded_height // g.stride, g.padded_width // g.stride
         )
-        folder = child(self.group, "mask_features", h5py.Group)
         indices = None if indices is None else list(indices)
-        return {
-            name: self._frames(self._dataset(folder, name, spec.Spec(("T", *shape), dtype.name)),
-                               indices)
-            for name, (shape, dtype) in layout.items()
-        }
+        coded = {}
+        for name, (shape, dtype) in layout.items():
+            expected = spec.Spec(("T", *shape), dtype.name)
+            coded[name] = self._frames(self._dataset(f"mask_features/{name}", expected), indices)
+        return coded
 
     def video_queries(self) -> np.ndarray:
         """Q_v (N_v, C) of the whole video."""
@@ -182,28 +195,35 @@ class Video:
     @property
     def num_clips(self) -> int:
         """K, the number of clips in the clip bank; 0 without one."""
-        clips = child(self.group, "clips", h5py.Group)
-        name = "frame_indices"
-        return len(self._dataset(clips, name, spec.CLIPS[name])) if members(clips) else 0
+        empty = not members(self.group("clips"))
+        return 0 if empty else len(self._clips("frame_indices"))
 
     def clip(self, k: int) -> Clip:
         """Clip k of the clip bank; `IndexError` when there is none."""
         if not 0 <= k < self.num_clips:
             raise IndexError(f"clip {k} of {self.num_clips} of the video {self.id!r}")
-        folder = child(self.group, "clips", h5py.Group)
-        clip = Clip(**{n: self._dataset(folder, n, s)[k] for n, s in spec.CLIPS.items()})
+        clip = Clip(**{name: values(self._clips(name), k) for name in spec.CLIPS})
         if clip.frame_indices.min() < 0 or clip.frame_indices.max() >= self.num_frames:
-            raise InputError(f"{where(folder)}: clip {k} has frames that the video has not")
+            raise InputError(
+                f"{where(self.group('clips'))}: clip {k} has frames that the video has not"
+            )
         return clip
+
+    def _clips(self, name: str) -> h5py.Dataset:
+        return self._dataset(f"clips/{name}", spec.CLIPS[name])
+
+    @property
+    def num_objects(self) -> int:
+        """How many objects have ground truth."""
+        return len(members(self.group("objects")))
 
     def objects(self) -> dict[str, list[RLE | None]]:
         """Ground truth: annotation id to one RLE or None a frame, at the original size."""
-        folder = child(self.group, "objects", h5py.Group)
         found = {}
-        for name in members(folder):
-            dataset = self._dataset(folder, name, spec.OBJECT, {})
+        for name in members(self.group("objects")):
+            dataset = self._dataset(f"objects/{name}", spec.OBJECT, {})
             try:
-                found[unescape(name)] = unpack(dataset[()], self.geometry, self.num_frames)
+                found[unescape(name)] = unpack(values(dataset), self.geometry, self.num_frames)
             except InputError as error:
                 raise InputError(f"{where(dataset)}: {error}") from None
         return found
@@ -211,17 +231,16 @@ class Video:
     @property
     def expression_ids(self) -> list[str]:
         """Ids of the video's expressions, in the data set's order."""
-        folder = child(self.group, "expressions", h5py.Group)
         order = {
-            unescape(name): attribute(child(folder, name, h5py.Group), "order", int)
-            for name in members(folder)
+            unescape(name): attribute(self.group(f"expressions/{name}"), "order", int)
+            for name in members(self.group("expressions"))
         }
         return sorted(order, key=order.__getitem__)
 
     def expression(self, expression_id: str) -> Expression:
         """One expression, encoded; `InputError` when the video has none of that id."""
-        folder = child(self.group, "expressions", h5py.Group)
-        group = child(folder, escape(expression_id), h5py.Group)
+        path = f"expressions/{escape(expression_id)}"
+        group = self.group(path)
         dims: dict[str, int] = {}
         return Expression(
             expression_id=expression_id,
@@ -229,34 +248,42 @@ class Video:
             object_ids=json_attribute(group, "object_ids"),
             annotation_ids=json_attribute(group, "annotation_ids"),
             tag=attribute(group, "tag", str),
-            **{n: self._dataset(group, n, s, dims)[()] for n, s in spec.EXPRESSION.items()},
+            **{
+                name: values(self._dataset(f"{path}/{name}", layout, dims))
+                for name, layout in spec.EXPRESSION.items()
+            },
         )
 
+    def group(self, path: str = "") -> h5py.Group:
+        """A checked group of the video, its own by default; valid while the shard is open."""
+        full = f"{self._root}/{path}" if path else self._root
+        return self._reader.node(self._entry.shard, full, h5py.Group)
+
     def _whole(self, name: str) -> np.ndarray:
-        return self._dataset(self.group, name, spec.VIDEO[name])[()]
+        return values(self._dataset(name, spec.VIDEO[name]))
 
     def _dataset(
-        self, group: h5py.Group, name: str, layout: spec.Spec, dims: dict[str, int] | None = None
+        self, path: str, layout: spec.Spec, dims: dict[str, int] | None = None
     ) -> h5py.Dataset:
         """A dataset that has the spec's type and a shape that fits the video's others."""
-        dataset = child(group, name, h5py.Dataset)
+        dataset = self._reader.node(self._entry.shard, f"{self._root}/{path}", h5py.Dataset)
         expected = layout.resolve(self._reader.codec.query_dtype)
         if dataset.dtype != expected:
             raise InputError(f"{where(dataset)} has the type {dataset.dtype}, not {expected}")
         try:
-            layout.bind(where(dataset), dataset.shape, self._dims if dims is None else dims)
+            layout.bind(path, dataset.shape, self._dims if dims is None else dims)
         except ValueError as error:
-            raise InputError(str(error)) from None
+            raise InputError(f"{where(dataset)}: {error}") from None
         return dataset
 
     def _frames(self, dataset: h5py.Dataset, indices: Iterable[int] | None) -> np.ndarray:
         if indices is None:
-            return dataset[()]
+            return values(dataset)
         wanted = [int(i) for i in indices]
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.num_frames:
             raise IndexError(f"frames {wanted} of the video {self.id!r} with {self.num_frames}")
         # One frame at a time: HDF5's selection of several indices is a hundred times slower.
         out = np.empty((len(wanted), *dataset.shape[1:]), dataset.dtype)
         for k, i in enumerate(wanted):
-            dataset.read_direct(out, np.s_[i], np.s_[k])
+            out[k] = values(dataset, i)
         return out

@@ -171,6 +171,14 @@ def _check_storage(dataset: h5py.Dataset) -> None:
         raise InputError(f"{where(dataset)} holds {stored} of its {dataset.nbytes} bytes")
 
 
+def values(dataset: h5py.Dataset, selection: int | slice | tuple[()] = ()) -> np.ndarray:
+    """Read a whole dataset, or an index or range of its first axis; `InputError` if it fails."""
+    try:
+        return dataset[selection]
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
+
+
 def members(group: h5py.Group) -> list[str]:
     """Names in a group, without following any link."""
     try:
@@ -207,12 +215,10 @@ def read_geometry(video: h5py.Group) -> Geometry:
 def crc32(dataset: h5py.Dataset) -> int:
     """CRC-32 of a dataset's values, C order, as stored; chunked ones frame by frame."""
     if dataset.chunks is None:
-        return zlib.crc32(np.ascontiguousarray(dataset[()]))
+        return zlib.crc32(np.ascontiguousarray(values(dataset)))
     crc = 0
-    frame = np.empty(dataset.shape[1:], dataset.dtype)
     for t in range(len(dataset)):
-        dataset.read_direct(frame, np.s_[t])
-        crc = zlib.crc32(frame, crc)
+        crc = zlib.crc32(values(dataset, t), crc)
     return crc
 
 
