@@ -82,7 +82,7 @@ def test_missing_file(target: VITA, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 broken"])
+@pytest.mark.parametrize("content", [b"", b"hello there", b"no checkpoint", b"PK\x03\x04 broken"])
 def test_not_a_weight_file(target: VITA, tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
