@@ -142,6 +142,7 @@ class JsonTable:
         raise self._error(len(self._text), "the file ends within a list")
 
     def _error(self, at: int, what: str) -> InputError:
+        at = re.compile(rb"\s*").match(self._text, at).end()
         before = self._text[:at]
         line, column = before.count(b"\n") + 1, at - before.rfind(b"\n")
         return InputError(

@@ -123,13 +123,15 @@ def inherit(offsets: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:
     """Which tokens lie in one of the spans, at least in part.
 
     Args:
-        offsets: (K_w, 2) character spans of sub-word tokens.
+        offsets: (K_w, 2) character spans of sub-word tokens. A span without characters is a lone
+            space token: it belongs to the word that starts there.
         spans: character spans of words.
 
     Returns:
         (K_w,) bool.
     """
-    start, end = offsets[:, 0], offsets[:, 1]
+    start = offsets[:, 0]
+    end = np.maximum(offsets[:, 1], start + 1)
     inside = np.zeros(len(offsets), bool)
     for a, b in spans:
         inside |= (start < b) & (end > a)
