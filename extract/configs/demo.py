@@ -1,5 +1,9 @@
 """Stage one on the demo world, with the tiny models that the repository ships."""
 
+from pathlib import Path as _Path
+
+_assets = _Path(__file__).parents[1] / "assets"
+
 dataset = "mevis"
 segmenter = dict(
     backbone=dict(
@@ -18,7 +22,7 @@ segmenter = dict(
     encoder_layers=3,
     video_decoder_layers=3,
 )
-text = dict(encoder="extract/assets/roberta_tiny", tagger="extract/assets/stanza_tiny")
+text = dict(encoder=str(_assets / "roberta_tiny"), tagger=str(_assets / "stanza_tiny"))
 resize = dict(short=None, max=None)
 codec = "float16"
 clips = dict(num=4, frames=8)

@@ -5,6 +5,7 @@ do opposite things (one moves left, the other right), or a pair whose motions di
 stays, the other moves). So "the red circle moving left" has a rival that every other word fits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -90,21 +91,27 @@ class Scene:
     num_frames: int
     seed: tuple[int, ...]
 
-    def draw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (T, H, W, 3) uint8 RGB and visible masks (T, N, H, W) bool, N = objects."""
+    def draw(self, indices: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the frames of the given indices, by default all T.
+
+        Returns:
+            Frames (t, H, W, 3) uint8 RGB and visible masks (t, N, H, W) bool, N = objects.
+        """
         rng = np.random.default_rng([*self.seed, 1])
         height, width = self.size
         background = _background(rng, height, width)
         paint = [np.clip(np.array(RGB[s.colour]) + rng.normal(0, 6, 3), 0, 255) for s in self.shapes]
-        frames = np.empty((self.num_frames, height, width, 3), np.uint8)
-        masks = np.zeros((self.num_frames, len(self.shapes), height, width), bool)
-        for t in range(self.num_frames):
-            canvas = background + rng.normal(0, 4, background.shape)
+        indices = range(self.num_frames) if indices is None else indices
+        frames = np.empty((len(indices), height, width, 3), np.uint8)
+        masks = np.zeros((len(indices), len(self.shapes), height, width), bool)
+        for i, t in enumerate(indices):
+            noise = np.random.default_rng([*self.seed, 2, t])
+            canvas = background + noise.normal(0, 4, background.shape)
             for n, shape in enumerate(self.shapes):
                 cover = _cover(shape.outline(t / max(self.num_frames - 1, 1), t), height, width)
                 canvas += cover[..., None] * (paint[n] - canvas)
-                masks[t, n] = cover >= 0.5
-            frames[t] = np.clip(canvas, 0, 255).astype(np.uint8)
+                masks[i, n] = cover >= 0.5
+            frames[i] = np.clip(canvas, 0, 255).astype(np.uint8)
         return frames, masks
 
 

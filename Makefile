@@ -1,0 +1,71 @@
+# The targets of the project; `make help` lists them. Every target installs what it needs first.
+# Defaults are the demo's: for another data set, give the variables below on the command line.
+
+PYTHON ?= python3
+DEMO = work/demo
+EXTRACT_CONFIG ?= extract/configs/demo.py
+TRAIN_CONFIG ?= train/configs/demo.py
+DATA ?= $(DEMO)/data
+TRAIN_SPLIT ?= train
+EVAL_SPLIT ?= valid_u
+SPLITS ?= $(TRAIN_SPLIT) $(EVAL_SPLIT)
+WEIGHTS ?= extract/assets/vita_tiny.safetensors
+CACHE ?= $(DEMO)/cache
+RUN ?= $(DEMO)/run
+OUT ?= $(DEMO)
+
+BIN = .venv/bin
+INSTALLED = .venv/installed
+CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data extract train eval demo verify test lint
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(INSTALLED) ## install everything into .venv, once
+
+$(INSTALLED): setup.cfg pyproject.toml scripts/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e '.[dev]'
+	@touch $@
+
+data: setup ## draw the demo's videos (does nothing for your own data)
+ifeq ($(DATA),$(DEMO)/data)
+	@$(BIN)/python -m scripts.make_demo_data --root $(DATA)
+endif
+
+extract: data ## stage one: frozen VITA over $(SPLITS) of $(DATA) into $(CACHE)
+	@set -e; for split in $(SPLITS); do \
+		echo "== extract $$split"; \
+		$(BIN)/python -m extract $(EXTRACT_CONFIG) --data-root $(DATA) --split $$split \
+			--weights $(WEIGHTS) --out $(CACHE)/$$split; \
+	done
+
+train: extract ## stage two: train the DMVS head from $(CACHE) into $(RUN)
+	@echo "== train"
+	@$(BIN)/python -m train $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(RUN) --resume
+
+eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
+	@echo "== eval"
+	@$(BIN)/python -m train.evaluate $(TRAIN_CONFIG) --cache $(CACHE)/$(EVAL_SPLIT) \
+		--checkpoint $(RUN)/last.pth --out $(OUT) --controls --save-masks
+
+demo: eval ## the whole loop on the demo world, with a table and a picture at the end
+	@$(BIN)/python -m scripts.draw_overlays --data-root $(DATA) --split $(EVAL_SPLIT) \
+		--masks $(OUT)/masks --metrics $(OUT)/metrics.json --out $(OUT)/overlays.png
+	@echo "data $(DATA)  cache $(CACHE)  checkpoint $(RUN)/last.pth"
+	@echo "figures $(OUT)/metrics.json  masks $(OUT)/masks  picture $(OUT)/overlays.png"
+
+verify: setup ## check every byte of the caches under $(CACHE)
+	@set -e; for split in $(SPLITS); do $(BIN)/python -m cache_schema verify $(CACHE)/$$split; done
+
+test: setup ## check import boundaries and run the tests
+	$(CHECK_IMPORTS)
+	$(BIN)/python -m pytest
+
+lint: setup ## check style and import boundaries
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(CHECK_IMPORTS)

@@ -1,0 +1,63 @@
+"""Stage one from the command line: python -m extract CONFIG --data-root D --weights W --out C"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+
+from cache_schema import cli
+from extract.config import load_config
+from extract.pipeline import RANDOM, Summary, extract
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m extract",
+        description="Run a frozen VITA once over every video and write the cache. The same "
+        "command continues what was interrupted. Exit status: 0, 1 if single videos failed, "
+        "2 for bad input.",
+    )
+    parser.add_argument("config", type=Path, help="for example extract/configs/demo.py")
+    parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--split", help="for example train or valid_u")
+    parser.add_argument(
+        "--weights", required=True, help=f".pth or .safetensors file, or '{RANDOM}' for a trial"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
+    parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
+    parser.add_argument("--chunk-frames", type=int, default=8, help="frames a forward pass")
+    parser.add_argument("--shard-bytes", type=int, default=1 << 28, help="size of a shard")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={}, metavar="K=V")
+    arguments = parser.parse_args(argv)
+    if arguments.chunk_frames < 1:
+        raise cli.InputError(f"--chunk-frames is {arguments.chunk_frames}: give at least 1")
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    summary = extract(
+        load_config(arguments.config, arguments.cfg_options),
+        data_root=arguments.data_root,
+        split=arguments.split,
+        weights=arguments.weights,
+        out=arguments.out,
+        device=device,
+        chunk_frames=arguments.chunk_frames,
+        shard_bytes=arguments.shard_bytes,
+    )
+    _report(summary, arguments.out)
+    return 1 if summary.failures else 0
+
+
+def _report(summary: Summary, out: Path) -> None:
+    rate = summary.frames / summary.seconds if summary.seconds else 0.0
+    print(
+        f"{summary.videos} videos ({summary.frames} frames) written in {summary.seconds:.1f} s, "
+        f"{rate:.1f} frames/s; {summary.already_there} were there already; "
+        f"{len(summary.failures)} failed; {out} holds {summary.bytes_on_disk / 1e6:.1f} MB"
+    )
+    for video_id, reason in summary.failures.items():
+        print(f"  {video_id}: {reason}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
