@@ -42,7 +42,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 def flat(value: Any, field: str = "") -> dict[str, str]:
     """Dotted field to JSON text of every leaf; empty dicts and lists are leaves."""
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and (value or not field):
         leaves: dict[str, str] = {}
         for key, inner in value.items():
             leaves |= flat(inner, f"{field}.{key}" if field else str(key))

@@ -144,7 +144,8 @@ def child(group: h5py.Group, name: str, kind: type[Node]) -> Node:
     """
     try:
         link = group.get(name, getlink=True)
-        node = group[name] if isinstance(link, h5py.HardLink) else None
+        # A missing member has no link at all; looking it up gives HDF5's own words.
+        node = group[name] if link is None or isinstance(link, h5py.HardLink) else None
     except (KeyError, OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{where(group)} has no readable member {name!r} ({error})") from None
     if node is None:

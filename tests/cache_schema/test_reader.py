@@ -1,0 +1,146 @@
+"""What the reader gives back is what was written, in every process, with few open files."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache_schema import reader as reader_module
+from cache_schema.cli import InputError
+from cache_schema.reader import CacheReader
+from tests.cache_schema.helpers import examples, in_child
+from tests.cache_schema.test_names import STORABLE
+from tests.synthetic import make_video, open_writer, write_cache, write_video
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16"])
+def test_everything_comes_back(tmp_path, codec):
+    videos = write_cache(tmp_path / "cache", codec=codec, num_frames=[6, 3], shard_bytes=20000)
+    reader = CacheReader(tmp_path / "cache")
+    dtype = np.dtype(codec)
+    assert reader.video_ids == [v.id for v in videos] and len(reader) == 3
+    assert (reader.dataset, reader.split, reader.codec.name) == ("synthetic", "train", codec)
+    assert reader.fingerprint["segmenter"] == {"name": "synthetic", "seed": 0}
+    assert len({entry.shard for entry in reader.entries.values()}) > 1
+    for made in videos:
+        video = reader.video(made.id)
+        assert video.geometry == made.geometry
+        assert video.frame_names == made.frame_names
+        assert video.num_frames == len(made.frame_names)
+        for read, wrote, kind in (
+            (video.frame_queries(), made.frame_queries, dtype),
+            (video.mask_features()["values"], made.mask_features, dtype),
+            (video.video_queries(), made.video_queries, dtype),
+            (video.video_logits(), made.video_logits, np.float32),
+            (video.video_mask_embeds(), made.video_mask_embeds, dtype),
+            (video.tracks(), made.tracks, np.float16),
+        ):
+            assert read.dtype == kind and np.array_equal(read, wrote.astype(kind))
+        assert video.num_clips == len(made.clips)
+        for k, clip in enumerate(made.clips):
+            assert_same(video.clip(k), clip)
+        assert video.objects() == made.objects
+        assert video.expression_ids == [e.expression_id for e in made.expressions]
+        for expression in made.expressions:
+            assert_same(video.expression(expression.expression_id), expression)
+
+
+def assert_same(a, b):
+    for name, value in vars(b).items():
+        if isinstance(value, np.ndarray):
+            assert getattr(a, name).dtype == value.dtype
+            assert np.array_equal(getattr(a, name), value), name
+        else:
+            assert getattr(a, name) == value
+
+
+def test_frames_by_index(tmp_path):
+    made = write_cache(tmp_path, codec="float32", num_videos=1)[0]
+    video = CacheReader(tmp_path).video(made.id)
+    for indices in ([4, 0, 4], np.array([5]), range(2, 5), []):
+        assert np.array_equal(video.frame_queries(indices), made.frame_queries[list(indices)])
+        assert np.array_equal(
+            video.mask_features(indices)["values"], made.mask_features[list(indices)]
+        )
+    for bad in ([6], [-1]):
+        with pytest.raises(IndexError, match="video000"):
+            video.frame_queries(bad)
+    with pytest.raises(IndexError):
+        video.clip(2)
+
+
+def test_a_video_without_clips_objects_and_expressions(tmp_path):
+    made = make_video(0, num_clips=0, num_expressions=0)
+    made.objects = {}
+    with open_writer(tmp_path) as writer:
+        write_video(writer, made)
+    video = CacheReader(tmp_path).video(made.id)
+    assert (video.num_clips, video.objects(), video.expression_ids) == (0, {}, [])
+    with pytest.raises(InputError, match="nobody"):
+        video.expression("nobody")
+    with pytest.raises(InputError, match="has no video 'nobody'"):
+        CacheReader(tmp_path).video("nobody")
+
+
+@examples
+@given(st.lists(STORABLE, min_size=1, max_size=2, unique=True), STORABLE)
+def test_any_id_and_text_survives(tmp_path_factory, ids, text):
+    path = tmp_path_factory.mktemp("ids")
+    with open_writer(path) as writer:
+        for identifier in [*ids, "../../outside"]:
+            if identifier in writer._open:
+                continue
+            made = make_video(0, C=1, num_frames=1, num_expressions=1, num_clips=0)
+            made.id = identifier
+            made.frame_names = [text]
+            made.objects = {identifier: made.objects["0"]}
+            made.expressions[0].expression_id = identifier
+            made.expressions[0].text = text
+            made.expressions[0].object_ids = made.expressions[0].annotation_ids = ids
+            write_video(writer, made)
+    reader = CacheReader(path)
+    assert set(reader.video_ids) == {*ids, "../../outside"}
+    for identifier in ids:
+        video = reader.video(identifier)
+        assert video.frame_names == [text] and list(video.objects()) == [identifier]
+        assert video.expression_ids == [identifier]
+        expression = video.expression(identifier)
+        assert expression.text == text and expression.annotation_ids == ids
+    reader.close()
+
+
+def test_few_shards_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader_module, "MAX_OPEN", 2)
+    videos = write_cache(tmp_path, num_videos=4, shard_bytes=1)
+    reader = CacheReader(tmp_path)
+    opened = [reader.video(v.id) for v in videos]
+    for _ in range(2):
+        for made, video in zip(videos, opened, strict=True):
+            assert len(video.frame_queries()) == len(made.frame_names)
+            assert len(reader._shards) <= 2
+
+
+def test_other_processes_open_their_own_files(tmp_path):
+    made = write_cache(tmp_path, codec="float32", num_videos=1)[0]
+    reader = CacheReader(tmp_path)
+    parents = reader.video(made.id).frame_queries()
+
+    def read():
+        assert np.array_equal(reader.video(made.id).frame_queries(), parents)
+        assert reader._process != parent
+
+    parent = reader._process
+    assert in_child(read) == 0
+    copy = pickle.loads(pickle.dumps(reader))
+    assert not copy._shards
+    assert np.array_equal(copy.video(made.id).frame_queries(), parents)
+
+
+def test_a_reader_sees_a_cache_that_is_still_being_written(tmp_path):
+    with open_writer(tmp_path, shard_bytes=1) as writer:
+        write_video(writer, make_video(0))
+        assert CacheReader(tmp_path).video_ids == ["video000"]
+        write_video(writer, make_video(1))
+    assert len(CacheReader(tmp_path)) == 2
