@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import RobertaModel, RobertaTokenizerFast
+from transformers import AutoConfig, RobertaModel, RobertaTokenizerFast
 
 from cache_schema.cli import InputError
 
@@ -49,6 +49,10 @@ class TextEncoder:
                 " wrote, with config.json, model.safetensors and the tokenizer's files"
             )
         try:
+            # First the one small file: without a network, each file costs half a minute of retries.
+            kind = AutoConfig.from_pretrained(name, local_files_only=local).model_type
+            if kind != "roberta":
+                raise ValueError(f"it is of type {kind!r}")
             self.tokenizer = RobertaTokenizerFast.from_pretrained(name, local_files_only=local)
             self.model, report = RobertaModel.from_pretrained(
                 name,
@@ -63,11 +67,11 @@ class TextEncoder:
                 f"text encoder: {name} cannot be loaded as RoBERTa"
                 f" ({_first_line(error)}); check the files, or the network for a hub name"
             ) from error
-        if self.model.config.model_type != "roberta" or report["missing_keys"]:
+        if report["missing_keys"]:
             missing = ", ".join(sorted(report["missing_keys"])[:3])
             raise InputError(
-                f"text encoder: {name} is of type {self.model.config.model_type!r} and lacks"
-                f" {len(report['missing_keys'])} of RoBERTa's weights ({missing}); give a RoBERTa"
+                f"text encoder: {name} lacks {len(report['missing_keys'])} of the weights that its"
+                f" config.json asks for ({missing}); they belong to another model"
             )
         # Without its vocabulary the library builds a tokenizer of special tokens and says nothing.
         if not 5 < len(self.tokenizer) <= self.model.config.vocab_size:

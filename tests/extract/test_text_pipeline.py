@@ -188,7 +188,7 @@ def test_bad_encoders(roberta):
     refused(lambda: TextEncoder(roberta), str(roberta))
     config = json.loads((roberta / "config.json").read_text())
     (roberta / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    refused(lambda: TextEncoder(roberta), "bert")
+    refused(lambda: TextEncoder(roberta), "type 'bert'")
     (roberta / "config.json").unlink()
     refused(lambda: TextEncoder(roberta), "config.json")
 
