@@ -9,15 +9,15 @@ from mmengine.config import DictAction
 
 from cache_schema import cli
 from extract.config import load_config
-from extract.pipeline import RANDOM, Summary, extract
+from extract.pipeline import RANDOM, extract
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m extract",
         description="Run a frozen VITA once over every video and write the cache. The same "
-        "command continues what was interrupted. Exit status: 0, 1 if single videos failed, "
-        "2 for bad input.",
+        "command continues what was interrupted. Exit status: 0, or 2 for bad input, also if "
+        "that concerns only some of the videos.",
     )
     parser.add_argument("config", type=Path, help="for example extract/configs/demo.py")
     parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
@@ -44,19 +44,20 @@ def main(argv: list[str]) -> int:
         chunk_frames=arguments.chunk_frames,
         shard_bytes=arguments.shard_bytes,
     )
-    _report(summary, arguments.out)
-    return 1 if summary.failures else 0
-
-
-def _report(summary: Summary, out: Path) -> None:
-    rate = summary.frames / summary.seconds if summary.seconds else 0.0
+    rate = summary.frames / max(summary.seconds, 1e-9)
     print(
         f"{summary.videos} videos ({summary.frames} frames) written in {summary.seconds:.1f} s, "
         f"{rate:.1f} frames/s; {summary.already_there} were there already; "
-        f"{len(summary.failures)} failed; {out} holds {summary.bytes_on_disk / 1e6:.1f} MB"
+        f"{len(summary.failures)} failed; {arguments.out} holds "
+        f"{summary.bytes_on_disk / 1e6:.1f} MB"
     )
-    for video_id, reason in summary.failures.items():
-        print(f"  {video_id}: {reason}")
+    if summary.failures:
+        first = next(iter(summary.failures.values()))
+        raise cli.InputError(
+            f"{len(summary.failures)} of {summary.total} videos could not be extracted, the others "
+            f"are in the cache; mend the data and run the same command again ({first})"
+        )
+    return 0
 
 
 if __name__ == "__main__":

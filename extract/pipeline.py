@@ -33,6 +33,7 @@ CLIP_SEED = 0
 class Summary:
     """What a run did, for its closing lines."""
 
+    total: int
     videos: int = 0
     frames: int = 0
     seconds: float = 0.0
@@ -97,7 +98,7 @@ def extract(
         "split": split or "",
         "annotations_sha256": dataset.fingerprint(),
     }
-    summary, start = Summary(), time.perf_counter()
+    summary, start = Summary(total=len(dataset)), time.perf_counter()
     with CacheWriter(
         out,
         fingerprint=fingerprint,

@@ -147,7 +147,8 @@ def _encoded_clips(vita: VITA, scenes: int) -> list[EncodedClip]:
     for number in trange(scenes, desc="encoding scenes", mininterval=30):
         frames, masks, labels = _drawn(make_scene((WORLD, 1, number)))
         torch.manual_seed(number)  # the matcher draws points
-        outputs = model.model(pixel_values=_normalised(vita.config, frames))
+        images = _normalised(vita.config, frames)
+        outputs = model.model(pixel_values=images, output_hidden_states=True)
         queries = outputs.transformer_decoder_intermediate_states[-1].transpose(0, 1)
         matches = model.criterion.matcher(
             outputs.masks_queries_logits[-1],

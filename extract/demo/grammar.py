@@ -15,7 +15,7 @@ REVERSIBLE = {
     "stays": ("that stays still", "standing still", "resting in its place"),
     "moves": ("that travels", "moving to another place", "that travels through the scene"),
     "sideways": ("moving sideways", "that slides sideways", "travelling sideways"),
-    "vertically": ("moving up and down the scene", "that travels vertically", "moving vertically"),
+    "vertically": ("moving vertically", "that travels vertically", "travelling vertically"),
     "spins": ("spinning in its place", "that spins", "turning around itself"),
 }
 IRREVERSIBLE = {
