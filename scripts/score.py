@@ -49,7 +49,6 @@ def main(argv: list[str]) -> int:
             key = f"{video.id}/{expression.id}"
             scores[key], tags[key], texts[key] = score, expression.tag, expression.text
     content = report.metrics(scores, {}, tags=tags, texts=texts)
-    Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
     report.write_metrics(Path(arguments.out), content)
     print(f"{report.table(content, name='score')}\n\nmetrics: {arguments.out}")
     return 0

@@ -3,20 +3,21 @@
 Eq. (10), M = F_mask . H_m(Q'_m), is computed in the coded space of the cache; then VITA's way to
 pixels: bilinear to the padded size, crop to the resized one, bilinear to the original one, logit
 above 0. Only one frame is held at a time, so memory does not grow with the length of the video.
+Shapes and order of operations are those of stage one, so VITA's masks come out to the same bits.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from cache_schema.reader import Video
-from cache_schema.records import Geometry
 from torch import Tensor
 from torch.nn import functional
 
+from cache_schema.reader import Video
+from cache_schema.records import Geometry
 from train.mask_logits import mask_logits
 
-CHUNK = 16  # masks brought to the original size at once
+CHUNK = 16  # of VITA's masks that are brought to the original size at once
 
 
 def keep(scores: np.ndarray, *, rule: str, sigma: float) -> np.ndarray:
@@ -38,22 +39,20 @@ def keep(scores: np.ndarray, *, rule: str, sigma: float) -> np.ndarray:
 def to_original(logits: Tensor, geometry: Geometry) -> Tensor:
     """Mask logits (N, h, w) to the video's original size: (N, H, W)."""
     g = geometry
-    x = logits[None]  # (1, N, h, w)
-    x = _resize(x, (g.padded_height, g.padded_width))
-    x = x[..., : g.resized_height, : g.resized_width]
-    return _resize(x, (g.height, g.width))[0]
+    maps = _resize(logits[:, None], (g.padded_height, g.padded_width))  # (N, 1, ., .)
+    maps = _resize(maps[..., : g.resized_height, : g.resized_width], (g.height, g.width))
+    return maps[:, 0]
 
 
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps.shape[-2:] == size:
+        return maps
+    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-@torch.no_grad()
-def _frame_masks(video: Video, t: int, embeds: Tensor, codec: str) -> Tensor:
-    """Masks of frame t: (N, H, W) bool on the device of the embeddings (N, C)."""
-    logits = mask_logits(video.mask_features([t]), embeds, codec=codec)[0]  # (N, h, w)
-    masks = [to_original(part, video.geometry) > 0 for part in logits.split(CHUNK)]
-    return torch.cat(masks)
+def _frame_logits(video: Video, t: int, embeds: Tensor, codec: str) -> Tensor:
+    """Mask logits of frame t: (N, h, w) on the device of the embeddings (N, C)."""
+    return mask_logits(video.mask_features([t]), embeds, codec=codec)[0]
 
 
 def replay(
@@ -76,16 +75,17 @@ def replay(
         (G, H, W) bool, the union over each expression's queries; T times.
     """
     counts = [len(group) for group in groups]
-    size = (video.geometry.height, video.geometry.width)
-    if not sum(counts):
-        for _ in range(video.num_frames):
-            yield np.zeros((len(groups), *size), bool)
-        return
-    embeds = torch.from_numpy(np.concatenate([g for g in groups if len(g)])).float().to(device)
+    union = np.zeros((len(groups), video.geometry.height, video.geometry.width), bool)
+    kept = [group for group in groups if len(group)]
+    embeds = torch.from_numpy(np.concatenate(kept)).float().to(device) if kept else None
     for t in range(video.num_frames):
-        masks = _frame_masks(video, t, embeds, codec)
-        union = [part.any(0) for part in masks.split(counts)]  # an empty part has no true pixel
-        yield torch.stack(union).cpu().numpy()
+        if embeds is not None:
+            logits = _frame_logits(video, t, embeds, codec).split(counts)  # G of (N, h, w)
+            for mask, part in zip(union, logits, strict=True):
+                if len(part):
+                    # Some query's logit is above 0 where the largest is.
+                    mask[:] = (to_original(part, video.geometry).amax(0) > 0).cpu().numpy()
+        yield union.copy()
 
 
 def vita_masks(
@@ -98,4 +98,6 @@ def vita_masks(
     """
     embeds = torch.from_numpy(video.video_mask_embeds()).float().to(device)
     for t in range(video.num_frames):
-        yield _frame_masks(video, t, embeds, codec).cpu().numpy()
+        parts = _frame_logits(video, t, embeds, codec).split(CHUNK)
+        masks = [(to_original(part, video.geometry) > 0).cpu().numpy() for part in parts]
+        yield np.concatenate(masks)

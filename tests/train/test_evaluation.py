@@ -122,7 +122,7 @@ def test_metrics_and_table(tmp_path: Path) -> None:
     report.write_metrics(tmp_path / "metrics.json", content)
     assert json.loads((tmp_path / "metrics.json").read_text()) == content
     with pytest.raises(InputError, match="cannot be written"):
-        report.write_metrics(tmp_path / "absent" / "metrics.json", content)
+        report.write_metrics(tmp_path / "metrics.json" / "x.json", content)
 
 
 def test_masks_on_disk_cannot_leave_their_folder(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def write_metrics(path: Path, content: dict) -> None:
     """Write metrics.json in one piece."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
         os.replace(temporary, path)
     except OSError as error:

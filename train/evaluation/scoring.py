@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cache_schema.reader import Video
 
+from cache_schema.reader import Video
 from train.evaluation import controls
 from train.evaluation.mevis import Score, Tally, Truth
 from train.evaluation.pngs import mask_path, write_mask

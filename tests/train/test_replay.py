@@ -1,0 +1,88 @@
+"""Replay: the same pixels as stage one computes, one frame at a time."""
+
+
+import numpy as np
+import pytest
+import torch
+
+from cache_schema.reader import CacheReader, Video
+from extract.segmenters import masks as stage_one
+from tests.synthetic import SyntheticVideo, write_cache
+from train import replay
+
+
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def written(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, list[SyntheticVideo], CacheReader]:
+    path = tmp_path_factory.mktemp("replay") / "cache"
+    videos = write_cache(path, num_videos=2, num_frames=(5, 3), codec=request.param, N_v=9)
+    return request.param, videos, CacheReader(path)
+
+
+def test_own_masks_are_stage_ones(
+    written: tuple[str, list[SyntheticVideo], CacheReader]
+) -> None:
+    codec, videos, reader = written
+    for video in videos:
+        features, embeds = map(torch.from_numpy, (video.mask_features, video.video_mask_embeds))
+        logits = stage_one.mask_logits(features, embeds)  # (T, N_v, h, w)
+        expected = (stage_one.to_original(logits, video.geometry) > 0).numpy()
+        found = np.stack(list(replay.vita_masks(reader.video(video.id), codec=codec)))
+        assert found.shape == (len(video.frame_names), 9, 45, 67) and found.dtype == bool
+        if codec == "float32":
+            np.testing.assert_array_equal(found, expected)
+        else:
+            assert (found != expected).mean() < 2e-3  # float16 of noise, not of a real video
+
+
+def test_the_mask_of_an_expression_is_the_union_of_its_queries(
+    written: tuple[str, list[SyntheticVideo], CacheReader]
+) -> None:
+    codec, videos, reader = written
+    video = reader.video(videos[0].id)
+    embeds = video.video_mask_embeds().astype(np.float32)
+    own = np.stack(list(replay.vita_masks(video, codec=codec)))  # (T, N_v, H, W)
+    kept = [[0, 3], [], [5], [1, 2, 4, 8]]
+    found = np.stack(list(replay.replay(video, [embeds[k] for k in kept], codec=codec)))
+    for number, queries in enumerate(kept):
+        union = own[:, queries].any(1)
+        # Another number of rows in the product may round differently.
+        assert (found[:, number] != union).mean() < 1e-3
+    assert not found[:, 1].any()
+
+
+def test_frames_are_read_one_by_one_as_they_are_asked_for(
+    written: tuple[str, list[SyntheticVideo], CacheReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, videos, reader = written
+    asked = []
+    read = Video.mask_features
+    monkeypatch.setattr(
+        Video, "mask_features", lambda self, t: asked.append(list(t)) or read(self, t)
+    )
+    video = reader.video(videos[0].id)
+    embeds = video.video_mask_embeds().astype(np.float32)
+    stream = replay.replay(video, [embeds], codec=codec)
+    next(stream)
+    next(stream)
+    assert asked == [[0], [1]]
+    nothing = list(replay.replay(video, [embeds[:0]] * 2, codec=codec))
+    assert asked == [[0], [1]] and np.shape(nothing) == (5, 2, 45, 67) and not np.any(nothing)
+
+
+def test_parts_of_any_size_give_the_same_masks(
+    written: tuple[str, list[SyntheticVideo], CacheReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, videos, reader = written
+    video = reader.video(videos[1].id)
+    expected = list(replay.vita_masks(video, codec=codec))
+    monkeypatch.setattr(replay, "CHUNK", 2)
+    np.testing.assert_array_equal(list(replay.vita_masks(video, codec=codec)), expected)
+
+
+def test_what_is_kept() -> None:
+    scores = np.float32([0.2, 0.9, 0.7, 0.71])
+    assert replay.keep(scores, rule="threshold", sigma=0.7).tolist() == [1, 3]
+    assert replay.keep(scores, rule="threshold", sigma=0.95).tolist() == []
+    assert replay.keep(scores, rule="top1", sigma=0.95).tolist() == [1]

@@ -1,0 +1,304 @@
+"""Predict from whole videos, rebuild the masks, score them: J, F and J&F.
+
+    python -m train.evaluate CONFIG --cache CACHE --checkpoint CKPT --out DIR [--controls]
+    python -m train.evaluate CONFIG --cache CACHE --from-predictions FILE --out DIR --sigma 0.5
+
+writes DIR/predictions.h5, DIR/metrics.json and, with --save-masks, DIR/masks/<video>/<expression>/
+<frame>.png (0 and 255, at the original size).
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from tqdm import tqdm
+
+from cache_schema import cli
+from cache_schema.cli import InputError
+from cache_schema.reader import CacheReader
+from cache_schema.records import Expression
+from train.__main__ import pick_device
+from train.config import Options, load_config
+from train.data import video_batch
+from train.evaluation import controls, report
+from train.evaluation.mevis import Score
+from train.evaluation.scoring import Item, score_video
+from train.models.dmvs import DMVS
+from train.predictions import Predictions, PredictionsWriter
+from train.replay import keep
+from train.runner import load_head
+
+NUM_SHUFFLES = 3
+BATCH = 16  # expressions of one video that go through the head together
+
+
+def main(argv: list[str]) -> int:
+    """Command line; see the module's docstring."""
+    arguments = _parser().parse_args(argv)
+    if arguments.sigma is not None and not 0 <= arguments.sigma <= 1:
+        raise InputError(f"--sigma {arguments.sigma}: a score is from 0 to 1, and so is sigma")
+    config = load_config(arguments.config, arguments.cfg_options)
+    reader = CacheReader(arguments.cache)
+    device = pick_device(arguments.device)
+    videos = list_expressions(reader)
+    has_truth = any(reader.video(video_id).objects() for video_id in videos)
+    out, shuffled = Path(arguments.out), []
+    if arguments.from_predictions:
+        predictions = Predictions(arguments.from_predictions)
+        sigma = predictions.sigma if arguments.sigma is None else arguments.sigma
+    else:
+        head = load_head(config, arguments.checkpoint, device)
+        _check_sizes(config, reader, videos)
+        sigma = config.evaluation.sigma if arguments.sigma is None else arguments.sigma
+        with PredictionsWriter(
+            out / "predictions.h5",
+            fingerprint=reader.fingerprint_hex,
+            checkpoint=_sha256(Path(arguments.checkpoint)),
+            rule=config.evaluation.rule,
+            sigma=sigma,
+        ) as writer:
+            for item, scores, embeds in predict(reader, head, videos, device=device):
+                writer.add(item.video, item.expression, scores, embeds)
+        predictions = Predictions(writer.path)
+        if arguments.controls and has_truth:
+            how = {"rule": predictions.rule, "sigma": sigma, "device": device}
+            shuffled = [
+                predict_shuffled(reader, head, videos, seed=seed, **how)
+                for seed in range(NUM_SHUFFLES)
+            ]
+    content = evaluate(
+        reader,
+        predictions,
+        videos,
+        sigma=sigma,
+        has_truth=has_truth,
+        shuffled=shuffled,
+        with_controls=arguments.controls,
+        masks=out / "masks" if arguments.save_masks else None,
+        device=device,
+    )
+    _close(arguments, content, predictions, videos)
+    return 0
+
+
+def _close(
+    arguments: argparse.Namespace,
+    content: dict | None,
+    predictions: Predictions,
+    videos: Mapping[str, Sequence[Item]],
+) -> None:
+    """Write metrics.json, print the table and where everything lies."""
+    out = Path(arguments.out)
+    if content is not None:
+        report.write_metrics(out / "metrics.json", content)
+        print(f"{report.table(content)}\n")
+        if share := report.share_of_best(content):
+            print(f"{share}\n")
+        if arguments.controls and arguments.from_predictions:
+            print("The control with shuffled text needs the head: give --checkpoint.\n")
+        print(f"metrics:     {out / 'metrics.json'}")
+    else:
+        print(f"{report.no_truth(sum(map(len, videos.values())))}\n")
+    print(f"predictions: {predictions.path}")
+    if arguments.save_masks:
+        print(f"masks:       {out / 'masks'}")
+
+
+def list_expressions(reader: CacheReader) -> dict[str, list[Item]]:
+    """The expressions of every video that has any.
+
+    Raises:
+        InputError: there are none in the whole cache.
+    """
+    videos = {}
+    for video_id in reader.video_ids:
+        video = reader.video(video_id)
+        items = []
+        for expression_id in video.expression_ids:
+            e = video.expression(expression_id)
+            items.append(Item(video_id, expression_id, e.text, e.tag, list(e.annotation_ids)))
+        if items:
+            videos[video_id] = items
+    if not videos:
+        raise InputError(
+            f"{reader.path} has no expressions, so there is nothing to predict; extract a data set "
+            "that has them"
+        )
+    return videos
+
+
+def predict(
+    reader: CacheReader,
+    head: DMVS,
+    videos: Mapping[str, Sequence[Item]],
+    *,
+    donors: Mapping[str, Item] | None = None,
+    device: torch.device,
+) -> Iterator[tuple[Item, np.ndarray, np.ndarray]]:
+    """What the head says of every expression in its whole video.
+
+    Args:
+        donors: with it, expression ``key`` is given the text of ``donors[key]``.
+
+    Yields:
+        The expression, its scores (N_m,) after the sigmoid and mask embeddings (N_m, C), f32.
+    """
+    progress = "shuffled text" if donors else "predict"
+    for video_id, items in tqdm(videos.items(), desc=progress, unit="video", leave=False):
+        video = reader.video(video_id)
+        for start in range(0, len(items), BATCH):
+            part = items[start : start + BATCH]
+            texts = [_expression(reader, donors[i.key] if donors else i) for i in part]
+            with torch.no_grad():
+                output = head(video_batch(video, texts).to(device))[-1]
+            scores = output.logits.float().sigmoid().cpu().numpy()  # (B, N_m)
+            embeds = output.mask_embeds.float().cpu().numpy()  # (B, N_m, C)
+            yield from zip(part, scores, embeds, strict=True)
+
+
+def predict_shuffled(
+    reader: CacheReader,
+    head: DMVS,
+    videos: Mapping[str, Sequence[Item]],
+    *,
+    seed: int,
+    rule: str,
+    sigma: float,
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """Kept mask embeddings (N, C) of every expression when it gets the text of another."""
+    items = [item for of_video in videos.values() for item in of_video]
+    try:
+        chosen = controls.donors([i.video for i in items], [i.text for i in items], seed=seed)
+    except ValueError as error:
+        raise InputError(
+            f"{reader.path}: sentences cannot be shuffled ({error}); leave --controls out"
+        ) from None
+    donors = {item.key: items[j] for item, j in zip(items, chosen, strict=True)}
+    return {
+        item.key: embeds[keep(scores, rule=rule, sigma=sigma)]
+        for item, scores, embeds in predict(reader, head, videos, donors=donors, device=device)
+    }
+
+
+def _expression(reader: CacheReader, item: Item) -> Expression:
+    return reader.video(item.video).expression(item.expression)
+
+
+def evaluate(
+    reader: CacheReader,
+    predictions: Predictions,
+    videos: Mapping[str, Sequence[Item]],
+    *,
+    sigma: float,
+    has_truth: bool = True,
+    shuffled: Sequence[Mapping[str, np.ndarray]] = (),
+    with_controls: bool = False,
+    masks: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> dict | None:
+    """Replay and score stored predictions.
+
+    Args:
+        videos: from `list_expressions`.
+        sigma: queries above it are kept; with the rule ``top1`` it does not matter.
+        has_truth: whether the cache has ground truth; without it masks are written at most.
+        shuffled: rounds of `predict_shuffled`.
+        with_controls: score the other controls, too.
+        masks: folder for PNG masks; None writes none.
+
+    Returns:
+        The content of metrics.json; None if the cache has no ground truth.
+
+    Raises:
+        InputError: the predictions are of another cache, or incomplete.
+    """
+    if predictions.fingerprint != reader.fingerprint_hex:
+        raise InputError(
+            f"{predictions.path} was predicted from the cache {predictions.fingerprint[:12]}, but "
+            f"{reader.path} is {reader.fingerprint_hex[:12]}; give the cache it came from"
+        )
+    if not has_truth and masks is None:
+        return None
+    # One list of {expression: score} a row of the table; only "shuffled" has several rounds.
+    rows: dict[str, list[dict[str, Score]]] = {}
+    for video_id, items in tqdm(videos.items(), desc="masks", unit="video", leave=False):
+        video = reader.video(video_id)
+        groups = [predictions.get(video_id, item.expression) for item in items]
+        rounds = [[e[keep(s, rule=predictions.rule, sigma=sigma)] for s, e in groups]]
+        rounds += [[kept[item.key] for item in items] for kept in shuffled]
+        for name, of_video in score_video(
+            video,
+            items,
+            rounds,
+            codec=reader.codec.name,
+            has_truth=has_truth,
+            with_controls=with_controls,
+            masks=masks,
+            device=device,
+        ).items():
+            row = rows.setdefault(name, [{} for _ in of_video])
+            for total, scores in zip(row, of_video, strict=True):
+                total.update(zip((i.key for i in items), scores, strict=True))
+    if not has_truth:
+        return None
+    listed = {item.key: item for items in videos.values() for item in items}
+    (scores,) = rows.pop("DMVS")
+    return report.metrics(
+        scores,
+        rows,
+        tags={key: item.tag for key, item in listed.items()},
+        texts={key: item.text for key, item in listed.items()},
+    )
+
+
+def _check_sizes(
+    config: Config, reader: CacheReader, videos: Mapping[str, Sequence[Item]]
+) -> None:
+    """Refuse a cache with other channels than the head was built for."""
+    item = next(iter(videos.values()))[0]
+    video = reader.video(item.video)
+    for name, array in (
+        ("hidden_dim", video.video_queries()),
+        ("mask_dim", video.video_mask_embeds()),
+        ("text_dim", _expression(reader, item).sentence),
+    ):
+        if config.model[name] != array.shape[-1]:
+            raise InputError(
+                f"config key model.{name} is {config.model[name]}, but {reader.path} was extracted "
+                f"with {array.shape[-1]}; give a cache and a head that belong together"
+            )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m train.evaluate", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="configuration the head was trained with")
+    parser.add_argument("--cache", required=True, help="cache to predict from")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", help="trained head")
+    source.add_argument("--from-predictions", metavar="FILE", help="score a predictions.h5 again")
+    parser.add_argument("--out", required=True, help="folder for the results")
+    parser.add_argument("--controls", action="store_true", help="score the controls, too")
+    parser.add_argument("--save-masks", action="store_true", help="write PNG masks")
+    parser.add_argument("--sigma", type=float, help="keep queries above (default: the config's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
