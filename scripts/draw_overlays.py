@@ -211,7 +211,7 @@ def overlay(
     inside = soft > 0.5
     grey = image.mean(axis=-1, keepdims=True)
     paler = 0.6 * (0.6 * image + 0.4 * grey) + 0.4 * 235
-    picture = np.where(inside[..., None], 0.72 * image + 0.28 * np.float32(colour), paler)
+    picture = np.where(inside[..., None], 0.84 * image + 0.16 * np.float32(colour), paler)
     picture = np.ascontiguousarray(picture.clip(0, 255).astype(np.uint8))
     contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, contours, -1, colour, 2, cv2.LINE_AA)
