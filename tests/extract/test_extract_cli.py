@@ -1,0 +1,170 @@
+"""Bad input of stage one, through the command: one sentence that helps, status 2, no traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from stage_one import DEMO, edit, small_data
+
+from cache_schema import cli
+from cache_schema.reader import CacheReader
+from extract.__main__ import main
+
+
+@pytest.fixture
+def data(tmp_path):
+    return small_data(tmp_path / "data", videos=1)
+
+
+@pytest.fixture
+def command(data, tmp_path):
+    """Arguments of a good command, by name."""
+    return {
+        "config": DEMO,
+        "--data-root": data,
+        "--split": "train",
+        "--weights": "random",
+        "--out": tmp_path / "cache",
+    }
+
+
+def fails(command, capsys, *options):
+    """Run the command; what it says on its one line of error, after asserting status 2."""
+    arguments = [str(command["config"])]
+    for name, value in command.items():
+        arguments += [] if name == "config" else [name, str(value)]
+    status = cli.run(main, [*arguments, "--device", "cpu", *options])
+    said = capsys.readouterr().err
+    assert status == 2 and "Traceback" not in said
+    (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    return sentence
+
+
+def test_missing_folder(command, capsys):
+    assert "nowhere" in fails(command | {"--data-root": "nowhere"}, capsys)
+
+
+def test_missing_split(command, capsys):
+    assert "test" in fails(command | {"--split": "test"}, capsys)
+
+
+def test_missing_json(command, data, capsys):
+    (data / "train/meta_expressions.json").unlink()
+    assert "meta_expressions.json" in fails(command, capsys)
+
+
+def test_malformed_json(command, data, capsys):
+    (data / "train/meta_expressions.json").write_text('{"videos": {,}}')
+    sentence = fails(command, capsys)
+    assert "meta_expressions.json" in sentence and "line 1" in sentence
+
+
+def test_a_frame_that_is_not_an_image(command, data, capsys):
+    (data / "train/JPEGImages/train_0000/00003.jpg").write_text("hello")
+    assert "00003.jpg" in fails(command, capsys)
+
+
+def test_a_missing_frame(command, data, capsys):
+    (data / "train/JPEGImages/train_0000/00003.jpg").unlink()
+    assert "00003.jpg" in fails(command, capsys)
+
+
+def test_a_video_without_frames(command, data, capsys):
+    edit(
+        data / "train/meta_expressions.json",
+        lambda meta: meta["videos"]["train_0000"].update(frames=[]),
+    )
+    sentence = fails(command, capsys)
+    assert "train_0000" in sentence and "frame" in sentence
+
+
+def test_an_empty_expression(command, data, capsys):
+    edit(
+        data / "train/meta_expressions.json",
+        lambda meta: meta["videos"]["train_0000"]["expressions"]["0"].update(exp="  "),
+    )
+    sentence = fails(command, capsys)
+    assert "train_0000" in sentence and "empty" in sentence
+
+
+def test_missing_weights(command, capsys):
+    assert "none.pth" in fails(command | {"--weights": "none.pth"}, capsys)
+
+
+def test_weights_of_another_shape(command, tmp_path, capsys):
+    path = tmp_path / "weights.safetensors"
+    save_file({"head.class_embed.weight": torch.zeros(3, 3)}, path)
+    sentence = fails(command | {"--weights": path}, capsys)
+    assert "head.class_embed.weight" in sentence and "3x3" in sentence
+
+
+def test_unknown_config_key(command, capsys):
+    sentence = fails(command, capsys, "--cfg-options", "clips.number=2")
+    assert "clips.number" in sentence and "num" in sentence
+
+
+def test_unknown_segmenter_key(command, capsys):
+    assert "windows" in fails(command, capsys, "--cfg-options", "segmenter.windows=2")
+
+
+def test_unknown_dataset(command, capsys):
+    sentence = fails(command, capsys, "--cfg-options", "dataset=davis")
+    assert "davis" in sentence and "mevis" in sentence
+
+
+def test_unknown_codec(command, capsys):
+    assert "zip" in fails(command, capsys, "--cfg-options", "codec=zip")
+
+
+def test_missing_text_model(command, capsys):
+    assert "/nowhere" in fails(command, capsys, "--cfg-options", "text.encoder=/nowhere")
+
+
+def test_missing_config(command, capsys):
+    assert "none.py" in fails(command | {"config": "none.py"}, capsys)
+
+
+def test_config_that_does_not_run(command, tmp_path, capsys):
+    broken = tmp_path / "broken.py"
+    broken.write_text("dataset = undefined")
+    assert "broken.py" in fails(command | {"config": broken}, capsys)
+
+
+def test_config_that_lacks_a_key(command, tmp_path, capsys):
+    partial = tmp_path / "partial.py"
+    partial.write_text('dataset = "mevis"')
+    assert "lacks the key" in fails(command | {"config": partial}, capsys)
+
+
+def test_unwritable_output(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "file/cache" in fails(command | {"--out": tmp_path / "file/cache"}, capsys)
+
+
+def test_unwritable_output_leaves_a_sound_cache_alone(command, tmp_path, capsys):
+    """A cache of another configuration is refused before anything in it changes."""
+    other = {str(k): str(v) for k, v in command.items() if k != "config"}
+    flat = [str(command["config"])] + [part for pair in other.items() for part in pair]
+    assert cli.run(main, [*flat, "--device", "cpu"]) == 0
+    files = {p.name: p.read_bytes() for p in (tmp_path / "cache").iterdir()}
+    assert "codec" in fails(command, capsys, "--cfg-options", "codec=float32")
+    assert files == {p.name: p.read_bytes() for p in (tmp_path / "cache").iterdir()}
+    assert len(CacheReader(tmp_path / "cache")) == 1
+
+
+def test_debug_shows_the_traceback(command, capsys):
+    status = cli.run(main, [str(DEMO), "--data-root", "nowhere", "--weights", "random",
+                            "--split", "train", "--out", "x", "--debug"])  # fmt: skip
+    assert status == 2 and "Traceback" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_a_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "extract", "none.py", "--data-root", "x", "--weights", "random",
+         "--out", "y"],
+        capture_output=True, text=True, env=os.environ, cwd=DEMO.parents[2],
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith("error: no configuration file none.py")

@@ -1,0 +1,156 @@
+"""Stage one as a whole: what it writes is what the frozen models say."""
+
+import numpy as np
+import pytest
+import torch
+from stage_one import image_folder, small_config, small_data
+
+from cache_schema.cli import InputError
+from cache_schema.reader import CacheReader
+from extract.datasets import MeViS
+from extract.pipeline import RANDOM, clip_bank, extract, load_stage
+from extract.segmenters.masks import mask_logits, to_original, tracks
+from train.replay import vita_masks
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small_data(tmp_path_factory.mktemp("data"))
+
+
+def run(config, data, out, **options):
+    settings = dict(split="train", weights=RANDOM, device="cpu") | options
+    return extract(config, data_root=data, out=out, **settings)
+
+
+@pytest.fixture(scope="module")
+def exact(data, tmp_path_factory):
+    """A cache with codec float32, and its summary."""
+    out = tmp_path_factory.mktemp("exact") / "cache"
+    return run(small_config(codec="float32"), data, out), CacheReader(out)
+
+
+@pytest.fixture(scope="module")
+def stage():
+    return load_stage(small_config(), RANDOM, "cpu", has_text=True)[0]
+
+
+def direct(stage, source):
+    """What VITA says without any cache: queries, features, video output, masks (N_v, T, H, W)."""
+    images = torch.stack([stage.preprocess(source.read_frame(t))[0] for t in range(12)])
+    geometry = stage.preprocess(source.read_frame(0))[1]
+    frames = [stage.vita.frames(chunk) for chunk in images.split(8)]
+    queries = torch.cat([f.frame_queries for f in frames])
+    features = torch.cat([f.mask_features for f in frames])
+    video = stage.vita.video(queries[None])
+    logits = mask_logits(features, video.mask_embeds[0])  # (T, N_v, h, w)
+    masks = torch.stack([to_original(frame, geometry) > 0 for frame in logits], dim=1)
+    return queries, video, masks.numpy(), tracks(logits, geometry)
+
+
+def test_the_cache_holds_what_the_models_say(exact, stage, data):
+    summary, cache = exact
+    assert (summary.videos, summary.frames, summary.failures) == (2, 24, {})
+    source = MeViS(data, "train").video("train_0000")
+    queries, output, _, paths = direct(stage, source)
+    video = cache.video("train_0000")
+    assert np.array_equal(video.frame_queries(), queries.numpy())
+    assert np.array_equal(video.video_queries(), output.video_queries[0].numpy())
+    assert np.array_equal(video.video_logits(), output.logits[0].numpy())
+    assert np.abs(video.tracks().astype(float) - paths.numpy()).max() < 2e-3
+    assert video.frame_names == source.frame_names
+    assert video.objects() == source.objects
+    clip = video.clip(1)
+    again = stage.vita.video(queries[torch.from_numpy(clip.frame_indices).long()][None])
+    assert np.abs(clip.video_queries - again.video_queries[0].numpy()).max() < 1e-5
+    assert clip.tracks.shape == (12, 4, 6)
+
+
+def test_expressions_are_those_of_the_data_set_with_their_encoding(exact, stage, data):
+    _, cache = exact
+    source = MeViS(data, "train").video("train_0001")
+    video = cache.video("train_0001")
+    assert video.expression_ids == [e.id for e in source.expressions]
+    for given in source.expressions:
+        stored = video.expression(given.id)
+        (encoded,) = stage.text.encode([given.text])
+        assert (stored.text, stored.tag) == (given.text, given.tag)
+        assert stored.annotation_ids == given.annotation_ids
+        assert np.abs(stored.words - encoded.words).max() < 1e-5
+        assert np.array_equal(stored.motion, encoded.motion)
+        assert np.array_equal(stored.static, ~stored.motion)
+
+
+def test_masks_from_an_exact_cache_are_vitas_own_to_the_pixel(exact, stage, data):
+    _, cache = exact
+    for source in MeViS(data, "train"):
+        _, _, masks, _ = direct(stage, source)
+        replayed = np.stack(list(vita_masks(cache.video(source.id), codec="float32")), axis=1)
+        assert np.array_equal(replayed, masks)
+        assert 0.01 < masks.mean() < 0.99  # random weights, but not trivial masks
+
+
+def test_masks_from_a_float16_cache_differ_in_at_most_a_thousandth(stage, data, tmp_path):
+    run(small_config(codec="float16"), data, tmp_path / "cache")
+    cache = CacheReader(tmp_path / "cache")
+    for source in MeViS(data, "train"):
+        _, _, masks, _ = direct(stage, source)
+        replayed = np.stack(list(vita_masks(cache.video(source.id), codec="float16")), axis=1)
+        assert (replayed != masks).mean() <= 1e-3
+
+
+def test_running_again_extracts_only_what_is_missing(data, tmp_path):
+    config = small_config()
+    first = run(config, data, tmp_path / "cache", shard_bytes=1)
+    shards = sorted((tmp_path / "cache").glob("shard-*.h5"))
+    assert len(shards) == 2
+    shards[1].unlink()
+    kept = shards[0].stat().st_mtime_ns
+    second = run(config, data, tmp_path / "cache", shard_bytes=1)
+    assert (first.videos, second.videos, second.already_there) == (2, 1, 1)
+    assert shards[0].stat().st_mtime_ns == kept
+    assert len(CacheReader(tmp_path / "cache")) == 2
+
+
+def test_another_configuration_is_refused_by_name(data, tmp_path):
+    run(small_config(), data, tmp_path / "cache")
+    with pytest.raises(InputError, match="clips.num"):
+        run(small_config(**{"clips.num": 3}), data, tmp_path / "cache")
+
+
+def test_a_bad_video_stops_only_itself(data, tmp_path):
+    root = small_data(tmp_path / "data")
+    frame = root / "train/JPEGImages/train_0000/00007.jpg"
+    frame.write_bytes(b"not an image")
+    summary = run(small_config(), root, tmp_path / "cache")
+    assert summary.videos == 1 and list(summary.failures) == ["train_0000"]
+    assert str(frame) in summary.failures["train_0000"]
+    cache = CacheReader(tmp_path / "cache")
+    assert cache.video_ids == ["train_0001"]
+    assert "00007.jpg" in cache.failures["train_0000"]
+    healthy = data / "train/JPEGImages/train_0000/00007.jpg"
+    frame.write_bytes(healthy.read_bytes())
+    assert run(small_config(), root, tmp_path / "cache").videos == 1
+    assert len(CacheReader(tmp_path / "cache")) == 2
+
+
+def test_a_plain_folder_needs_no_expressions(tmp_path):
+    root = image_folder(image_folder(tmp_path / "videos", "b", 5), "a", 3)
+    config = small_config(dataset="folder", **{"resize.short": 32, "resize.max": 60})
+    summary = run(config, root, tmp_path / "cache", split=None)
+    cache = CacheReader(tmp_path / "cache")
+    assert summary.frames == 8 and cache.video_ids == ["a", "b"]
+    video = cache.video("a")
+    assert video.expression_ids == [] and video.objects() == {}
+    assert (video.geometry.resized_height, video.geometry.resized_width) == (32, 43)
+    assert len(video.clip(0).frame_indices) == 3  # a short video is taken whole
+
+
+def test_the_clip_bank_is_seeded_sorted_and_within_the_video():
+    bank = clip_bank("v", 30, num=5, frames=8)
+    assert np.array_equal(bank, clip_bank("v", 30, num=5, frames=8))
+    assert not np.array_equal(bank, clip_bank("w", 30, num=5, frames=8))
+    assert bank.shape == (5, 8) and (np.diff(bank, axis=1) > 0).all()
+    assert bank.min() >= 0 and bank.max() < 30
+    assert len({tuple(clip) for clip in bank}) > 1
+    assert clip_bank("v", 30, num=0, frames=8).shape == (0, 8)
