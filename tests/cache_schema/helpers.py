@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 # Deterministic, and patient with a busy machine.
 examples = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -1,6 +1,7 @@
 """What the reader gives back is what was written, in every process, with few open files."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,3 +145,13 @@ def test_a_reader_sees_a_cache_that_is_still_being_written(tmp_path):
         assert CacheReader(tmp_path).video_ids == ["video000"]
         write_video(writer, make_video(1))
     assert len(CacheReader(tmp_path)) == 2
+
+
+def test_the_ten_lines_of_the_format_page_read_a_cache(tmp_path):
+    made = write_cache(tmp_path, codec="float32", num_videos=1)[0]
+    page = (Path(reader_module.__file__).parent / "README.md").read_text()
+    found = {"cache": tmp_path}
+    exec(page.split("```python\n")[1].split("```")[0], found)
+    assert found["names"] == made.frame_names
+    logits = np.einsum("nc,chw->nhw", made.video_mask_embeds, made.mask_features[0])
+    np.testing.assert_allclose(found["logits"], logits, atol=1e-5)
