@@ -45,11 +45,11 @@ class PlainCheckpoint(Hook):
     """Replaces mmengine's log history in a checkpoint by what a resume needs of it.
 
     Args:
-        meta: JSON-able facts for the checkpoint's ``meta``: config, seed, caches.
+        training: JSON-able facts about the run, for the checkpoint's ``meta["training"]``.
     """
 
-    def __init__(self, meta: dict[str, Any]) -> None:
-        self.meta = meta
+    def __init__(self, training: dict[str, Any]) -> None:
+        self.training = training
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         keep = runner.message_hub.runtime_info.get("keep_ckpt_ids", [])
@@ -58,15 +58,16 @@ class PlainCheckpoint(Hook):
             "runtime_info": {"keep_ckpt_ids": list(keep)},
             "resumed_keys": {"keep_ckpt_ids": True},
         }
-        checkpoint["meta"].update(self.meta)
+        checkpoint["meta"]["training"] = self.training
 
 
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Load a checkpoint of this project.
 
     Returns:
-        ``state_dict``, ``optimizer``, ``param_schedulers`` and ``meta``: ``iter``, ``seed``,
-        ``config`` (a nested dict) and ``caches`` (path-free identity of each cache).
+        ``state_dict``, ``optimizer``, ``param_schedulers`` and ``meta``: ``iter`` and
+        ``training`` with ``config`` (nested dicts), ``seed`` and ``caches`` (``fingerprint``,
+        ``dataset``, ``split`` and ``codec`` of each).
 
     Raises:
         InputError: no such file, not readable as plain weights, or not a checkpoint of ours.

@@ -5,6 +5,7 @@ is a plain dot product in float32.
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,7 +50,9 @@ def mask_logits(
 
 
 class MaskFeatures:
-    """The mask features of one clip, laid out so that training needs one matrix product a layer.
+    """The mask features of one clip, for training: one matrix product gives all its frames.
+
+    They stay coded until the first logits are asked for, so that little travels to the device.
 
     Args:
         stored: as for `mask_logits`.
@@ -60,20 +63,24 @@ class MaskFeatures:
     """
 
     def __init__(self, stored: Mapping[str, Tensor | np.ndarray], codec: str) -> None:
-        values = _values(stored, codec)  # (T, C, h, w)
-        self.values = values.transpose(0, 1).float().contiguous()  # (C, T, h, w)
+        self.codec = codec
+        self.values = _values(stored, codec)  # (T, C, h, w)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(T, h, w)."""
-        return tuple(self.values.shape[1:])
+        frames, _, height, width = self.values.shape
+        return frames, height, width
 
     def to(self, device: torch.device | str) -> "MaskFeatures":
         """The same features on another device."""
-        moved = object.__new__(MaskFeatures)
-        moved.values = self.values.to(device)
-        return moved
+        return MaskFeatures({"values": self.values.to(device)}, self.codec)
 
     def logits(self, embeds: Tensor) -> Tensor:
         """Mask logits of all frames, differentiable: (N, C) to (N, T, h, w)."""
-        return (embeds @ self.values.flatten(1)).unflatten(1, self.shape)
+        return (embeds @ self._flat).unflatten(1, self.shape)
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        by_channel = self.values.transpose(0, 1)  # (C, T, h, w)
+        return by_channel.to(torch.float32, memory_format=torch.contiguous_format).flatten(1)

@@ -140,6 +140,8 @@ class HeadRunner(Runner):
     def __init__(self, *, device: torch.device, **arguments: Any) -> None:
         self.device = device
         super().__init__(log_level="WARNING", **arguments)
+        # mmengine warns of its own use of its own old names, which nobody here can change.
+        self.logger.addFilter(lambda record: "deprecated" not in record.getMessage())
         self.logger.setLevel(logging.INFO)
         for handler in self.logger.handlers:
             handler.setLevel(logging.INFO)
@@ -190,7 +192,7 @@ def build_runner(
                 f"config key model.{name} is {config.model[name]}, but {caches[0].path} was "
                 f"extracted with {value}; set model.{name}={value}"
             )
-    meta = {
+    training = {
         "config": config.to_dict(),
         "seed": train.seed,
         "caches": [
@@ -203,7 +205,7 @@ def build_runner(
             for reader in caches
         ],
     }
-    checkpoint = _start(work_dir, meta, resume=resume)
+    checkpoint = _start(work_dir, training, resume=resume)
     torch.manual_seed(train.seed)  # the initial weights
     loss = dict(config.loss)
     no_object_weight = loss.pop("no_object_weight")
@@ -240,7 +242,7 @@ def build_runner(
                 "backend_args": {"backend": "atomic"},
             },
         },
-        custom_hooks=[SeedEachIteration(train.seed), PeakMemory(), PlainCheckpoint(meta)],
+        custom_hooks=[SeedEachIteration(train.seed), PeakMemory(), PlainCheckpoint(training)],
         log_processor={"by_epoch": False},
         load_from=str(checkpoint) if checkpoint else None,
         resume=checkpoint is not None,
@@ -283,7 +285,7 @@ def load_head(
     return head.to(device).eval()
 
 
-def _start(work_dir: Path, meta: dict[str, Any], *, resume: bool) -> Path | None:
+def _start(work_dir: Path, training: dict[str, Any], *, resume: bool) -> Path | None:
     """Make the work folder; the checkpoint to go on from, if any."""
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
@@ -304,16 +306,16 @@ def _start(work_dir: Path, meta: dict[str, Any], *, resume: bool) -> Path | None
             f"{work_dir} already holds {checkpoint.name} of an earlier run; add --resume to go on "
             "with it, or choose another --work-dir"
         )
-    earlier = read_checkpoint(checkpoint)["meta"]
+    earlier = read_checkpoint(checkpoint)["meta"].get("training", {})
     free = FREE_TO_CHANGE
-    if meta["config"]["schedule"]["type"] == "poly":  # it ends with the run
+    if training["config"]["schedule"]["type"] == "poly":  # it ends with the run
         free = tuple(key for key in free if key != "train.max_iters")
     changed = [
         difference
-        for difference in differences(meta["config"], earlier.get("config", {}))
+        for difference in differences(training["config"], earlier.get("config", {}))
         if not difference.startswith(free)
     ]
-    if earlier.get("caches") != meta["caches"]:
+    if earlier.get("caches") != training["caches"]:
         changed.append("the caches are not those of the earlier run")
     if changed:
         raise InputError(
@@ -332,6 +334,8 @@ def _schedulers(config: Config) -> list[dict[str, Any]]:
             "milestones": list(schedule.milestones),
             "gamma": schedule.gamma,
             "by_epoch": False,
+            # Left out, it would be max_iters, and a resume for longer would keep the old one.
+            "end": 10**9,
         }
     else:
         main = {"type": "PolyLR", "power": schedule.power, "end": max_iters, "by_epoch": False}

@@ -9,7 +9,7 @@ model = dict(
     num_heads=4,
     feedforward_dim=256,
 )
-loss = dict(num_points=512)
+loss = dict(num_points=256)
 optimizer = dict(lr=5e-4, clip_norm=1.0)
 schedule = dict(warmup_iters=20, milestones=[750])
 train = dict(max_iters=1000, batch_size=16, checkpoint_interval=250)

@@ -1,0 +1,236 @@
+"""Clips, targets and batches from a cache: what is read, in which order, and what is refused."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache_schema.cli import InputError
+from cache_schema.codecs import get_codec
+from cache_schema.reader import CacheReader
+from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache, write_video
+from train.data import ClipDataset, CounterBatches, collate, video_batch
+from train.data.dataset import clip_targets
+from train.mask_logits import MaskFeatures, mask_logits
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> tuple[CacheReader, list[SyntheticVideo]]:
+    path = tmp_path_factory.mktemp("cache") / "train"
+    videos = write_cache(path, num_frames=[6, 9], codec="float32")
+    return CacheReader(path), videos
+
+
+def test_an_epoch_is_a_permutation_and_the_next_another(cache: tuple) -> None:
+    dataset = ClipDataset([cache[0]], seed=3)
+    count = len(dataset)
+    assert count == 12
+    names = [dataset[n].expression.sentence.tobytes() for n in range(2 * count)]
+    assert len(set(names[:count])) == count and set(names[:count]) == set(names[count:])
+    assert names[:count] != names[count:]
+
+
+def test_a_sample_is_a_function_of_seed_and_counter(cache: tuple) -> None:
+    forward, backward = ClipDataset([cache[0]], seed=3), ClipDataset([cache[0]], seed=3)
+    ahead = [forward[n] for n in range(30)]
+    for n in reversed(range(30)):
+        again = backward[n]
+        assert again.expression.expression_id == ahead[n].expression.expression_id
+        assert np.array_equal(again.video_queries, ahead[n].video_queries)
+        assert torch.equal(again.targets.masks, ahead[n].targets.masks)
+    other = ClipDataset([cache[0]], seed=4)
+    assert any(
+        other[n].expression.sentence.tobytes() != ahead[n].expression.sentence.tobytes()
+        for n in range(12)
+    )
+
+
+def test_bank_clips_bring_their_own_queries_and_frames(cache: tuple) -> None:
+    reader, videos = cache
+    by_logits = {c.video_logits.tobytes(): (v, c) for v in videos for c in v.clips}
+    seen = set()
+    dataset = ClipDataset([reader], seed=0)
+    for n in range(40):
+        sample = dataset[n]
+        video, clip = by_logits[sample.video_logits.tobytes()]
+        seen.add(clip.video_logits.tobytes())
+        assert np.array_equal(sample.frame_queries, video.frame_queries[clip.frame_indices])
+        assert np.array_equal(
+            sample.mask_features["values"], video.mask_features[clip.frame_indices]
+        )
+    assert len(seen) == len(by_logits)  # every clip of every bank turns up
+
+
+@pytest.mark.parametrize(("choice", "frames"), [("first", 4), ("random", 4), ("random", None)])
+def test_whole_video_queries_with_all_or_some_frames(
+    cache: tuple, choice: str, frames: int | None
+) -> None:
+    reader, videos = cache
+    by_logits = {v.video_logits.tobytes(): v for v in videos}
+    dataset = ClipDataset(
+        [reader], seed=0, clip_source="video", num_frames=frames, frame_choice=choice
+    )
+    starts = set()
+    for n in range(12):
+        sample = dataset[n]
+        video = by_logits[sample.video_logits.tobytes()]
+        assert len(sample.frame_queries) == (frames or len(video.frame_names))
+        where = [
+            int(np.flatnonzero((video.frame_queries == q).all(axis=(1, 2)))[0])
+            for q in sample.frame_queries
+        ]
+        assert where == sorted(where)
+        starts.add(tuple(where[:4]))
+    assert (starts == {(0, 1, 2, 3)}) == (choice == "first" or frames is None)
+
+
+def test_targets_are_the_meant_objects_that_the_clip_shows(cache: tuple) -> None:
+    reader, videos = cache
+    video = reader.video("video000")  # object 2 is gone in the second half of the video
+    three = next(e for e in videos[0].expressions if len(e.annotation_ids) == 3)
+    early = clip_targets(video, three, np.array([0, 1]))
+    late = clip_targets(video, three, np.array([4, 5]))
+    none = clip_targets(video, videos[0].expressions[3], np.array([0, 1]))
+    size = (video.geometry.height, video.geometry.width)
+    assert early.masks.shape == (3, 2, *size) and late.masks.shape == (2, 2, *size)
+    assert none.masks.shape == (0, 2, *size) and len(none.labels) == 0
+    assert early.masks.dtype == torch.uint8 and early.masks.flatten(2).any(dim=2).all()
+    g = video.geometry
+    assert early.extent == (g.resized_width / g.padded_width, g.resized_height / g.padded_height)
+
+
+def test_videos_of_other_sizes_and_codecs_share_a_batch(tmp_path: Path) -> None:
+    write_cache(tmp_path / "a", num_videos=1, num_frames=7, clip_frames=3)
+    write_cache(tmp_path / "b", num_videos=1, codec="float32", h=12, w=6, clip_frames=5)
+    dataset = ClipDataset(
+        [CacheReader(tmp_path / "a"), CacheReader(tmp_path / "b")], seed=0
+    )
+    assert dataset.dims == {"hidden_dim": 16, "text_dim": 24, "mask_dim": 16}
+    samples = [dataset[n] for n in range(len(dataset))]
+    batch = collate(samples).to("cpu")
+    assert {features.shape for features in batch.mask_features} == {(3, 8, 12), (5, 12, 6)}
+    assert batch.inputs.frame_queries.shape == (8, 5, 5, 16)
+    for row, sample in enumerate(samples):
+        frames = len(sample.frame_queries)
+        assert batch.inputs.frame_mask[row].tolist() == [True] * frames + [False] * (5 - frames)
+        assert (batch.inputs.frame_queries[row, frames:] == 0).all()
+        assert np.array_equal(
+            batch.inputs.frame_queries[row, :frames].numpy(),
+            sample.frame_queries.astype(np.float32),
+        )
+
+
+def test_words_are_padded_with_their_masks(cache: tuple) -> None:
+    reader, videos = cache
+    long = videos[0].expressions[0]
+    short = dataclasses.replace(
+        videos[0].expressions[1], words=long.words[:2], static=np.array([True, False]),
+        motion=np.array([False, True]), offsets=long.offsets[:2],
+    )
+    inputs = video_batch(reader.video("video001"), [long, short])
+    assert inputs.frame_queries.shape == (2, 9, 5, 16) and inputs.frame_mask.all()
+    assert inputs.words.shape == (2, 5, 24) and inputs.words.dtype == torch.float32
+    assert inputs.word_mask.tolist() == [[True] * 5, [True] * 2 + [False] * 3]
+    assert inputs.static[1].tolist() == [True, False, False, False, False]
+    assert inputs.motion[1].tolist() == [False, True, False, False, False]
+    assert torch.equal(inputs.video_queries[0], inputs.video_queries[1])
+
+
+def test_resuming_the_sampler_skips_without_reading() -> None:
+    batches = CounterBatches(3, 4)
+    everything = list(batches)
+    assert everything == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    batches.start = 2
+    assert list(batches) == everything[2:] and len(batches) == 4
+
+
+def test_a_dataset_without_expressions_is_refused(tmp_path: Path) -> None:
+    write_cache(tmp_path / "c", num_expressions=0)
+    with pytest.raises(InputError, match="none of its 3 videos has an expression"):
+        ClipDataset([CacheReader(tmp_path / "c")], seed=0)
+
+
+def test_a_dataset_without_objects_is_refused(tmp_path: Path) -> None:
+    video = make_video(0)
+    video.objects = {}
+    for expression in video.expressions:
+        expression.annotation_ids, expression.object_ids = [], []
+    with open_writer(tmp_path / "c") as writer:
+        write_video(writer, video)
+    with pytest.raises(InputError, match="no video has object masks"):
+        ClipDataset([CacheReader(tmp_path / "c")], seed=0)
+
+
+def test_an_empty_clip_bank_is_refused_when_asked_for(tmp_path: Path) -> None:
+    write_cache(tmp_path / "c", num_clips=0)
+    reader = CacheReader(tmp_path / "c")
+    with pytest.raises(InputError, match="'video00.' has an empty clip bank"):
+        ClipDataset([reader], seed=0)[0]
+    assert len(ClipDataset([reader], seed=0, clip_source="video")[0].frame_queries) == 6
+
+
+def test_a_missing_annotation_is_named(cache: tuple) -> None:
+    reader, videos = cache
+    expression = dataclasses.replace(videos[0].expressions[0], annotation_ids=["nowhere"])
+    with pytest.raises(InputError, match="means annotation 'nowhere'"):
+        clip_targets(reader.video("video000"), expression, np.array([0]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip_source": "bnak"}, "data.clip_source is 'bnak'"),
+        ({"frame_choice": "last"}, "data.frame_choice is 'last'"),
+        ({"num_frames": 3}, "data.num_frames goes with"),
+    ],
+)
+def test_choices_that_do_not_exist_are_refused(cache: tuple, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ClipDataset([cache[0]], seed=0, **options)
+
+
+def test_caches_of_other_models_are_refused(cache: tuple, tmp_path: Path) -> None:
+    write_cache(tmp_path / "c", N_v=7)
+    with pytest.raises(InputError, match="video queries are .7, 16. and .4, 16."):
+        ClipDataset([cache[0], CacheReader(tmp_path / "c")], seed=0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    codec=st.sampled_from(["float32", "float16"]),
+    frames=st.integers(1, 4),
+    queries=st.integers(0, 5),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    seed=st.integers(0, 99),
+)
+def test_mask_logits_agree_with_the_cache_schema(
+    codec: str, frames: int, queries: int, size: tuple[int, int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    reference = get_codec(codec)
+    stored = reference.encode(rng.standard_normal((frames, 8, *size), np.float32))
+    embeds = rng.standard_normal((queries, 8), np.float32)
+    expected = reference.mask_logits(stored, embeds)  # (t, N, h, w)
+    ours = mask_logits(stored, torch.from_numpy(embeds), codec=codec)
+    assert ours.dtype == torch.float32 and ours.shape == expected.shape
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-5, atol=1e-5)
+    training = MaskFeatures(stored, codec).logits(torch.from_numpy(embeds))  # (N, t, h, w)
+    np.testing.assert_allclose(training.transpose(0, 1).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_mask_logits_are_one_product_a_frame_bit_for_bit() -> None:
+    features, embeds = torch.randn(3, 64, 24, 40), torch.randn(12, 64)
+    ours = mask_logits({"values": features.half().float()}, embeds, codec="float32")
+    for t in range(3):
+        direct = embeds @ features[t].half().float().flatten(1)
+        assert torch.equal(ours[t].flatten(1), direct)
+    assert torch.equal(ours, mask_logits({"values": features.half()}, embeds, codec="float16"))
+
+
+def test_an_unknown_codec_is_refused() -> None:
+    with pytest.raises(InputError, match="coded as 'int7'; known are float32, float16"):
+        mask_logits({"values": torch.zeros(1, 2, 3, 3)}, torch.zeros(1, 2), codec="int7")
