@@ -14,6 +14,9 @@ CACHE ?= $(DEMO)/cache
 RUN ?= $(DEMO)/run
 OUT ?= $(DEMO)
 
+# Threads that spin while they wait for each other slow a busy machine down several times.
+export OMP_WAIT_POLICY = PASSIVE
+
 BIN = .venv/bin
 INSTALLED = .venv/installed
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
@@ -50,12 +53,12 @@ train: extract ## stage two: train the DMVS head from $(CACHE) into $(RUN)
 eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 	@echo "== eval"
 	@$(BIN)/python -m train.evaluate $(TRAIN_CONFIG) --cache $(CACHE)/$(EVAL_SPLIT) \
-		--checkpoint $(RUN)/last.pth --out $(OUT) --controls --save-masks
+		--checkpoint $(RUN) --out $(OUT) --controls --save-masks
 
 demo: eval ## the whole loop on the demo world, with a table and a picture at the end
 	@$(BIN)/python -m scripts.draw_overlays --data-root $(DATA) --split $(EVAL_SPLIT) \
 		--masks $(OUT)/masks --metrics $(OUT)/metrics.json --out $(OUT)/overlays.png
-	@echo "data $(DATA)  cache $(CACHE)  checkpoint $(RUN)/last.pth"
+	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(RUN)"
 	@echo "figures $(OUT)/metrics.json  masks $(OUT)/masks  picture $(OUT)/overlays.png"
 
 verify: setup ## check every byte of the caches under $(CACHE)

@@ -46,9 +46,7 @@ class Codec:
     dtype: np.dtype
     query_dtype: np.dtype
 
-    def layout(
-        self, channels: int, h: int, w: int
-    ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    def layout(self, channels: int, h: int, w: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Name, shape and dtype of each array stored for one frame."""
         return {"values": ((channels, h, w), self.dtype)}
 
@@ -86,9 +84,7 @@ class Codec:
 
 
 # float32 stores every feature as float32, so that a replay is exact.
-CODECS = {
-    name: Codec(name, np.dtype(name), np.dtype(name)) for name in ("float32", "float16")
-}
+CODECS = {name: Codec(name, np.dtype(name), np.dtype(name)) for name in ("float32", "float16")}
 
 
 def get_codec(name: str) -> Codec:

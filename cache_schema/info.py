@@ -49,8 +49,19 @@ def summary(reader: CacheReader) -> dict[str, Any]:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """A summary as text, one figure a line."""
-    simple = ("path", "schema_version", "dataset", "split", "codec", "videos", "frames",
-              "expressions", "objects", "clips", "shards")
+    simple = (
+        "path",
+        "schema_version",
+        "dataset",
+        "split",
+        "codec",
+        "videos",
+        "frames",
+        "expressions",
+        "objects",
+        "clips",
+        "shards",
+    )
     rows = [(name, str(found[name])) for name in simple]
     rows.append(("bytes", f"{found['bytes']:,}"))
     rows += [(f"  {kind}", f"{size:,}") for kind, size in found["bytes_by_kind"].items()]

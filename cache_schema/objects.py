@@ -48,5 +48,6 @@ def _check(rows: Any, geometry: Geometry, num_frames: int) -> None:
         if not isinstance(row, dict) or not isinstance(row.get("counts"), str):
             raise InputError(f"its mask of frame {frame} is not a compressed COCO RLE")
         if row.get("size") != size:
-            raise InputError(f"its mask of frame {frame} has the size {row.get('size')}, "
-                             f"the video {size}")
+            raise InputError(
+                f"its mask of frame {frame} has the size {row.get('size')}, the video {size}"
+            )

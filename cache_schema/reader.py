@@ -85,8 +85,8 @@ class CacheReader:
         if video_id not in self.entries:
             why = self.failures.get(video_id)
             raise InputError(
-                f"the cache {self.path} has no video {video_id!r}" + (f": it failed, {why}" if why
-                                                                      else "")
+                f"the cache {self.path} has no video {video_id!r}"
+                + (f": it failed, {why}" if why else "")
             )
         return Video(self, self.entries[video_id])
 

@@ -39,8 +39,7 @@ class Spec:
         )
         if not fits:
             expected = ", ".join(
-                f"{s}={dims[s]}" if isinstance(s, str) and s in dims else str(s)
-                for s in self.shape
+                f"{s}={dims[s]}" if isinstance(s, str) and s in dims else str(s) for s in self.shape
             )
             raise ValueError(f"{name} has the shape {tuple(shape)} instead of ({expected})")
         dims.update(

@@ -84,13 +84,13 @@ class VideoWriter:
                 f"frame_queries {frame_queries.shape} and mask_features {mask_features.shape} "
                 "are not (t, N_f, C) and (t, C_mask, h, w)"
             )
-        spec.Spec(("N_f", "C"), spec.QUERY).bind("frame_queries", frame_queries.shape[1:],
-                                                 self._dims)
-        spec.Spec(("C_mask", "h", "w"), spec.QUERY).bind("mask_features", mask_features.shape[1:],
-                                                         self._dims)
-        arrays = {
-            "frame_queries": self._narrow("frame_queries", frame_queries, spec.FRAME_QUERIES)
-        }
+        spec.Spec(("N_f", "C"), spec.QUERY).bind(
+            "frame_queries", frame_queries.shape[1:], self._dims
+        )
+        spec.Spec(("C_mask", "h", "w"), spec.QUERY).bind(
+            "mask_features", mask_features.shape[1:], self._dims
+        )
+        arrays = {"frame_queries": self._narrow("frame_queries", frame_queries, spec.FRAME_QUERIES)}
         try:
             coded = self._codec.encode(mask_features)
         except InputError as error:
@@ -193,8 +193,10 @@ class VideoWriter:
         for order, expression in enumerate(expressions):
             name = f"expressions/{self._escape(expression.expression_id, 'expression')}"
             if name in self._group:
-                raise InputError(f"video {self._id!r} has two expressions with the id "
-                                 f"{expression.expression_id!r}")
+                raise InputError(
+                    f"video {self._id!r} has two expressions with the id "
+                    f"{expression.expression_id!r}"
+                )
             what = f"video {self._id!r}, expression {expression.expression_id!r}:"
             attributes = {
                 "text": check_text(expression.text, f"{what} its text"),
@@ -213,9 +215,7 @@ class VideoWriter:
                 self._write(f"{name}/{key}", getattr(expression, key), layout, dims)
             self._dims["C_text"] = dims["C_text"]
 
-    def _write(
-        self, name: str, array: np.ndarray, layout: spec.Spec, dims: dict[str, int]
-    ) -> None:
+    def _write(self, name: str, array: np.ndarray, layout: spec.Spec, dims: dict[str, int]) -> None:
         layout.bind(name, np.shape(array), dims)
         data = self._narrow(name, array, layout)
         with self._guard():

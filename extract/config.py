@@ -85,6 +85,9 @@ def _check(path: Path, values: dict[str, Any]) -> None:
         for name in sorted(known - set(given)):
             raise InputError(f"{path} lacks the key '{where}{name}'")
     clips = values["clips"]
-    if not all(isinstance(clips[k], int) and clips[k] >= least for k, least in
-               (("num", 0), ("frames", 1))):
-        raise InputError(f"{path}: clips is {clips}, give num of at least 0 and frames of at least 1")
+    if not all(
+        isinstance(clips[k], int) and clips[k] >= least for k, least in (("num", 0), ("frames", 1))
+    ):
+        raise InputError(
+            f"{path}: clips is {clips}, give num of at least 0 and frames of at least 1"
+        )

@@ -156,9 +156,7 @@ def _block(video: SourceVideo, shown: Shown, masks: Path, columns: int) -> Image
     truth = Truth(
         video.objects, [shown.expression.annotation_ids], size=(height, width), where=video.id
     )
-    block = Image.new(
-        "RGB", (GUTTER + count * (CELL + GAP), HEADER + 2 * (cell[1] + GAP)), PAPER
-    )
+    block = Image.new("RGB", (GUTTER + count * (CELL + GAP), HEADER + 2 * (cell[1] + GAP)), PAPER)
     pen = ImageDraw.Draw(block)
     right = _caption(shown)
     room = block.width - 24 - pen.textlength(right, font=_font(16))

@@ -124,9 +124,7 @@ def make_video(
 
 def write_video(writer: CacheWriter, video: SyntheticVideo, chunk: int = 3) -> None:
     """Write a video, ``chunk`` frames at a time."""
-    with writer.video(
-        video.id, geometry=video.geometry, frame_names=video.frame_names
-    ) as out:
+    with writer.video(video.id, geometry=video.geometry, frame_names=video.frame_names) as out:
         for t in range(0, len(video.frame_names), chunk):
             out.append(video.frame_queries[t : t + chunk], video.mask_features[t : t + chunk])
         out.finish(

@@ -62,9 +62,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     """
     path = Path(path)
     if not path.is_file():
-        known = ", ".join(
-            sorted(f"train/configs/{p.name}" for p in BASE.parent.glob("[!_]*.py"))
-        )
+        known = ", ".join(sorted(f"train/configs/{p.name}" for p in BASE.parent.glob("[!_]*.py")))
         raise InputError(f"config {path} does not exist; the project's own are {known}")
     try:
         config = Config.fromfile(path)

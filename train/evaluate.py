@@ -23,6 +23,7 @@ from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.records import Expression
 from train.__main__ import pick_device
+from train.checkpoint import latest_checkpoint
 from train.config import Options, load_config
 from train.data import video_batch
 from train.evaluation import controls, report
@@ -52,13 +53,15 @@ def main(argv: list[str]) -> int:
         predictions = Predictions(arguments.from_predictions)
         sigma = predictions.sigma if arguments.sigma is None else arguments.sigma
     else:
-        head = load_head(config, arguments.checkpoint, device)
+        checkpoint = Path(arguments.checkpoint)
+        checkpoint = latest_checkpoint(checkpoint) or checkpoint
+        head = load_head(config, checkpoint, device)
         _check_sizes(config, reader, videos)
         sigma = config.evaluation.sigma if arguments.sigma is None else arguments.sigma
         with PredictionsWriter(
             out / "predictions.h5",
             fingerprint=reader.fingerprint_hex,
-            checkpoint=_sha256(Path(arguments.checkpoint)),
+            checkpoint=_sha256(checkpoint),
             rule=config.evaluation.rule,
             sigma=sigma,
         ) as writer:
@@ -257,9 +260,7 @@ def evaluate(
     )
 
 
-def _check_sizes(
-    config: Config, reader: CacheReader, videos: Mapping[str, Sequence[Item]]
-) -> None:
+def _check_sizes(config: Config, reader: CacheReader, videos: Mapping[str, Sequence[Item]]) -> None:
     """Refuse a cache with other channels than the head was built for."""
     item = next(iter(videos.values()))[0]
     video = reader.video(item.video)
@@ -284,12 +285,15 @@ def _sha256(path: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train.evaluate", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m train.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("config", help="configuration the head was trained with")
     parser.add_argument("--cache", required=True, help="cache to predict from")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", help="trained head")
+    source.add_argument("--checkpoint", help="trained head: a file, or a work folder's latest")
     source.add_argument("--from-predictions", metavar="FILE", help="score a predictions.h5 again")
     parser.add_argument("--out", required=True, help="folder for the results")
     parser.add_argument("--controls", action="store_true", help="score the controls, too")

@@ -22,9 +22,7 @@ def _values(stored: Mapping[str, Tensor | np.ndarray], codec: str) -> Tensor:
     return torch.as_tensor(stored["values"])
 
 
-def mask_logits(
-    stored: Mapping[str, Tensor | np.ndarray], embeds: Tensor, *, codec: str
-) -> Tensor:
+def mask_logits(stored: Mapping[str, Tensor | np.ndarray], embeds: Tensor, *, codec: str) -> Tensor:
     """Mask logits of some frames, Eq. (10).
 
     One matrix product a frame, with the operands in this order and layout: stage one computes

@@ -260,9 +260,7 @@ def build_runner(
     return runner
 
 
-def load_head(
-    config: Config, checkpoint: str | Path, device: torch.device | str = "cpu"
-) -> DMVS:
+def load_head(config: Config, checkpoint: str | Path, device: torch.device | str = "cpu") -> DMVS:
     """The trained head of a checkpoint, in eval mode.
 
     Args:

@@ -45,7 +45,9 @@ PART_OF_SPEECH = {
     **dict.fromkeys(COLOURS, "ADJ"),
     **dict.fromkeys(("larger", "smaller", "still"), "ADJ"),
     **dict.fromkeys((*SHAPES, *(s + "s" for s in SHAPES)), "NOUN"),
-    **dict.fromkeys(("object", "objects", "one", "ones", "scene", "place", "left", "right"), "NOUN"),
+    **dict.fromkeys(
+        ("object", "objects", "one", "ones", "scene", "place", "left", "right"), "NOUN"
+    ),
     **dict.fromkeys(("that", "itself"), "PRON"),
     **dict.fromkeys(("in", "to", "through", "around"), "ADP"),
     **dict.fromkeys(

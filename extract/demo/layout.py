@@ -40,7 +40,9 @@ def write_split(root: Path, split: str, videos: int, seed: int, sentences_per_ta
         if record.is_file() and json.loads(record.read_text()) == wanted:
             return False
         if target.exists():
-            raise InputError(f"{target} holds other data than {wanted}: move it or choose another root")
+            raise InputError(
+                f"{target} holds other data than {wanted}: move it or choose another root"
+            )
         building = root / f".{split}.partial"
         shutil.rmtree(building, ignore_errors=True)
         _write(building, split, **wanted)

@@ -14,7 +14,12 @@ import numpy as np
 
 from extract.demo import grammar
 
-RGB = {"red": (205, 45, 45), "green": (50, 165, 70), "blue": (55, 85, 205), "yellow": (220, 195, 50)}
+RGB = {
+    "red": (205, 45, 45),
+    "green": (50, 165, 70),
+    "blue": (55, 85, 205),
+    "yellow": (220, 195, 50),
+}
 #: Kinds = the classes that the demo's segmenter learns, in the order of their labels.
 KINDS = tuple((colour, shape) for colour in grammar.COLOURS for shape in grammar.SHAPES)
 
@@ -100,7 +105,9 @@ class Scene:
         rng = np.random.default_rng([*self.seed, 1])
         height, width = self.size
         background = _background(rng, height, width)
-        paint = [np.clip(np.array(RGB[s.colour]) + rng.normal(0, 6, 3), 0, 255) for s in self.shapes]
+        paint = [
+            np.clip(np.array(RGB[s.colour]) + rng.normal(0, 6, 3), 0, 255) for s in self.shapes
+        ]
         indices = range(self.num_frames) if indices is None else indices
         frames = np.empty((len(indices), height, width, 3), np.uint8)
         masks = np.zeros((len(indices), len(self.shapes), height, width), bool)

@@ -175,8 +175,9 @@ def _check_backbone(backbone: Any) -> None:
     if kind == "resnet" and backbone["depth"] not in RESNET_DEPTHS:
         raise InputError(f"segmenter.backbone.depth is {backbone['depth']!r}: give 50 or 101")
     if kind == "swin" and (len(backbone["depths"]) != 4 or len(backbone["num_heads"]) != 4):
-        raise InputError("segmenter.backbone: depths and num_heads need one number for each of "
-                         "the 4 stages")
+        raise InputError(
+            "segmenter.backbone: depths and num_heads need one number for each of the 4 stages"
+        )
 
 
 def _check_keys(where: str, given: set[str], *, known: set[str], required: set[str]) -> None:
@@ -185,8 +186,9 @@ def _check_keys(where: str, given: set[str], *, known: set[str], required: set[s
             f"{where} has no key {unknown[0]!r}: known keys are {', '.join(sorted(known))}"
         )
     if missing := sorted(required - given):
-        raise InputError(f"{where} lacks the key {missing[0]!r}: it needs "
-                         f"{', '.join(sorted(required))}")
+        raise InputError(
+            f"{where} lacks the key {missing[0]!r}: it needs {', '.join(sorted(required))}"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -13,8 +13,9 @@ from tests.cache_schema.helpers import examples
 
 def frames(limit=None):
     """Mask features (1, 2, 2, 3) of any finite float32."""
-    values = st.floats(None if limit is None else -limit, limit, width=32, allow_nan=False,
-                       allow_infinity=False)
+    values = st.floats(
+        None if limit is None else -limit, limit, width=32, allow_nan=False, allow_infinity=False
+    )
     return arrays.arrays(np.float32, (1, 2, 2, 3), elements=values)
 
 
@@ -31,8 +32,10 @@ def test_float16_rounds_to_nearest(features):
     stored = get_codec("float16").encode(features)["values"]
     assert stored.dtype == np.float16
     # Half a unit in the last place: 2**-11 relative, 2**-25 among the subnormal numbers.
-    assert (np.abs(stored.astype(np.float64) - features)
-            <= np.maximum(np.abs(features) * 2.0**-11, 2.0**-25)).all()
+    assert (
+        np.abs(stored.astype(np.float64) - features)
+        <= np.maximum(np.abs(features) * 2.0**-11, 2.0**-25)
+    ).all()
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -14,8 +14,14 @@ from tests.cache_schema.helpers import contents, die, in_child
 from tests.synthetic import write_cache
 
 # Two videos a shard, three shards.
-SIZES = {"num_videos": 5, "shard_bytes": 4000, "num_expressions": 1, "num_clips": 1, "C": 2,
-         "num_frames": 4}
+SIZES = {
+    "num_videos": 5,
+    "shard_bytes": 4000,
+    "num_expressions": 1,
+    "num_clips": 1,
+    "C": 2,
+    "num_frames": 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +38,8 @@ def check_resumed(path, uninterrupted):
     assert len(CacheReader(path)) == SIZES["num_videos"]
     assert verify(path).sound
     assert {p.name for p in path.iterdir() if not manifest.SHARD.fullmatch(p.name)} == {
-        ".lock", "manifest.jsonl"
+        ".lock",
+        "manifest.jsonl",
     }
 
 

@@ -10,8 +10,9 @@ from cache_schema.cli import InputError
 from cache_schema.names import escape, unescape
 from tests.cache_schema.helpers import examples
 
-STORABLE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1,
-                   max_size=100)
+STORABLE = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=100
+)
 
 
 @examples
@@ -24,8 +25,15 @@ def test_round_trip_and_alphabet(identifier):
 
 @pytest.mark.parametrize(
     ("identifier", "name"),
-    [("a-b_C9", "a-b_C9"), (".", "%2E"), ("..", "%2E%2E"), ("/", "%2F"), ("%2F", "%252F"),
-     ("~a b", "%7Ea%20b"), ("ä", "%C3%A4")],
+    [
+        ("a-b_C9", "a-b_C9"),
+        (".", "%2E"),
+        ("..", "%2E%2E"),
+        ("/", "%2F"),
+        ("%2F", "%252F"),
+        ("~a b", "%7Ea%20b"),
+        ("ä", "%C3%A4"),
+    ],
 )
 def test_what_names_look_like(identifier, name):
     assert escape(identifier) == name

@@ -35,8 +35,9 @@ def soft_link(file, old):
 
 def external_data(file, old):
     with open("/dev/null") as nothing:
-        file.create_dataset(TRACKS, old.shape, old.dtype,
-                            external=[(nothing.name, 0, h5py.h5f.UNLIMITED)])
+        file.create_dataset(
+            TRACKS, old.shape, old.dtype, external=[(nothing.name, 0, h5py.h5f.UNLIMITED)]
+        )
 
 
 def virtual(file, old):
@@ -70,10 +71,17 @@ def group_instead(file, old):
 
 
 CASES = {
-    external_link: "an external link", soft_link: "a soft link", external_data: "other files",
-    virtual: "other files", objects: "not numbers", filtered: "filters",
-    other_type: "type float32", other_shape: "instead of", huge_and_empty: "holds 0 of its",
-    group_instead: "not a dataset", lambda file, old: None: "no readable member",
+    external_link: "an external link",
+    soft_link: "a soft link",
+    external_data: "other files",
+    virtual: "other files",
+    objects: "not numbers",
+    filtered: "filters",
+    other_type: "type float32",
+    other_shape: "instead of",
+    huge_and_empty: "holds 0 of its",
+    group_instead: "not a dataset",
+    lambda file, old: None: "no readable member",
 }
 
 
@@ -149,10 +157,15 @@ def test_objects_that_do_not_fit(cache):
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "[]", "{}", '{"id": "a", "shard": "../shard-00000.h5", "frames": 1, "bytes": 1, '
-     '"checksum": ""}', '{"id": "a", "shard": "shard-00000.h5", "frames": true, "bytes": 1, '
-     '"checksum": ""}', '{"id": "", "shard": "shard-00000.h5", "frames": 1, "bytes": 1, '
-     '"checksum": ""}', "[" * 100000],
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"id": "a", "shard": "../shard-00000.h5", "frames": 1, "bytes": 1, "checksum": ""}',
+        '{"id": "a", "shard": "shard-00000.h5", "frames": true, "bytes": 1, "checksum": ""}',
+        '{"id": "", "shard": "shard-00000.h5", "frames": 1, "bytes": 1, "checksum": ""}',
+        "[" * 100000,
+    ],
 )
 def test_manifest_lines_that_are_none(cache, line):
     with open(cache / "manifest.jsonl", "a") as file:

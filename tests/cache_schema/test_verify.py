@@ -127,7 +127,11 @@ def test_info(cache, capsys):
     assert cli.run(main, ["info", str(cache), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {k: found[k] for k in ("videos", "frames", "expressions", "objects", "clips")} == {
-        "videos": 2, "frames": 6, "expressions": 2, "objects": 6, "clips": 2
+        "videos": 2,
+        "frames": 6,
+        "expressions": 2,
+        "objects": 6,
+        "clips": 2,
     }
     assert found["bytes_by_kind"]["mask_features"] == 6 * 4 * 8 * 12 * 2
     assert found["bytes"] == sum(found["bytes_by_kind"].values())

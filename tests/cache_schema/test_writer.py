@@ -19,8 +19,14 @@ from tests.synthetic import make_video, open_writer, write_cache, write_video
 
 @pytest.mark.parametrize(
     "name",
-    ["frame_queries", "mask_features", "video_queries", "video_logits", "video_mask_embeds",
-     "tracks"],
+    [
+        "frame_queries",
+        "mask_features",
+        "video_queries",
+        "video_logits",
+        "video_mask_embeds",
+        "tracks",
+    ],
 )
 def test_non_finite_values_name_the_dataset_and_take_the_video_out(tmp_path, name):
     good, bad = make_video(0), make_video(1)
@@ -53,16 +59,22 @@ BAD_INPUT = {
     "too many frames": (lambda v: change(v, frame_names=v.frame_names[:5]), "more frames than"),
     "empty id": (lambda v: change(v, id=""), "id is empty"),
     "text with NUL": (
-        lambda v: change(v, expressions=[change(v.expressions[0], text="a\0")]), "NUL"),
+        lambda v: change(v, expressions=[change(v.expressions[0], text="a\0")]),
+        "NUL",
+    ),
     "two expressions of one id": (
-        lambda v: change(v, expressions=v.expressions[:1] * 2), "two expressions"),
+        lambda v: change(v, expressions=v.expressions[:1] * 2),
+        "two expressions",
+    ),
     "masks missing": (lambda v: change(v, objects={"a": [None]}), "'a': it has 1 masks for 6"),
     "mask of another size": (
         lambda v: change(v, objects={"a": [{"size": [1, 2], "counts": "x"}] + [None] * 5}),
-        r"frame 0 has the size \[1, 2\]"),
+        r"frame 0 has the size \[1, 2\]",
+    ),
     "mask without counts": (
         lambda v: change(v, objects={"a": [{"size": [45, 67], "counts": [1]}] + [None] * 5}),
-        "not a compressed"),
+        "not a compressed",
+    ),
 }
 
 
@@ -158,8 +170,9 @@ def test_another_fingerprint_is_refused_naming_fields_and_values(tmp_path):
         open_writer(tmp_path, seed=7)
     fingerprint = CacheReader(tmp_path).fingerprint
     with pytest.raises(InputError, match='split: "train" != "valid"'):
-        CacheWriter(tmp_path, fingerprint=fingerprint, dataset="synthetic", split="valid",
-                    codec="float16")
+        CacheWriter(
+            tmp_path, fingerprint=fingerprint, dataset="synthetic", split="valid", codec="float16"
+        )
     write_cache(tmp_path, num_videos=2)  # the refusals let go of the lock
 
 

@@ -106,9 +106,7 @@ def test_targets_are_the_meant_objects_that_the_clip_shows(cache: tuple) -> None
 def test_videos_of_other_sizes_and_codecs_share_a_batch(tmp_path: Path) -> None:
     write_cache(tmp_path / "a", num_videos=1, num_frames=7, clip_frames=3)
     write_cache(tmp_path / "b", num_videos=1, codec="float32", h=12, w=6, clip_frames=5)
-    dataset = ClipDataset(
-        [CacheReader(tmp_path / "a"), CacheReader(tmp_path / "b")], seed=0
-    )
+    dataset = ClipDataset([CacheReader(tmp_path / "a"), CacheReader(tmp_path / "b")], seed=0)
     assert dataset.dims == {"hidden_dim": 16, "text_dim": 24, "mask_dim": 16}
     samples = [dataset[n] for n in range(len(dataset))]
     batch = collate(samples).to("cpu")
@@ -128,8 +126,11 @@ def test_words_are_padded_with_their_masks(cache: tuple) -> None:
     reader, videos = cache
     long = videos[0].expressions[0]
     short = dataclasses.replace(
-        videos[0].expressions[1], words=long.words[:2], static=np.array([True, False]),
-        motion=np.array([False, True]), offsets=long.offsets[:2],
+        videos[0].expressions[1],
+        words=long.words[:2],
+        static=np.array([True, False]),
+        motion=np.array([False, True]),
+        offsets=long.offsets[:2],
     )
     inputs = video_batch(reader.video("video001"), [long, short])
     assert inputs.frame_queries.shape == (2, 9, 5, 16) and inputs.frame_mask.all()

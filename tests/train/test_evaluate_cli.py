@@ -172,6 +172,14 @@ def test_without_ground_truth_there_are_masks_and_a_sentence(
     assert not (tmp_path / "metrics.json").exists()
 
 
+def test_a_work_folder_stands_for_its_latest_checkpoint(
+    place: Path, done: tuple[Path, dict], tmp_path: Path
+) -> None:
+    assert _run(place, tmp_path, "--checkpoint", str(place)) == 0
+    again = json.loads((tmp_path / "metrics.json").read_text())
+    assert again["per_expression"] == done[1]["per_expression"]
+
+
 def test_bad_input_ends_in_one_sentence(
     place: Path, done: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -36,8 +36,13 @@ def make_inputs(
 def head() -> DMVS:
     torch.manual_seed(0)
     model = DMVS(
-        hidden_dim=WIDTH, text_dim=24, mask_dim=16, num_motion_queries=6, num_layers=2,
-        num_heads=4, feedforward_dim=48,
+        hidden_dim=WIDTH,
+        text_dim=24,
+        mask_dim=16,
+        num_motion_queries=6,
+        num_layers=2,
+        num_heads=4,
+        feedforward_dim=48,
     )
     return model.eval()
 
@@ -108,8 +113,7 @@ def test_an_element_does_not_depend_on_its_batch_mates(head: DMVS) -> None:
     padded.word_mask[1, 4:] = False
     for ours, theirs in zip(head(alone), head(padded), strict=True):
         torch.testing.assert_close(ours.logits[0], theirs.logits[1], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(ours.mask_embeds[0], theirs.mask_embeds[1], rtol=1e-5,
-                                   atol=1e-5)
+        torch.testing.assert_close(ours.mask_embeds[0], theirs.mask_embeds[1], rtol=1e-5, atol=1e-5)
 
 
 def test_every_parameter_takes_part(head: DMVS) -> None:

@@ -124,8 +124,11 @@ def test_losses_and_gradients_agree_with_the_recorded(golden: Golden) -> None:
         losses = golden.criterion.losses(
             flat, golden.embeds, maps, golden.targets, matches=matches, random=random
         )
-        for ours, theirs, source in [("cls", "ce", logits), ("mask", "mask", masks),
-                                     ("dice", "dice", masks)]:
+        for ours, theirs, source in [
+            ("cls", "ce", logits),
+            ("mask", "mask", masks),
+            ("dice", "dice", masks),
+        ]:
             recorded = golden.tensor(f"out_loss_vita_{theirs}{suffix.replace('_aux', '_')}")
             torch.testing.assert_close(losses[ours], recorded, **CLOSE)
             name = f"grad_loss_vita_{theirs}__pred_{'logits' if ours == 'cls' else 'masks'}"
@@ -140,9 +143,7 @@ def test_weighted_sum_over_layers_agrees_with_the_recorded(golden: Golden) -> No
     # Each layer has maps of its own here; one map source per video serves them side by side.
     suffixes = [*golden.aux, ""]
     per_layer = [golden.layer(suffix) for suffix in suffixes]
-    maps = [
-        Maps(torch.cat([layer[2][b].maps for layer in per_layer])) for b in range(golden.rows)
-    ]
+    maps = [Maps(torch.cat([layer[2][b].maps for layer in per_layer])) for b in range(golden.rows)]
     count = meta["N"]
     eye = torch.eye(count * len(suffixes))
     layers = [
@@ -195,8 +196,9 @@ def small_batch(
     for b, count in enumerate(num_targets):
         frames = 2 + b
         maps.append(Maps(torch.randn(3, frames, 6 + b, 8)))
-        masks = [disc(size + b, 0.2 + 0.2 * m, 0.5, 0.2).expand(frames, -1, -1)
-                 for m in range(count)]
+        masks = [
+            disc(size + b, 0.2 + 0.2 * m, 0.5, 0.2).expand(frames, -1, -1) for m in range(count)
+        ]
         targets.append(
             Targets(
                 torch.stack(masks) if masks else torch.zeros(0, frames, size, size).byte(),

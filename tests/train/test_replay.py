@@ -1,6 +1,5 @@
 """Replay: the same pixels as stage one computes, one frame at a time."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -20,9 +19,7 @@ def written(
     return request.param, videos, CacheReader(path)
 
 
-def test_own_masks_are_stage_ones(
-    written: tuple[str, list[SyntheticVideo], CacheReader]
-) -> None:
+def test_own_masks_are_stage_ones(written: tuple[str, list[SyntheticVideo], CacheReader]) -> None:
     codec, videos, reader = written
     for video in videos:
         features, embeds = map(torch.from_numpy, (video.mask_features, video.video_mask_embeds))
@@ -37,7 +34,7 @@ def test_own_masks_are_stage_ones(
 
 
 def test_the_mask_of_an_expression_is_the_union_of_its_queries(
-    written: tuple[str, list[SyntheticVideo], CacheReader]
+    written: tuple[str, list[SyntheticVideo], CacheReader],
 ) -> None:
     codec, videos, reader = written
     video = reader.video(videos[0].id)

@@ -52,8 +52,9 @@ def config(tmp_path: Path) -> Path:
 
 def train(config: Path, cache: Path, work_dir: Path, *more: str) -> dict:
     """Train in this process; the last checkpoint."""
-    assert main([str(config), "--cache", str(cache), "--work-dir", str(work_dir),
-                 "--device", "cpu", *more]) in (0, None)
+    assert main(
+        [str(config), "--cache", str(cache), "--work-dir", str(work_dir), "--device", "cpu", *more]
+    ) in (0, None)
     return read_checkpoint(latest_checkpoint(work_dir))
 
 
@@ -94,8 +95,15 @@ def test_the_head_learns_which_object_a_word_means() -> None:
     features = MaskFeatures({"values": (2 * quadrants - 1)[None]}, "float32")  # (1, 4, 8, 8)
     targets = [Targets(q[None, None].byte(), torch.zeros(1).long()) for q in quadrants]
     torch.manual_seed(0)
-    head = DMVS(hidden_dim=16, text_dim=24, mask_dim=4, num_motion_queries=4, num_layers=2,
-                num_heads=2, feedforward_dim=32)
+    head = DMVS(
+        hidden_dim=16,
+        text_dim=24,
+        mask_dim=4,
+        num_motion_queries=4,
+        num_layers=2,
+        num_heads=2,
+        feedforward_dim=32,
+    )
     model = TrainableHead(head, SetCriterion(Binary(), num_points=16))
     optimizer = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=5e-3))
 
@@ -103,9 +111,15 @@ def test_the_head_learns_which_object_a_word_means() -> None:
         order = torch.stack([torch.randperm(4, generator=generator) for _ in range(4)])
         yes = torch.ones(4, 1, dtype=torch.bool)
         inputs = HeadInputs(
-            frame_queries=looks[order][:, None], frame_mask=yes, video_queries=looks[order],
-            video_logits=torch.zeros(4, 4, 2), words=names[:, None], word_mask=yes, static=yes,
-            motion=~yes, sentence=names,
+            frame_queries=looks[order][:, None],
+            frame_mask=yes,
+            video_queries=looks[order],
+            video_logits=torch.zeros(4, 4, 2),
+            words=names[:, None],
+            word_mask=yes,
+            static=yes,
+            motion=~yes,
+            sentence=names,
         )
         return Batch(inputs, [features] * 4, targets)
 
@@ -142,14 +156,29 @@ def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_we
     """The killed one is a subprocess in a copy of the project with only the two rooms it needs."""
     project = tmp_path / "project"
     for package in ("train", "cache_schema"):
-        shutil.copytree(ROOT / package, project / package,
-                        ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, project / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     work_dir = tmp_path / "killed"
     long = subprocess.Popen(
-        [sys.executable, "-m", "train", str(config), "--cache", str(cache), "--work-dir",
-         str(work_dir), "--device", "cpu", "--cfg-options", "train.checkpoint_interval=2",
-         "train.max_iters=100000"],
-        cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [
+            sys.executable,
+            "-m",
+            "train",
+            str(config),
+            "--cache",
+            str(cache),
+            "--work-dir",
+            str(work_dir),
+            "--device",
+            "cpu",
+            "--cfg-options",
+            "train.checkpoint_interval=2",
+            "train.max_iters=100000",
+        ],
+        cwd=project,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project)},
     )
     deadline = time.monotonic() + 120
@@ -173,9 +202,7 @@ def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_we
     assert not (work_dir / ".iter_9999.pth.tmp").exists()
 
 
-def test_old_checkpoints_go_also_after_a_resume(
-    config: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_old_checkpoints_go_also_after_a_resume(config: Path, cache: Path, tmp_path: Path) -> None:
     options = ("--cfg-options", "train.checkpoint_interval=1", "train.keep_checkpoints=2")
     train(config, cache, tmp_path / "run", *options, "train.max_iters=4")
     train(config, cache, tmp_path / "run", "--resume", *options, "train.max_iters=6")
@@ -188,16 +215,30 @@ def test_a_checkpoint_tells_what_it_was_trained_on(
 ) -> None:
     training = straight[1]["meta"]["training"]
     reader = CacheReader(cache)
-    assert training["caches"] == [{"fingerprint": reader.fingerprint_hex, "split": "train",
-                                   "dataset": "synthetic", "codec": "float16"}]
+    assert training["caches"] == [
+        {
+            "fingerprint": reader.fingerprint_hex,
+            "split": "train",
+            "dataset": "synthetic",
+            "codec": "float16",
+        }
+    ]
     assert training["seed"] == 0 and training["config"] == load_config(config).to_dict()
 
 
 def test_the_log_shows_losses_rate_time_and_memory(straight: tuple) -> None:
     (log,) = straight[0].glob("*/*.log")
     line = next(line for line in log.read_text().splitlines() if "[10/10]" in line)
-    for part in ("lr:", "eta:", "time:", "loss:", "loss_cls:", "loss_mask:", "loss_dice:",
-                 "memory:"):
+    for part in (
+        "lr:",
+        "eta:",
+        "time:",
+        "loss:",
+        "loss_cls:",
+        "loss_mask:",
+        "loss_dice:",
+        "memory:",
+    ):
         assert part in line
 
 
@@ -205,8 +246,10 @@ def test_the_trained_head_is_loaded_as_it_was(straight: tuple, config: Path) -> 
     head = load_head(load_config(config), straight[0] / "iter_10.pth")
     assert not head.training
     weights = head.state_dict()
-    assert all(torch.equal(value, straight[1]["state_dict"][f"head.{name}"])
-               for name, value in weights.items())
+    assert all(
+        torch.equal(value, straight[1]["state_dict"][f"head.{name}"])
+        for name, value in weights.items()
+    )
 
 
 def test_a_checkpoint_of_another_head_is_refused(straight: tuple, config: Path) -> None:
@@ -316,8 +359,10 @@ def test_poly_schedule_falls_to_zero_and_pins_the_length(
         (["CONFIG", "--cache", "nowhere"], "nowhere"),
         (["CONFIG", "--cache", "CACHE", "--device", "toaster"], "--device toaster"),
         (["CONFIG", "--cache", "CACHE", "--cfg-options", "train.seed"], "write key=value"),
-        (["CONFIG", "--cache", "CACHE", "--cfg-options", "model.text_dim=768"],
-         "model.text_dim is 768, but .* was extracted with 24"),
+        (
+            ["CONFIG", "--cache", "CACHE", "--cfg-options", "model.text_dim=768"],
+            "model.text_dim is 768, but .* was extracted with 24",
+        ),
         (["CONFIG", "--cache", "CACHE", "--work-dir", "/proc/here"], "cannot be written"),
     ],
 )
@@ -335,7 +380,8 @@ def test_bad_input_ends_in_one_sentence(
 def test_the_command_line_says_it_with_status_2(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = cli.run(main, [str(config), "--cache", str(tmp_path / "no"), "--work-dir",
-                            str(tmp_path / "run")])
+    status = cli.run(
+        main, [str(config), "--cache", str(tmp_path / "no"), "--work-dir", str(tmp_path / "run")]
+    )
     shown = capsys.readouterr().err
     assert status == 2 and shown.startswith("error: ") and "Traceback" not in shown

@@ -1,9 +1,9 @@
 """DMVS: the light head that finds which of the segmenter's objects a sentence means.
 
-    head = DMVS()
-    output = head(inputs)[-1]                  # the last decoder layer
-    output.logits.sigmoid()                    # (B, N_m) scores, Eq. (9)
-    output.mask_embeds                         # (B, N_m, C_mask), dotted with F_mask: Eq. (10)
+head = DMVS()
+output = head(inputs)[-1]                  # the last decoder layer
+output.logits.sigmoid()                    # (B, N_m) scores, Eq. (9)
+output.mask_embeds                         # (B, N_m, C_mask), dotted with F_mask: Eq. (10)
 """
 
 from dataclasses import dataclass, fields
