@@ -57,7 +57,8 @@ class Expression:
         sentence: (C_text,) of the codec's query dtype.
         static: (K_w,) bool, marks static cues.
         motion: (K_w,) bool, marks motion cues.
-        offsets: (K_w, 2) int32, character span of each word in ``text``.
+        offsets: (K_w, 2) int32, character span of each word in the lower-cased ``text`` with its
+            white space folded.
     """
 
     expression_id: str

@@ -3,9 +3,13 @@
     python -m scripts.pretrain_demo_segmenter --out work/pretrain
 
 Two phases, as the two halves of VITA are frozen one after the other. The frame level (Mask2Former)
-learns from single frames with the losses of `transformers`; the video level (Object Encoder and
-Decoder) learns from the frozen frame level's queries and features with VITA's criterion. Both save
-a checkpoint now and then, and the same command goes on from there.
+learns kinds of objects from single frames with the losses of `transformers`; the video level
+(Object Encoder and Decoder) learns from the frozen frame level's queries and features with VITA's
+criterion. Its classes say what an object is and what it does (stays, moves sideways, spins, ...):
+trained on kinds alone, its video queries turned out to hold nothing about motion, and a head on
+top of them has nothing else to go by. Left and right, grows and shrinks are one class each.
+
+Both phases save checkpoints now and then, and the same command goes on from there.
 """
 
 import argparse
@@ -13,19 +17,19 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import trange
+from tqdm import tqdm, trange
 from transformers import Mask2FormerForUniversalSegmentation
 
 from cache_schema import cli
 from extract.config import load_config
-from extract.demo.world import KINDS, Scene, make_scene
+from extract.demo.world import HABITS, KINDS, Scene, make_scene
 from extract.segmenters import VITA, SegmenterConfig, VITAHead
 from extract.segmenters.weights import save_safetensors
 from train.losses.criterion import Targets
@@ -42,13 +46,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--frame-steps", type=int, default=6000)
     parser.add_argument("--frame-scenes", type=int, default=3000)
-    parser.add_argument("--video-steps", type=int, default=5000)
-    parser.add_argument("--video-scenes", type=int, default=1200)
+    parser.add_argument("--video-steps", type=int, default=8000)
+    parser.add_argument("--video-scenes", type=int, default=2000)
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     vita = VITA(SegmenterConfig.from_dict(load_config(CONFIG).segmenter))
-    vita.frame_model.load_state_dict(train_frame_level(vita.config, arguments))
+    kinds = train_frame_level(vita.config, arguments)
+    vita.frame_model.load_state_dict(vita.frame_model.state_dict() | with_habits(kinds))
     vita.head.load_state_dict(train_video_level(vita, arguments))
     target = arguments.out / "vita_tiny.safetensors"
     save_safetensors(vita, target, dtype=torch.float16)
@@ -58,7 +63,7 @@ def main(argv: list[str]) -> int:
 
 def train_frame_level(config: SegmenterConfig, arguments: argparse.Namespace) -> dict[str, Tensor]:
     """Mask2Former on single frames, with the set criterion of `transformers`; its weights."""
-    sizes = config.mask2former()
+    sizes = replace(config, num_classes=len(KINDS)).mask2former()
     sizes.train_num_points = 1024
     model = Mask2FormerForUniversalSegmentation(sizes).train()
     run = Run(model, arguments.out / "frame_level.pth", rate=6e-4, steps=arguments.frame_steps)
@@ -72,10 +77,24 @@ def train_frame_level(config: SegmenterConfig, arguments: argparse.Namespace) ->
         outputs = model(
             pixel_values=_normalised(config, torch.stack([images[i] for i in chosen]).flip(flips)),
             mask_labels=[masks[i].float().flip(flips) for i in chosen],
-            class_labels=[labels[i] for i in chosen],
+            class_labels=[labels[i] // len(HABITS) for i in chosen],
         )
         run.learn(outputs.loss)
     return model.state_dict()
+
+
+def with_habits(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A frame-level model of kinds as one of kinds and habits, all habits equally likely."""
+    each = len(HABITS)
+    weight, bias = state["class_predictor.weight"], state["class_predictor.bias"]
+    expanded = {
+        # (K, C) -> (K * habits, C), and the row of "no object"
+        "class_predictor.weight": torch.cat([weight[:-1].repeat_interleave(each, 0), weight[-1:]]),
+        "class_predictor.bias": torch.cat(
+            [bias[:-1].repeat_interleave(each) - math.log(each), bias[-1:]]
+        ),
+    }
+    return {k: v for k, v in state.items() if k != "criterion.empty_weight"} | expanded
 
 
 def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Tensor]:
@@ -85,8 +104,8 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
     run = Run(head, arguments.out / "video_level.pth", rate=5e-4, steps=arguments.video_steps)
     if run.start == run.steps:
         return head.state_dict()
-    clips = _encoded_clips(vita, arguments.video_scenes)
-    criterion = VITACriterion(num_classes=len(KINDS), num_points=256)
+    clips = _encoded_clips(vita, arguments.video_scenes, arguments.out)
+    criterion = VITACriterion(num_classes=vita.config.num_classes, num_points=256)
     for step in run:
         rng = np.random.default_rng([WORLD, 2, step])
         num_frames = int(rng.choice((8, 12)))  # a clip of the bank, or a whole video
@@ -137,36 +156,45 @@ class EncodedClip:
         )
 
 
+def _encoded_clips(vita: VITA, scenes: int, out: Path) -> list[EncodedClip]:
+    """Scenes as the frame level sees them, in files of a hundred that a later run takes up."""
+    clips: list[EncodedClip] = []
+    for start in range(0, scenes, 100):
+        file = out / f"scenes_{start:05d}.pth"
+        if not file.exists():
+            numbers = range(start, min(start + 100, scenes))
+            encoded = [vars(_encoded(vita, number)) for number in tqdm(numbers, desc=file.stem)]
+            torch.save(encoded, f"{file}.partial")
+            os.replace(f"{file}.partial", file)
+        clips += [EncodedClip(**clip) for clip in torch.load(file, weights_only=True)]
+    return clips
+
+
 @torch.no_grad()
-def _encoded_clips(vita: VITA, scenes: int) -> list[EncodedClip]:
+def _encoded(vita: VITA, number: int) -> EncodedClip:
+    frames, masks, labels = _drawn(make_scene((WORLD, 1, number)))
     model = vita.frame_model
     finest: list[Tensor] = []
     projection = model.model.pixel_level_module.decoder.mask_projection
     hook = projection.register_forward_pre_hook(lambda _, inputs: finest.append(inputs[0]))
-    clips = []
-    for number in trange(scenes, desc="encoding scenes", mininterval=30):
-        frames, masks, labels = _drawn(make_scene((WORLD, 1, number)))
-        torch.manual_seed(number)  # the matcher draws points
-        images = _normalised(vita.config, frames)
-        outputs = model.model(pixel_values=images, output_hidden_states=True)
-        queries = outputs.transformer_decoder_intermediate_states[-1].transpose(0, 1)
-        matches = model.criterion.matcher(
-            outputs.masks_queries_logits[-1],
-            model.class_predictor(queries),
-            masks.transpose(0, 1).float(),
-            [labels] * len(frames),
-        )
-        clips.append(
-            EncodedClip(
-                queries=queries.contiguous(),
-                features=finest.pop(0).half(),
-                matches=[(q.long(), n.long()) for q, n in matches],
-                masks=masks.byte(),
-                labels=labels,
-            )
-        )
+    images = _normalised(vita.config, frames)
+    outputs = model.model(pixel_values=images, output_hidden_states=True)
     hook.remove()
-    return clips
+    queries = outputs.transformer_decoder_intermediate_states[-1].transpose(0, 1)
+    torch.manual_seed(number)  # the matcher draws points
+    matches = model.criterion.matcher(
+        outputs.masks_queries_logits[-1],
+        model.class_predictor(queries),
+        masks.transpose(0, 1).float(),
+        [labels] * len(frames),
+    )
+    return EncodedClip(
+        queries=queries.contiguous(),
+        features=finest[0].half(),
+        matches=[(q.long(), n.long()) for q, n in matches],
+        masks=masks.byte(),
+        labels=labels,
+    )
 
 
 class Run:
@@ -232,7 +260,7 @@ def _drawn(scene: Scene, indices: Sequence[int] | None = None) -> tuple[Tensor, 
     frames, masks = scene.draw(indices)
     for frame in frames:
         frame[:] = cv2.imdecode(cv2.imencode(".jpg", frame, JPEG)[1], cv2.IMREAD_COLOR)
-    labels = torch.tensor([KINDS.index(shape.kind) for shape in scene.shapes])
+    labels = torch.tensor([shape.label for shape in scene.shapes])
     return (
         torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
         torch.from_numpy(masks).transpose(0, 1).contiguous(),

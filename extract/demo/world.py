@@ -20,13 +20,14 @@ RGB = {
     "blue": (55, 85, 205),
     "yellow": (220, 195, 50),
 }
-#: Kinds = the classes that the demo's segmenter learns, in the order of their labels.
 KINDS = tuple((colour, shape) for colour in grammar.COLOURS for shape in grammar.SHAPES)
 
 TRAVEL = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPIN = {"clockwise": 1, "counterclockwise": -1}
 SCALE = {"grows": (0.75, 1.35), "shrinks": (1.35, 0.75)}
 MOTIONS = ("stays", *TRAVEL, *SPIN, *SCALE)
+#: What an object does, as it looks from both ends of time.
+HABITS = ("stays", "sideways", "vertically", "spins", "resizes")
 #: Circumradius relative to the circle's, so that all shapes cover about the same area.
 STRETCH = {"circle": 1.0, "square": 1.2, "triangle": 1.4}
 MARGIN = 3  # pixels that stay free between the paths of any two shapes
@@ -50,15 +51,26 @@ class Shape:
     def kind(self) -> tuple[str, str]:
         return self.colour, self.shape
 
+    @property
+    def habit(self) -> str:
+        """The one of `HABITS` that a video and the same video played backwards share."""
+        if self.motion in TRAVEL:
+            return "sideways" if TRAVEL[self.motion][0] else "vertically"
+        if self.motion in SPIN:
+            return "spins"
+        return "resizes" if self.motion in SCALE else "stays"
+
+    @property
+    def label(self) -> int:
+        """Class of the object for a video segmenter: its kind and its habit."""
+        return KINDS.index(self.kind) * len(HABITS) + HABITS.index(self.habit)
+
     @cached_property
     def fits(self) -> frozenset[str]:
         """Every motion word of the grammar that is true of this object."""
-        words = {self.motion}
-        if self.motion in TRAVEL:
-            words |= {"moves", "sideways" if TRAVEL[self.motion][0] else "vertically"}
-        if self.motion in SPIN:
-            words.add("spins")
-        return frozenset(words)
+        return frozenset(
+            {self.motion, self.habit} | ({"moves"} if self.motion in TRAVEL else set())
+        )
 
     def outline(self, moment: float, frame: float) -> np.ndarray:
         """Polygon (P, 2) float64 in pixels; ``moment`` runs from 0 to 1 over the video."""

@@ -1,4 +1,4 @@
-"""The demo world: deterministic, in the MeViS layout, and with sentences that mean what they say."""
+"""The demo world: deterministic, in the MeViS layout, with sentences that mean what they say."""
 
 import json
 
