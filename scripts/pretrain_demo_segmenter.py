@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--frame-steps", type=int, default=6000)
     parser.add_argument("--frame-scenes", type=int, default=3000)
-    parser.add_argument("--video-steps", type=int, default=8000)
+    parser.add_argument("--video-steps", type=int, default=6500)
     parser.add_argument("--video-scenes", type=int, default=2000)
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
     if run.start == run.steps:
         return head.state_dict()
     clips = _encoded_clips(vita, arguments.video_scenes, arguments.out)
-    criterion = VITACriterion(num_classes=vita.config.num_classes, num_points=256)
+    criterion = VITACriterion(num_classes=vita.config.num_classes, num_points=128)
     for step in run:
         rng = np.random.default_rng([WORLD, 2, step])
         num_frames = int(rng.choice((8, 12)))  # a clip of the bank, or a whole video
