@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TARGETS = "setup data extract train eval demo verify test lint help".split()
+TARGETS = ["setup", "data", "extract", "train", "eval", "demo", "verify", "test", "lint", "help"]
 
 
 def test_make_help_explains_every_target_in_one_line():

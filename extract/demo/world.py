@@ -117,9 +117,7 @@ class Scene:
         rng = np.random.default_rng([*self.seed, 1])
         height, width = self.size
         background = _background(rng, height, width)
-        paint = [
-            np.clip(np.array(RGB[s.colour]) + rng.normal(0, 6, 3), 0, 255) for s in self.shapes
-        ]
+        paint = {c: np.clip(RGB[c] + rng.normal(0, 6, 3), 0, 255) for c in grammar.COLOURS}
         indices = range(self.num_frames) if indices is None else indices
         frames = np.empty((len(indices), height, width, 3), np.uint8)
         masks = np.zeros((len(indices), len(self.shapes), height, width), bool)
@@ -128,7 +126,7 @@ class Scene:
             canvas = background + noise.normal(0, 4, background.shape)
             for n, shape in enumerate(self.shapes):
                 cover = _cover(shape.outline(t / max(self.num_frames - 1, 1), t), height, width)
-                canvas += cover[..., None] * (paint[n] - canvas)
+                canvas += cover[..., None] * (paint[shape.colour] - canvas)
                 masks[i, n] = cover >= 0.5
             frames[i] = np.clip(canvas, 0, 255).astype(np.uint8)
         return frames, masks
@@ -140,6 +138,7 @@ def make_scene(
     size: tuple[int, int] = (96, 160),
     num_frames: int = 12,
     sentences_per_tag: int = 2,
+    crowd: bool = False,
 ) -> Scene:
     """A scene as a pure function of its seed.
 
@@ -148,17 +147,18 @@ def make_scene(
         size: H, W in pixels.
         num_frames: T.
         sentences_per_tag: at most this many expressions of each tag.
+        crowd: up to seven objects of one kind, which only their places tell apart.
     """
     rng = np.random.default_rng([*seed, 0])
     shapes: list[Shape] = []
     while len(shapes) < 2:
-        shapes = _place(rng, _cast(rng), size, num_frames)
+        shapes = _place(rng, _cast(rng, crowd), size, num_frames)
     spoken = _sentences(rng, shapes, sentences_per_tag)
     return Scene(tuple(shapes), tuple(spoken), size, num_frames, tuple(seed))
 
 
-def _cast(rng: np.random.Generator) -> list[tuple[tuple[str, str], str]]:
-    """Who is in the scene: (kind, motion) of a look-alike pair and of one or two others."""
+def _cast(rng: np.random.Generator, crowd: bool) -> list[tuple[tuple[str, str], str]]:
+    """Who is in the scene: (kind, motion) of a look-alike pair and of some others."""
     pair_kind = KINDS[rng.integers(len(KINDS))]
     able = [m for m in MOTIONS if not (m in SPIN and pair_kind[1] == "circle")]
     first = able[rng.integers(len(able))]
@@ -167,8 +167,8 @@ def _cast(rng: np.random.Generator) -> list[tuple[tuple[str, str], str]]:
     else:
         second = rng.choice([m for m in able if m not in (first, grammar.OPPOSITE.get(first))])
     cast = [(pair_kind, first), (pair_kind, str(second))]
-    for _ in range(rng.integers(1, 4)):
-        kind = KINDS[rng.integers(len(KINDS))]
+    for _ in range(5 if crowd else rng.integers(1, 4)):
+        kind = pair_kind if crowd else KINDS[rng.integers(len(KINDS))]
         able = [m for m in MOTIONS if not (m in SPIN and kind[1] == "circle")]
         cast.append((kind, able[rng.integers(len(able))]))
     return cast

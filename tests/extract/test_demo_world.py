@@ -10,7 +10,7 @@ from pycocotools import mask as coco
 from cache_schema.cli import InputError
 from extract.demo import grammar
 from extract.demo.layout import write_split
-from extract.demo.world import MARGIN, SCALE, SPIN, TRAVEL, make_scene
+from extract.demo.world import HABITS, KINDS, MARGIN, SCALE, SPIN, TRAVEL, make_scene
 
 SCENES = [make_scene((3, 1, number)) for number in range(120)]
 
@@ -132,6 +132,21 @@ def test_the_world_holds_what_a_test_of_language_needs():
     assert 10 < sum(not s.targets for s in spoken) < len(spoken) / 4
     known = set(grammar.PART_OF_SPEECH)
     assert all(word in known for s in spoken for word in s.text.split())
+
+
+def test_a_crowd_is_of_one_kind():
+    crowds = [make_scene((3, 1, number), crowd=True) for number in range(20)]
+    assert all(len({shape.kind for shape in scene.shapes}) == 1 for scene in crowds)
+    assert max(len(scene.shapes) for scene in crowds) > 4
+
+
+def test_a_label_says_kind_and_habit_but_not_which_way_time_runs():
+    labels = {(s.kind, s.motion): s.label for scene in SCENES for s in scene.shapes}
+    for (kind, motion), label in labels.items():
+        assert KINDS[label // len(HABITS)] == kind
+        opposite = labels.get((kind, grammar.OPPOSITE.get(motion)))
+        assert opposite in (None, label)
+    assert len(set(labels.values())) > 40
 
 
 def test_layout_is_that_of_mevis(tmp_path):
