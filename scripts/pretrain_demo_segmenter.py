@@ -3,11 +3,12 @@
     python -m scripts.pretrain_demo_segmenter --out work/pretrain
 
 Two phases, as the two halves of VITA are frozen one after the other. The frame level (Mask2Former)
-learns kinds of objects from single frames with the losses of `transformers`; the video level
-(Object Encoder and Decoder) learns from the frozen frame level's queries and features with VITA's
-criterion. Its classes say what an object is and what it does (stays, moves sideways, spins, ...):
-trained on kinds alone, its video queries turned out to hold nothing about motion, and a head on
-top of them has nothing else to go by. Left and right, grows and shrinks are one class each.
+learns from single frames with the losses of `transformers`; the video level (Object Encoder and
+Decoder) learns from the frozen frame level's queries and features with VITA's criterion.
+
+Classes say what an object is and what it does (stays, moves sideways, spins, ...), as far as its
+blur shows it. Trained on kinds alone, the video queries turned out to hold nothing about motion,
+and a head on top of them has nothing else to go by. Left and right are one class.
 
 Both phases save checkpoints now and then, and the same command goes on from there.
 """
@@ -17,7 +18,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -29,7 +30,7 @@ from transformers import Mask2FormerForUniversalSegmentation
 
 from cache_schema import cli
 from extract.config import load_config
-from extract.demo.world import HABITS, KINDS, Scene, make_scene
+from extract.demo.world import Scene, make_scene
 from extract.segmenters import VITA, SegmenterConfig, VITAHead
 from extract.segmenters.weights import save_safetensors
 from train.losses.criterion import Targets
@@ -52,8 +53,7 @@ def main(argv: list[str]) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     vita = VITA(SegmenterConfig.from_dict(load_config(CONFIG).segmenter))
-    kinds = train_frame_level(vita.config, arguments)
-    vita.frame_model.load_state_dict(vita.frame_model.state_dict() | with_habits(kinds))
+    vita.frame_model.load_state_dict(train_frame_level(vita.config, arguments))
     vita.head.load_state_dict(train_video_level(vita, arguments))
     target = arguments.out / "vita_tiny.safetensors"
     save_safetensors(vita, target, dtype=torch.float16)
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
 
 def train_frame_level(config: SegmenterConfig, arguments: argparse.Namespace) -> dict[str, Tensor]:
     """Mask2Former on single frames, with the set criterion of `transformers`; its weights."""
-    sizes = replace(config, num_classes=len(KINDS)).mask2former()
+    sizes = config.mask2former()
     sizes.train_num_points = 1024
     model = Mask2FormerForUniversalSegmentation(sizes).train()
     run = Run(model, arguments.out / "frame_level.pth", rate=6e-4, steps=arguments.frame_steps)
@@ -77,24 +77,10 @@ def train_frame_level(config: SegmenterConfig, arguments: argparse.Namespace) ->
         outputs = model(
             pixel_values=_normalised(config, torch.stack([images[i] for i in chosen]).flip(flips)),
             mask_labels=[masks[i].float().flip(flips) for i in chosen],
-            class_labels=[labels[i] // len(HABITS) for i in chosen],
+            class_labels=[labels[i] for i in chosen],
         )
         run.learn(outputs.loss)
     return model.state_dict()
-
-
-def with_habits(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A frame-level model of kinds as one of kinds and habits, all habits equally likely."""
-    each = len(HABITS)
-    weight, bias = state["class_predictor.weight"], state["class_predictor.bias"]
-    expanded = {
-        # (K, C) -> (K * habits, C), and the row of "no object"
-        "class_predictor.weight": torch.cat([weight[:-1].repeat_interleave(each, 0), weight[-1:]]),
-        "class_predictor.bias": torch.cat(
-            [bias[:-1].repeat_interleave(each) - math.log(each), bias[-1:]]
-        ),
-    }
-    return {k: v for k, v in state.items() if k != "criterion.empty_weight"} | expanded
 
 
 def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Tensor]:
@@ -246,8 +232,8 @@ def _frames(
     """
     images, masks, labels = [], [], []
     for number in trange(scenes, desc="drawing scenes", mininterval=30):
-        # Most are crowds of one kind: only there do frame queries have to know places.
-        scene = make_scene((WORLD, 0, number), crowd=number % 4 > 0)
+        # Some are crowds of one kind: only there do masks have to go by places alone.
+        scene = make_scene((WORLD, 0, number), crowd=number % 4 == 0)
         picked = np.random.default_rng([WORLD, 3, number]).permutation(scene.num_frames)[:each]
         drawn, shown, kinds = _drawn(scene, picked)
         images += drawn

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cache_schema.cli import InputError
+from train.losses.points import sample
 
 CODECS = ("float32", "float16")
 
@@ -82,3 +83,22 @@ class MaskFeatures:
     def _flat(self) -> Tensor:
         by_channel = self.values.transpose(0, 1)  # (C, T, h, w)
         return by_channel.to(torch.float32, memory_format=torch.contiguous_format).flatten(1)
+
+    def at(self, embeds: Tensor, points: Tensor) -> Tensor:
+        """Mask logits at points of every frame.
+
+        Interpolation and the product with an embedding commute: with few points the features are
+        interpolated and the maps are never made.
+
+        Args:
+            embeds: (N, C).
+            points: (1, P, 2), fractions of the padded image.
+
+        Returns:
+            (N, T * P).
+        """
+        _, h, w = self.shape
+        if 2 * points.shape[1] > h * w:
+            return sample(self.logits(embeds).flatten(0, 1), points).view(len(embeds), -1)
+        features = sample(self._flat.view(-1, h, w), points)  # (C * T, P)
+        return embeds @ features.view(len(self._flat), -1)  # (N, T * P)

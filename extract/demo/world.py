@@ -31,6 +31,7 @@ HABITS = ("stays", "sideways", "vertically", "spins", "resizes")
 #: Circumradius relative to the circle's, so that all shapes cover about the same area.
 STRETCH = {"circle": 1.0, "square": 1.2, "triangle": 1.4}
 MARGIN = 3  # pixels that stay free between the paths of any two shapes
+EXPOSURE = 2.0  # frames that the camera's shutter stays open
 MAX_TURN = np.deg2rad(16.0)  # turn of a spinning shape a frame
 
 
@@ -72,8 +73,9 @@ class Shape:
             {self.motion, self.habit} | ({"moves"} if self.motion in TRAVEL else set())
         )
 
-    def outline(self, moment: float, frame: float) -> np.ndarray:
-        """Polygon (P, 2) float64 in pixels; ``moment`` runs from 0 to 1 over the video."""
+    def outline(self, frame: float, num_frames: int) -> np.ndarray:
+        """Polygon (P, 2) float64 in pixels at a time, counted in frames."""
+        moment = frame / max(num_frames - 1, 1)
         first, last = SCALE.get(self.motion, (1.0, 1.0))
         radius = self.radius * (first + (last - first) * moment)
         corners = {"circle": 48, "square": 4, "triangle": 3}[self.shape]
@@ -125,11 +127,23 @@ class Scene:
             noise = np.random.default_rng([*self.seed, 2, t])
             canvas = background + noise.normal(0, 4, background.shape)
             for n, shape in enumerate(self.shapes):
-                cover = _cover(shape.outline(t / max(self.num_frames - 1, 1), t), height, width)
+                cover = self._exposed(shape, t)
                 canvas += cover[..., None] * (paint[shape.colour] - canvas)
                 masks[i, n] = cover >= 0.5
             frames[i] = np.clip(canvas, 0, 255).astype(np.uint8)
         return frames, masks
+
+    def _exposed(self, shape: Shape, frame: int) -> np.ndarray:
+        """Share of each pixel (H, W) that a shape covers while a frame is exposed.
+
+        As with a real camera, what moves is blurred along its way. It is blurred in the same way
+        when the video is played backwards, so a frame may show that something moves, but never
+        whether it moves to the left or to the right.
+        """
+        times = frame + EXPOSURE * np.linspace(-0.5, 0.5, 5)
+        times = times.clip(0, self.num_frames - 1)
+        covers = [_cover(shape.outline(t, self.num_frames), *self.size) for t in times]
+        return np.mean(covers, axis=0)
 
 
 def make_scene(
@@ -298,6 +312,11 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 def _cover(outline: np.ndarray, height: int, width: int, factor: int = 4) -> np.ndarray:
     """Share of each pixel (H, W) float64 that the polygon covers, by ``factor``^2 samples."""
-    fine = np.zeros((height * factor, width * factor), np.uint8)
-    cv2.fillPoly(fine, [np.round(outline * factor - 0.5).astype(np.int32)], 1)
-    return fine.reshape(height, factor, width, factor).mean(axis=(1, 3))
+    x0, y0 = np.maximum(np.floor(outline.min(axis=0)).astype(int), 0)
+    x1, y1 = np.minimum(np.ceil(outline.max(axis=0)).astype(int) + 1, (width, height))
+    fine = np.zeros(((y1 - y0) * factor, (x1 - x0) * factor), np.uint8)
+    corners = np.round((outline - (x0, y0)) * factor - 0.5).astype(np.int32)
+    cv2.fillPoly(fine, [corners], 1)
+    cover = np.zeros((height, width))
+    cover[y0:y1, x0:x1] = fine.reshape(y1 - y0, factor, x1 - x0, factor).mean(axis=(1, 3))
+    return cover

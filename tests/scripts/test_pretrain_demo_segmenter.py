@@ -5,9 +5,8 @@ import torch
 
 from cache_schema import cli
 from extract.config import load_config
-from extract.demo.world import HABITS, KINDS
 from extract.segmenters import SegmenterConfig, load_vita
-from scripts.pretrain_demo_segmenter import CONFIG, main, with_habits
+from scripts.pretrain_demo_segmenter import CONFIG, main
 
 
 def pretrain(folder, frame_steps, video_steps):
@@ -36,17 +35,3 @@ def test_a_finished_run_is_not_trained_again(trained):
     before = (trained / "frame_level.pth").stat().st_mtime_ns
     pretrain(trained, 2, 2)
     assert (trained / "frame_level.pth").stat().st_mtime_ns == before
-
-
-def test_a_single_frame_says_nothing_of_habits():
-    """Expanding the classes keeps the probability of each kind and of "no object"."""
-    kinds = torch.nn.Linear(8, len(KINDS) + 1)
-    both = torch.nn.Linear(8, len(KINDS) * len(HABITS) + 1)
-    state = {f"class_predictor.{k}": v for k, v in kinds.state_dict().items()}
-    state["criterion.empty_weight"] = torch.ones(len(KINDS) + 1)
-    expanded = with_habits(state)
-    both.load_state_dict({k.removeprefix("class_predictor."): v for k, v in expanded.items()})
-    queries = torch.randn(5, 8)
-    probability = both(queries).softmax(-1)
-    of_kinds = probability[:, :-1].unflatten(1, (len(KINDS), len(HABITS))).sum(-1)
-    assert torch.allclose(of_kinds, kinds(queries).softmax(-1)[:, :-1], atol=1e-6)

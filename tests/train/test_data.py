@@ -15,6 +15,7 @@ from cache_schema.reader import CacheReader
 from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache, write_video
 from train.data import ClipDataset, CounterBatches, collate, video_batch
 from train.data.dataset import clip_targets
+from train.losses.points import sample
 from train.mask_logits import MaskFeatures, mask_logits
 
 
@@ -235,3 +236,14 @@ def test_mask_logits_are_one_product_a_frame_bit_for_bit() -> None:
 def test_an_unknown_codec_is_refused() -> None:
     with pytest.raises(InputError, match="coded as 'int7'; known are float32, float16"):
         mask_logits({"values": torch.zeros(1, 2, 3, 3)}, torch.zeros(1, 2), codec="int7")
+
+
+@pytest.mark.parametrize("points", [5, 200])
+def test_logits_at_points_are_those_of_the_maps(points: int) -> None:
+    """Few points interpolate the features, many the maps: the same numbers either way."""
+    generator = torch.Generator().manual_seed(0)
+    features = MaskFeatures({"values": torch.randn(3, 8, 6, 10, generator=generator)}, "float32")
+    embeds = torch.randn(4, 8, generator=generator)
+    where = torch.rand(1, points, 2, generator=generator)
+    expected = sample(features.logits(embeds).flatten(0, 1), where).view(4, 3 * points)
+    assert torch.allclose(features.at(embeds, where), expected, atol=1e-5)

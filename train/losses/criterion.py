@@ -35,6 +35,9 @@ class MaskMaps(Protocol):
     def logits(self, embeds: Tensor) -> Tensor:
         """(N, C) to (N, T, h, w), differentiable."""
 
+    def at(self, embeds: Tensor, points: Tensor) -> Tensor:
+        """(N, C) to the values at points (1, P, 2) of every frame, (N, T * P)."""
+
 
 @dataclass
 class Targets:
@@ -139,7 +142,9 @@ class SetCriterion:
         """
         points = random(len(targets), self.num_points)  # (B, P, 2)
         costs = [
-            self.cost(logits[b], maps[b].logits(embeds[b]), own, points=points[b : b + 1])
+            self.cost(
+                logits[b], maps[b].at(embeds[b], points[b : b + 1]), own, points=points[b : b + 1]
+            )
             for b, own in enumerate(targets)
         ]
         # One transfer for the whole batch: on a GPU each would wait for the device.
@@ -149,25 +154,25 @@ class SetCriterion:
             assign(part.view(cost.shape).numpy()) for part, cost in zip(parts, costs, strict=True)
         ]
 
-    def cost(self, logits: Tensor, maps: Tensor, targets: Targets, *, points: Tensor) -> Tensor:
+    def cost(
+        self, logits: Tensor, at_points: Tensor, targets: Targets, *, points: Tensor
+    ) -> Tensor:
         """Matching cost of one video.
 
         Args:
             logits: (N,) or (N, K + 1).
-            maps: (N, T, h, w).
+            at_points: mask logits at the points, (N, T * P).
             targets: M targets.
             points: (1, P, 2).
 
         Returns:
             (N, M).
         """
-        count, frames = maps.shape[:2]
         if len(targets.labels) == 0:
-            return maps.new_zeros(count, 0)
-        at_points = sample(maps.flatten(0, 1), points).view(count, -1)  # (N, T * P)
+            return at_points.new_zeros(len(at_points), 0)
         truth = sample_targets(
             targets.masks.flatten(0, 1), points, points.new_tensor([[targets.extent]])
-        ).view(len(targets.masks), frames * self.num_points)  # (M, T * P)
+        ).view(len(targets.masks), at_points.shape[1])  # (M, T * P)
         return (
             self.class_weight * self.classification.cost(logits, targets.labels)
             + self.mask_weight * mask_cost(at_points, truth)
