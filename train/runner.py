@@ -55,8 +55,13 @@ class TrainableHead(BaseModel):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted loss terms of a batch."""
-        layers = [(output.logits, output.mask_embeds) for output in self.head(batch.inputs)]
-        return self.criterion(layers, batch.mask_features, batch.targets)
+        outputs = self.head(batch.inputs)
+        layers = [(output.logits, output.mask_embeds) for output in outputs]
+        distances = [
+            distance[sources]  # (N_m, M)
+            for distance, sources in zip(batch.distances, outputs[-1].sources, strict=True)
+        ]
+        return self.criterion(layers, batch.mask_features, batch.targets, prior=distances)
 
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One optimiser step.

@@ -29,6 +29,9 @@ loss = dict(
     mask_weight=5.0,
     dice_weight=5.0,
     no_object_weight=0.1,
+    # Of the distance between a target and the track of the video query that a motion query started
+    # as, in the matching. 0 matches by class and masks alone, as VITA does and the paper implies.
+    prior_weight=0.0,
 )
 optimizer = dict(lr=5e-5, weight_decay=0.05, clip_norm=0.01)
 schedule = dict(

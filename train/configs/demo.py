@@ -4,12 +4,13 @@ model = dict(
     hidden_dim=64,
     text_dim=64,
     mask_dim=64,
-    num_motion_queries=12,
+    num_motion_queries=6,  # scenes hold at most five objects
     num_layers=3,
     num_heads=4,
     feedforward_dim=256,
 )
-loss = dict(num_points=256)
-optimizer = dict(lr=5e-4, clip_norm=1.0)
-schedule = dict(warmup_iters=20, milestones=[750])
+loss = dict(num_points=64, no_object_weight=1.0, prior_weight=10.0)
+optimizer = dict(lr=2e-3, clip_norm=1.0)
+schedule = dict(type="poly", warmup_iters=50)
 train = dict(max_iters=1000, batch_size=16, checkpoint_interval=250)
+evaluation = dict(sigma=0.5)

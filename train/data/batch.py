@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from cache_schema.reader import Video
+from scipy.special import softmax
 from torch import Tensor
 
 from cache_schema.records import Expression
+from train.data.affinity import track_distance
 from train.losses import Targets
 from train.mask_logits import MaskFeatures
 from train.models import HeadInputs
@@ -22,6 +24,7 @@ class Sample:
         frame_queries: Q_f of the clip's frames, (T, N_f, C).
         video_queries: Q_v of the clip or of the whole video, (N_v, C).
         video_logits: (N_v, K + 1).
+        tracks: (N_v, T, 6).
         mask_features: the coded frames, each (T, ...).
         codec: the codec's name.
         expression: the expression.
@@ -31,6 +34,7 @@ class Sample:
     frame_queries: np.ndarray
     video_queries: np.ndarray
     video_logits: np.ndarray
+    tracks: np.ndarray
     mask_features: Mapping[str, np.ndarray]
     codec: str
     expression: Expression
@@ -39,11 +43,15 @@ class Sample:
 
 @dataclass
 class Batch:
-    """B samples: what the head reads, and per sample the mask features and targets of any size."""
+    """B samples: what the head reads, and per sample the mask features and targets of any size.
+
+    ``distances`` are (N_v, M) each, see `track_distance`.
+    """
 
     inputs: HeadInputs
     mask_features: list[MaskFeatures]
     targets: list[Targets]
+    distances: list[Tensor]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
@@ -51,6 +59,7 @@ class Batch:
             self.inputs.to(device),
             [features.to(device) for features in self.mask_features],
             [targets.to(device) for targets in self.targets],
+            [distance.to(device) for distance in self.distances],
         )
 
 
@@ -72,6 +81,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         inputs,
         [MaskFeatures(sample.mask_features, sample.codec) for sample in samples],
         [sample.targets for sample in samples],
+        [_distance(sample) for sample in samples],
     )
 
 
@@ -98,6 +108,11 @@ def video_batch(video: Video, expressions: Sequence[Expression]) -> HeadInputs:
         video_logits=repeated(video.video_logits()),
         **_text(expressions),
     )
+
+
+def _distance(sample: Sample) -> Tensor:
+    scores = softmax(sample.video_logits, axis=-1)[:, :-1].max(axis=-1)
+    return torch.from_numpy(track_distance(sample.tracks, scores, sample.targets.masks.numpy()))
 
 
 def _text(expressions: Sequence[Expression]) -> dict[str, Tensor]:

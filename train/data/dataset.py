@@ -81,6 +81,7 @@ class ClipDataset(Dataset):
             frame_queries=video.frame_queries(clip.frame_indices),
             video_queries=clip.video_queries,
             video_logits=clip.video_logits,
+            tracks=clip.tracks,
             mask_features=video.mask_features(clip.frame_indices),
             codec=reader.codec.name,
             expression=expression,
@@ -107,7 +108,8 @@ class ClipDataset(Dataset):
             if self.frame_choice == "random":
                 indices = np.sort(random.choice(indices, self.num_frames, replace=False))
             indices = indices[: self.num_frames]
-        return Clip(indices, video.video_queries(), video.video_logits(), video.tracks())
+        tracks = video.tracks()[:, indices]
+        return Clip(indices, video.video_queries(), video.video_logits(), tracks)
 
     def _pairs(self, index: int) -> list[tuple[int, str, str]]:
         reader = self.caches[index]

@@ -70,6 +70,7 @@ class SetCriterion:
         class_weight: lambda_cls, in the loss and in the matching.
         mask_weight: of the binary cross-entropy.
         dice_weight: of the dice loss.
+        prior_weight: of what is known about matches beforehand, in the matching only.
     """
 
     classification: Binary | Softmax
@@ -79,6 +80,7 @@ class SetCriterion:
     class_weight: float = 2.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
+    prior_weight: float = 0.0
 
     def __call__(
         self,
@@ -86,6 +88,7 @@ class SetCriterion:
         maps: Sequence[MaskMaps],
         targets: Sequence[Targets],
         *,
+        prior: Sequence[Tensor] | None = None,
         random: RandomPoints | None = None,
     ) -> dict[str, Tensor]:
         """The weighted loss terms, summed over decoder layers (deep supervision).
@@ -95,6 +98,7 @@ class SetCriterion:
                 decoder layer, the last one last.
             maps: the mask features of each of the B videos, of any size.
             targets: B targets.
+            prior: B costs (N, M) of matching a query with a target, known beforehand.
             random: source of random points; torch's global generator by default.
 
         Returns:
@@ -103,7 +107,7 @@ class SetCriterion:
         Raises:
             Diverged: a prediction is not finite.
         """
-        return self.with_matches(layers, maps, targets, random=random)[0]
+        return self.with_matches(layers, maps, targets, prior=prior, random=random)[0]
 
     def with_matches(
         self,
@@ -111,13 +115,14 @@ class SetCriterion:
         maps: Sequence[MaskMaps],
         targets: Sequence[Targets],
         *,
+        prior: Sequence[Tensor] | None = None,
         random: RandomPoints | None = None,
     ) -> tuple[dict[str, Tensor], Matches]:
         """What `__call__` gives, and the matches of the last layer."""
         random = random or uniform_points(layers[-1][0].device)
         terms: dict[str, list[Tensor]] = defaultdict(list)
         for logits, embeds in layers:
-            matches = self.match(logits, embeds, maps, targets, random=random)
+            matches = self.match(logits, embeds, maps, targets, prior=prior, random=random)
             for name, value in self.losses(
                 logits, embeds, maps, targets, matches=matches, random=random
             ).items():
@@ -134,6 +139,7 @@ class SetCriterion:
         maps: Sequence[MaskMaps],
         targets: Sequence[Targets],
         *,
+        prior: Sequence[Tensor] | None = None,
         random: RandomPoints,
     ) -> Matches:
         """Match the queries of one layer with the targets; see `__call__`.
@@ -147,6 +153,10 @@ class SetCriterion:
             )
             for b, own in enumerate(targets)
         ]
+        if prior is not None:
+            costs = [
+                cost + self.prior_weight * known for cost, known in zip(costs, prior, strict=True)
+            ]
         # One transfer for the whole batch: on a GPU each would wait for the device.
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         parts = flat.split([cost.numel() for cost in costs])

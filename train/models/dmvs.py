@@ -55,10 +55,12 @@ class HeadOutput:
     Attributes:
         logits: (B, N_m); the sigmoid is the score S of Eq. (9).
         mask_embeds: (B, N_m, C_mask); the dot product with F_mask is the mask logit of Eq. (10).
+        sources: (B, N_m) int64, the video queries that the motion queries started as.
     """
 
     logits: Tensor
     mask_embeds: Tensor
+    sources: Tensor
 
 
 class DMVS(nn.Module):
@@ -127,12 +129,12 @@ class DMVS(nn.Module):
             motion=inputs.motion & inputs.word_mask,
             sentence=sentence,
         )  # (B, 1, C)
-        queries = video_initialisation(
+        queries, sources = video_initialisation(
             inputs.video_queries, inputs.video_logits, self.num_motion_queries
-        )  # (B, N_m, C)
+        )  # (B, N_m, C), (B, N_m)
         keys, key_mask = keys_with_stand_in(words, inputs.word_mask, sentence)
         layers = self.decoder(queries, keys, word_mask=key_mask, expression=expression)
         return [
-            HeadOutput(self.class_head(decoded).squeeze(-1), self.mask_head(decoded))
+            HeadOutput(self.class_head(decoded).squeeze(-1), self.mask_head(decoded), sources)
             for decoded in layers
         ]

@@ -16,7 +16,9 @@ def class_scores(video_logits: Tensor) -> Tensor:
     return video_logits.softmax(dim=-1)[..., :-1].amax(dim=-1)
 
 
-def video_initialisation(video_queries: Tensor, video_logits: Tensor, num_queries: int) -> Tensor:
+def video_initialisation(
+    video_queries: Tensor, video_logits: Tensor, num_queries: int
+) -> tuple[Tensor, Tensor]:
     """Q_m = TopK(Q_v, S_v, N_m), Eq. (7), best first.
 
     Args:
@@ -25,8 +27,8 @@ def video_initialisation(video_queries: Tensor, video_logits: Tensor, num_querie
         num_queries: N_m; where the segmenter has fewer video queries, all N_v are taken.
 
     Returns:
-        (B, min(N_m, N_v), C).
+        The queries, (B, min(N_m, N_v), C), and which video queries they are, (B, min(N_m, N_v)).
     """
     keep = min(num_queries, video_queries.shape[1])
     order = class_scores(video_logits).topk(keep, dim=1).indices  # (B, N_m)
-    return torch.take_along_dim(video_queries, order[:, :, None], dim=1)
+    return torch.take_along_dim(video_queries, order[:, :, None], dim=1), order

@@ -1,0 +1,45 @@
+"""How far each video query is from each target, by the segmenter's own tracks.
+
+A motion query starts as a video query that has an object already, so a target can be matched with
+the query that holds it from the first step on. By masks alone the first matches are arbitrary, for
+the mask head is random, and they last: video queries know of each other, so a mask head can learn
+to draw any neighbour's mask just as well. Then class targets say little about the query itself.
+"""
+
+import numpy as np
+
+#: What a query costs for being one that the segmenter doubts, so that of two with the same track
+#: the confident one is taken; in fractions of the image like the distances.
+DOUBT = 0.2
+
+
+def track_distance(tracks: np.ndarray, scores: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Distance of boxes, mean over the frames in which a target is visible.
+
+    Args:
+        tracks: (N_v, T, 6), centre x, y, width and height of each query's mask first, as
+            fractions of the image.
+        scores: S_v, (N_v,), from 0 to 1.
+        masks: (M, T, H, W) bool or uint8, each with a visible pixel somewhere.
+
+    Returns:
+        (N_v, M) float32: L1 distance of the four numbers plus `DOUBT` times 1 - S_v.
+    """
+    boxes, visible = _boxes(masks)  # (M, T, 4), (M, T)
+    # (N_v, 1, T, 4) - (M, T, 4) -> (N_v, M, T)
+    apart = np.abs(tracks[:, None, :, :4].astype(np.float32) - boxes).sum(axis=-1)
+    mean = (apart * visible).sum(axis=-1) / np.maximum(visible.sum(axis=-1), 1)  # (N_v, M)
+    return (mean + DOUBT * (1.0 - scores)[:, None]).astype(np.float32)
+
+
+def _boxes(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (M, T, 4) as centre, width and height in fractions, and where there is one."""
+    sides = []
+    for axis in (2, 3):  # rows are any over columns, and the reverse
+        line = masks.any(axis=5 - axis)  # (M, T, H or W)
+        length = line.shape[-1]
+        first = line.argmax(axis=-1)
+        last = length - line[..., ::-1].argmax(axis=-1)
+        sides.append(((first + last) / (2 * length), (last - first) / length))
+    (y, height), (x, width) = sides
+    return np.stack([x, y, width, height], axis=-1).astype(np.float32), masks.any(axis=(2, 3))
