@@ -70,7 +70,8 @@ def test_fewer_video_queries_than_motion_queries_are_all_taken(head: DMVS) -> No
 def test_motion_queries_start_as_the_likeliest_objects() -> None:
     queries = torch.arange(8.0).view(1, 4, 2)
     logits = torch.tensor([[[0.0, 0, 9], [5, 0, 0], [0, 9, 0], [0, 0, 2]]])  # last: no object
-    assert video_initialisation(queries, logits, 2).tolist() == [[[4, 5], [2, 3]]]
+    chosen, sources = video_initialisation(queries, logits, 2)
+    assert chosen.tolist() == [[[4, 5], [2, 3]]] and sources.tolist() == [[2, 1]]
     assert (class_scores(logits)[0].diff(dim=0) > 0).tolist() == [True, True, False]
 
 

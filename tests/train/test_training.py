@@ -121,7 +121,7 @@ def test_the_head_learns_which_object_a_word_means() -> None:
             motion=~yes,
             sentence=names,
         )
-        return Batch(inputs, [features] * 4, targets)
+        return Batch(inputs, [features] * 4, targets, [torch.zeros(4, 1)] * 4)
 
     for _ in range(120):
         model.train_step(batch(), optimizer)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from cache_schema.reader import Video
 from scipy.special import softmax
 from torch import Tensor
 
+from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.affinity import track_distance
 from train.losses import Targets

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from cache_schema.reader import CacheReader, Video
 from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
 from cache_schema.cli import InputError
+from cache_schema.reader import CacheReader, Video
 from cache_schema.records import Clip, Expression
 from train.data.batch import Sample
 from train.losses import Targets
