@@ -15,7 +15,7 @@ from cache_schema.reader import CacheReader
 from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache, write_video
 from train.data import ClipDataset, CounterBatches, collate, video_batch
 from train.data.dataset import clip_targets
-from train.losses.points import sample
+from train.losses.points import sample as sample_maps
 from train.mask_logits import MaskFeatures, mask_logits
 
 
@@ -245,5 +245,5 @@ def test_logits_at_points_are_those_of_the_maps(points: int) -> None:
     features = MaskFeatures({"values": torch.randn(3, 8, 6, 10, generator=generator)}, "float32")
     embeds = torch.randn(4, 8, generator=generator)
     where = torch.rand(1, points, 2, generator=generator)
-    expected = sample(features.logits(embeds).flatten(0, 1), where).view(4, 3 * points)
+    expected = sample_maps(features.logits(embeds).flatten(0, 1), where).view(4, 3 * points)
     assert torch.allclose(features.at(embeds, where), expected, atol=1e-5)
