@@ -25,9 +25,9 @@ def test_without_any_donor_there_is_no_shuffle(videos: str) -> None:
         controls.donors(list(videos), ["x", "y"] if videos == "aa" else ["x", "x"], seed=0)
 
 
-def test_every_object_ignores_the_no_object_class() -> None:
-    logits = np.float32([[9, 0, 0], [0, 0, 9], [1, 1, 1], [0, 3, 0]])
-    assert controls.every_object(logits).tolist() == [0, 3]
+def test_an_object_of_doubtful_class_is_an_object() -> None:
+    logits = np.float32([[9, 0, 0], [0, 0, 9], [1, 1, 1], [0, 0, 1]])  # the last column: none
+    assert controls.every_object(logits).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("size", [(5, 7), (8, 16), (1, 1), (16, 40)])

@@ -7,10 +7,19 @@ to draw any neighbour's mask just as well. Then class targets say little about t
 """
 
 import numpy as np
+from scipy.special import softmax
 
 #: What a query costs for being one that the segmenter doubts, so that of two with the same track
 #: the confident one is taken; in fractions of the image like the distances.
 DOUBT = 0.2
+
+
+def objectness(video_logits: np.ndarray) -> np.ndarray:
+    """Probability (N_v,) of being any object at all, from logits (N_v, K+1), no-object last.
+
+    Unlike S_v it stays high where the segmenter is torn between two classes.
+    """
+    return 1.0 - softmax(video_logits, axis=-1)[:, -1]
 
 
 def track_distance(tracks: np.ndarray, scores: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -19,11 +28,12 @@ def track_distance(tracks: np.ndarray, scores: np.ndarray, masks: np.ndarray) ->
     Args:
         tracks: (N_v, T, 6), centre x, y, width and height of each query's mask first, as
             fractions of the image.
-        scores: S_v, (N_v,), from 0 to 1.
+        scores: `objectness` of each query, (N_v,).
         masks: (M, T, H, W) bool or uint8, each with a visible pixel somewhere.
 
     Returns:
-        (N_v, M) float32: L1 distance of the four numbers plus `DOUBT` times 1 - S_v.
+        (N_v, M) float32: L1 distance of the four numbers, plus `DOUBT` times the probability of
+        no object.
     """
     boxes, visible = _boxes(masks)  # (M, T, 4), (M, T)
     # (N_v, 1, T, 4) - (M, T, 4) -> (N_v, M, T)

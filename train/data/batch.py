@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from torch import Tensor
 
 from cache_schema.reader import Video
 from cache_schema.records import Expression
-from train.data.affinity import track_distance
+from train.data.affinity import objectness, track_distance
 from train.losses import Targets
 from train.mask_logits import MaskFeatures
 from train.models import HeadInputs
@@ -111,7 +110,7 @@ def video_batch(video: Video, expressions: Sequence[Expression]) -> HeadInputs:
 
 
 def _distance(sample: Sample) -> Tensor:
-    scores = softmax(sample.video_logits, axis=-1)[:, :-1].max(axis=-1)
+    scores = objectness(sample.video_logits)
     return torch.from_numpy(track_distance(sample.tracks, scores, sample.targets.masks.numpy()))
 
 

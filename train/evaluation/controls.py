@@ -10,9 +10,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import softmax
 
-SURE = 0.5  # a video query counts as an object if S_v is above
+from train.data.affinity import objectness
+
+SURE = 0.5  # a video query counts as an object if that is its probability of being any at all
 
 
 def donors(videos: Sequence[str], texts: Sequence[str], *, seed: int) -> list[int]:
@@ -43,13 +44,12 @@ def donors(videos: Sequence[str], texts: Sequence[str], *, seed: int) -> list[in
 
 
 def every_object(video_logits: np.ndarray) -> np.ndarray:
-    """Indices of the video queries with S_v > 0.5.
+    """Indices of the video queries that are some object with a probability above 0.5.
 
     Args:
-        video_logits: (N_v, K+1), no-object last. S_v is the largest of the K real classes'
-            probabilities.
+        video_logits: (N_v, K+1), no-object last.
     """
-    return np.flatnonzero(softmax(video_logits, axis=-1)[:, :-1].max(-1) > SURE)
+    return np.flatnonzero(objectness(video_logits) > SURE)
 
 
 class PackedMasks:
