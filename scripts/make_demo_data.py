@@ -12,7 +12,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts.make_demo_data", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=400, help="videos of the split train")
+    parser.add_argument("--train", type=int, default=550, help="videos of the split train")
     parser.add_argument("--valid-u", type=int, default=60, help="videos of the split valid_u")
     parser.add_argument("--valid", type=int, default=6, help="videos of the split valid (no masks)")
     arguments = parser.parse_args(argv)
