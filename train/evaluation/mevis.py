@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from cache_schema.records import RLE
 from pycocotools import mask as coco
 
 from cache_schema.cli import InputError
+from cache_schema.records import RLE
 from train.evaluation import jf
 
 TAGS = ("static", "reversible", "irreversible")  # what an expression of the demo needs
