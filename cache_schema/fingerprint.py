@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 
@@ -52,3 +53,9 @@ def flat(value: Any, field: str = "") -> dict[str, str]:
 
 def _paired(a: dict[str, str], b: dict[str, str]) -> list[tuple[str, str, str]]:
     return [(f, a.get(f, "absent"), b.get(f, "absent")) for f in sorted(a.keys() | b.keys())]
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces: what a fingerprint says of weights and annotations."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

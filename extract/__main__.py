@@ -12,6 +12,22 @@ from extract.config import load_config
 from extract.pipeline import RANDOM, extract
 
 
+class Options(DictAction):
+    """argparse action for ``--cfg-options key=value ...``."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            if "=" not in value:
+                raise cli.InputError(f"{option_string} {value}: write key=value, as in clips.num=2")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m extract",
@@ -29,11 +45,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
     parser.add_argument("--chunk-frames", type=int, default=8, help="frames a forward pass")
     parser.add_argument("--shard-bytes", type=int, default=1 << 28, help="size of a shard")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={}, metavar="K=V")
+    parser.add_argument("--cfg-options", nargs="+", action=Options, default={}, metavar="K=V")
     arguments = parser.parse_args(argv)
     if arguments.chunk_frames < 1:
         raise cli.InputError(f"--chunk-frames is {arguments.chunk_frames}: give at least 1")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise cli.InputError(f"--device {device}: {reason}; use cpu, cuda or cuda:N") from error
     summary = extract(
         load_config(arguments.config, arguments.cfg_options),
         data_root=arguments.data_root,

@@ -1,6 +1,5 @@
 """Stage one: every video of a data set through the frozen VITA and the text side, to the cache."""
 
-import hashlib
 import time
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from tqdm import tqdm
 import cache_schema
 from cache_schema.cli import InputError
 from cache_schema.codecs import get_codec
+from cache_schema.fingerprint import file_sha256
 from cache_schema.records import Clip, Expression
 from cache_schema.writer import CacheWriter
 from extract.config import ExtractConfig
@@ -141,7 +141,7 @@ def load_stage(
         torch.manual_seed(0)
         vita, digest = VITA(sizes).to(device), RANDOM
     else:
-        vita, digest = load_vita(sizes, weights, device), _sha256(Path(weights))
+        vita, digest = load_vita(sizes, weights, device), file_sha256(Path(weights))
     text = None
     if has_text and config.text is not None:
         text = TextPipeline(
@@ -257,8 +257,3 @@ def _chunks(stage: Stage, video: SourceVideo) -> Iterator[Tensor]:
 def _on_cpu(output: Any, index: int) -> dict[str, np.ndarray]:
     names = ("video_queries", "logits", "mask_embeds")
     return {name: getattr(output, name)[index].float().cpu().numpy() for name in names}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

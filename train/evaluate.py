@@ -8,7 +8,6 @@ writes DIR/predictions.h5, DIR/metrics.json and, with --save-masks, DIR/masks/<v
 """
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from cache_schema import cli
 from cache_schema.cli import InputError
+from cache_schema.fingerprint import file_sha256
 from cache_schema.reader import CacheReader
 from cache_schema.records import Expression
 from train.__main__ import pick_device
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         with PredictionsWriter(
             out / "predictions.h5",
             fingerprint=reader.fingerprint_hex,
-            checkpoint=_sha256(checkpoint),
+            checkpoint=file_sha256(checkpoint),
             rule=config.evaluation.rule,
             sigma=sigma,
         ) as writer:
@@ -274,14 +274,6 @@ def _check_sizes(config: Config, reader: CacheReader, videos: Mapping[str, Seque
                 f"config key model.{name} is {config.model[name]}, but {reader.path} was extracted "
                 f"with {array.shape[-1]}; give a cache and a head that belong together"
             )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,5 @@
 """Reading annotation files of strangers: JSON with the place of an error, names that stay put."""
 
-import hashlib
 import json
 import mmap
 import re
@@ -30,15 +29,6 @@ def plain_name(name: Any) -> bool:
         and not any(c in name for c in "/\\\0")
         and Path(name).name == name
     )
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def read_json(path: Path) -> Any:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.cli import InputError
-from extract.datasets.files import JsonTable, existing_folder, plain_name, read_json, sha256
+from cache_schema.fingerprint import file_sha256
+from extract.datasets.files import JsonTable, existing_folder, plain_name, read_json
 from extract.datasets.records import RLE, SourceExpression, SourceVideo, check_rle
 
 
@@ -61,7 +62,7 @@ class MeViS:
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of each annotation file."""
         paths = [self.meta_path] + ([self.masks.path] if self.masks is not None else [])
-        return {path.name: sha256(path) for path in paths}
+        return {path.name: file_sha256(path) for path in paths}
 
     def video(self, video_id: str) -> SourceVideo:
         """A video with its expressions and masks; frames are not touched yet.

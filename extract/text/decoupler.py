@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cache_schema.cli import InputError
-from extract.datasets.files import sha256
+from cache_schema.fingerprint import file_sha256
 
 MOTION_TAGS = frozenset({"VERB", "ADV"})
 NEGATIONS = frozenset({"not", "n't"})
@@ -89,7 +89,7 @@ class WordDecoupler:
         paths = {value for key, value in config.items() if re.fullmatch(r"pos_.*_path", key)}
         return {
             "stanza": self._version,
-            "files": {Path(path).name: sha256(Path(path)) for path in sorted(paths)},
+            "files": {Path(path).name: file_sha256(Path(path)) for path in sorted(paths)},
         }
 
     def tags(self, texts: list[str]) -> list[list[tuple[tuple[int, int], str, str]]]:

@@ -106,6 +106,14 @@ def test_unknown_config_key(command, capsys):
     assert "clips.number" in sentence and "num" in sentence
 
 
+def test_an_option_without_a_value(command, capsys):
+    assert "write key=value" in fails(command, capsys, "--cfg-options", "codec")
+
+
+def test_unknown_device(command, capsys):
+    assert "--device abacus" in fails(command, capsys, "--device", "abacus")
+
+
 def test_unknown_segmenter_key(command, capsys):
     assert "windows" in fails(command, capsys, "--cfg-options", "segmenter.windows=2")
 
