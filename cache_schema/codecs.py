@@ -1,16 +1,25 @@
 """Codecs of the mask features: how they are stored, and how mask logits come from what is stored.
 
-A codec defines the stored arrays of a frame, encodes frames into them, and computes mask logits
-from them without expanding them first. NumPy is the reference that any other implementation is
-tested against.
+Every codec is an affine map of the channels and a number type, so a mask logit is computed from
+the stored numbers without expanding them to the C channels first:
+
+    F ~ mean + decoder^T (scale * values)    =>    F.e = mean.e + (scale * values).(decoder e)
+
+NumPy is the reference that any other implementation is tested against.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from cache_schema.cli import InputError
+
+LOWRANK = "lowrank-int8"
+LEVELS = 127  # int8 is used symmetrically, so that 0 stays 0
 
 
 def narrow(array: np.ndarray, dtype: np.dtype | type | str) -> np.ndarray:
@@ -32,23 +41,62 @@ def narrow(array: np.ndarray, dtype: np.dtype | type | str) -> np.ndarray:
     return narrowed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """The affine map of a low-rank codec: ``z = (F - mean) encoder``, ``F ~ mean + z decoder``.
+
+    Attributes:
+        mean: (C,) float32.
+        encoder: (C, R) float32.
+        decoder: (R, C) float32.
+    """
+
+    mean: np.ndarray
+    encoder: np.ndarray
+    decoder: np.ndarray
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return len(self.decoder)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of the three arrays, for the fingerprint."""
+        digest = hashlib.sha256()
+        for array in (self.mean, self.encoder, self.decoder):
+            digest.update(np.ascontiguousarray(array, "<f4"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
 class Codec:
-    """Mask features stored as they are, in one floating point type.
+    """Mask features as numbers of one type, per frame, with or without scales and a basis.
 
     Attributes:
         name: the codec's name in configs, shards and fingerprints.
-        dtype: of the stored mask features.
+        dtype: of the stored values; integers come with one scale a frame and component.
         query_dtype: of every other feature in the same cache (queries, embeddings, words).
+        basis: of a low-rank codec; None stores the C channels themselves.
     """
 
     name: str
     dtype: np.dtype
     query_dtype: np.dtype
+    basis: Basis | None = None
+
+    @property
+    def scaled(self) -> bool:
+        """Values are integers that a scale turns into numbers."""
+        return self.dtype.kind == "i"
 
     def layout(self, channels: int, h: int, w: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Name, shape and dtype of each array stored for one frame."""
-        return {"values": ((channels, h, w), self.dtype)}
+        """Name, shape and dtype of each array stored for one frame of C = ``channels``."""
+        components = self.basis.rank if self.basis else channels
+        arrays = {"values": ((components, h, w), self.dtype)}
+        if self.scaled:
+            arrays["scales"] = ((components,), np.dtype(np.float32))
+        return arrays
 
     def encode(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Code mask features (t, C, h, w) float32; each result has the same leading t.
@@ -56,17 +104,46 @@ class Codec:
         Raises:
             InputError: NaN or infinite values, or values beyond the stored type.
         """
-        return {"values": narrow(features, self.dtype)}
+        if not self.scaled:
+            return {"values": narrow(features, self.dtype)}
+        features = narrow(features, np.float32)
+        if self.basis:
+            centred = features - self.basis.mean[:, None, None]
+            # (R, C) @ (t, C, h*w) -> (t, R, h*w), a product a frame
+            flat = self.basis.encoder.T @ centred.reshape(*centred.shape[:2], -1)
+            features = narrow(flat, np.float32).reshape(len(flat), -1, *features.shape[2:])
+        # One scale a frame and component; an all-zero component has the scale 0.
+        scales = np.abs(features).max(axis=(2, 3)) / np.float32(LEVELS)  # (t, R)
+        steps = np.where(scales > 0, scales, 1)[:, :, None, None]
+        values = np.rint(features / steps).clip(-LEVELS, LEVELS).astype(self.dtype)
+        return {"values": values, "scales": scales.astype(np.float32)}
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> dict[str, Any]:
         """What identifies the codec, for the fingerprint."""
-        return {"name": self.name, "dtype": self.dtype.name}
+        described = {"name": self.name, "dtype": self.dtype.name}
+        if self.basis:
+            described |= {"rank": self.basis.rank, "basis_sha256": self.basis.sha256}
+        return described
+
+    def project(self, embeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mask embeddings in the coded space.
+
+        Args:
+            embeds: (N, C).
+
+        Returns:
+            (N, R) float32 to multiply the (scaled) values with, and (N,) float32 to add.
+        """
+        embeds = np.asarray(embeds, np.float32)
+        if self.basis is None:
+            return embeds, np.zeros(len(embeds), np.float32)
+        return embeds @ self.basis.decoder.T, embeds @ self.basis.mean
 
     def mask_logits(self, stored: Mapping[str, np.ndarray], embeds: np.ndarray) -> np.ndarray:
         """Mask logits of embeddings over coded frames.
 
         Args:
-            stored: the coded arrays of t frames; ``values`` is (t, C, h, w).
+            stored: the coded arrays of t frames; ``values`` is (t, R, h, w).
             embeds: (N, C) mask embeddings.
 
         Returns:
@@ -74,21 +151,47 @@ class Codec:
             depend on how many frames are read at once.
         """
         values = stored["values"]
-        t, channels, h, w = values.shape
-        embeds = np.asarray(embeds, np.float32)
-        logits = np.empty((t, len(embeds), h * w), np.float32)
-        for frame, out in zip(values, logits, strict=True):
-            # (N, C) @ (C, h*w) -> (N, h*w)
-            np.matmul(embeds, frame.reshape(channels, h * w).astype(np.float32), out=out)
-        return logits.reshape(t, len(embeds), h, w)
+        t, components, h, w = values.shape
+        weights, bias = self.project(embeds)
+        logits = np.empty((t, len(weights), h * w), np.float32)
+        for k, (frame, out) in enumerate(zip(values, logits, strict=True)):
+            scaled = weights * stored["scales"][k] if self.scaled else weights
+            # (N, R) @ (R, h*w) -> (N, h*w)
+            np.matmul(scaled, frame.reshape(components, h * w).astype(np.float32), out=out)
+        if self.basis:
+            logits += bias[:, None]
+        return logits.reshape(t, len(weights), h, w)
+
+
+def _codec(name: str, dtype: str, query_dtype: str = "float16") -> Codec:
+    return Codec(name, np.dtype(dtype), np.dtype(query_dtype))
 
 
 # float32 stores every feature as float32, so that a replay is exact.
-CODECS = {name: Codec(name, np.dtype(name), np.dtype(name)) for name in ("float32", "float16")}
+CODECS = {
+    codec.name: codec
+    for codec in (
+        _codec("float32", "float32", "float32"),
+        _codec("float16", "float16"),
+        _codec("int8", "int8"),
+        _codec(LOWRANK, "int8"),
+    )
+}
 
 
-def get_codec(name: str) -> Codec:
-    """The codec of a name; `InputError` when there is none."""
+def get_codec(name: str, basis: Basis | None = None) -> Codec:
+    """The codec of a name.
+
+    Args:
+        name: one of `CODECS`.
+        basis: what ``lowrank-int8`` needs, and no other codec takes.
+
+    Raises:
+        InputError: there is no such codec, or a basis is missing or not wanted.
+    """
     if name not in CODECS:
         raise InputError(f"unknown codec {name!r}; known codecs are {', '.join(CODECS)}")
-    return CODECS[name]
+    if (basis is not None) != (name == LOWRANK):
+        raise InputError(f"codec {name!r} {'needs a' if name == LOWRANK else 'has no'} basis")
+    codec = CODECS[name]
+    return Codec(name, codec.dtype, codec.query_dtype, basis) if basis else codec

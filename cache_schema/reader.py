@@ -15,7 +15,7 @@ import numpy as np
 
 from cache_schema import manifest, spec
 from cache_schema.cli import InputError
-from cache_schema.codecs import Codec, get_codec
+from cache_schema.codecs import Codec
 from cache_schema.manifest import Entry
 from cache_schema.names import escape, unescape
 from cache_schema.objects import unpack
@@ -67,7 +67,7 @@ class CacheReader:
         file, self._header = open_shard(self.path / (there or shards)[0])
         file.close()
         self.dataset, self.split = self._header.dataset, self._header.split
-        self.codec: Codec = get_codec(self._header.codec)
+        self.codec: Codec = self._header.codec
         self.fingerprint: dict[str, Any] = self._header.fingerprint.data
         self.fingerprint_hex = self._header.fingerprint.hex
         self._shards: OrderedDict[str, _OpenShard] = OrderedDict()

@@ -15,7 +15,9 @@ from typing import TypeVar
 import h5py
 import numpy as np
 
+from cache_schema import spec
 from cache_schema.cli import InputError
+from cache_schema.codecs import Basis, Codec, get_codec
 from cache_schema.fingerprint import Fingerprint, differences
 from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
@@ -37,21 +39,32 @@ class Header:
 
     dataset: str
     split: str
-    codec: str
+    codec: Codec
     fingerprint: Fingerprint
 
     def write(self, file: h5py.File) -> None:
-        """Write the root attributes of a new shard."""
+        """Write the root attributes and the codec's basis into a new shard."""
         file.attrs["schema_version"] = FORMAT_VERSION
         file.attrs["fingerprint"] = self.fingerprint.hex
         file.attrs["fingerprint_json"] = self.fingerprint.json
-        for name in ("dataset", "split", "codec"):
-            file.attrs[name] = getattr(self, name)
+        for name, value in self.names.items():
+            file.attrs[name] = value
+        group = file.create_group("codec")
+        if self.codec.basis:
+            for name, layout in spec.BASIS.items():
+                array = np.ascontiguousarray(getattr(self.codec.basis, name), layout.dtype)
+                dataset = group.create_dataset(name, data=array)
+                dataset.attrs[CRC] = zlib.crc32(array)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The attributes that are plain text."""
+        return {"dataset": self.dataset, "split": self.split, "codec": self.codec.name}
 
     def check(self, other: "Header", path: Path) -> None:
         """Raise `InputError` naming what differs unless the shard ``path`` has this header."""
         found = differences(other.fingerprint.data, self.fingerprint.data) or differences(
-            *({n: getattr(h, n) for n in ("dataset", "split", "codec")} for h in (other, self))
+            *({**h.names, "codec": h.codec.describe()} for h in (other, self))
         )
         if found:
             raise InputError(
@@ -99,8 +112,31 @@ def _read_header(file: h5py.File) -> Header:
         raise InputError(f"{file.filename}: its fingerprint is not a JSON object")
     if hashlib.sha256(text.encode()).hexdigest() != attribute(file, "fingerprint", str):
         raise InputError(f"{file.filename}: its fingerprint does not match its own JSON")
-    names = ("dataset", "split", "codec")
-    return Header(*(attribute(file, name, str) for name in names), fingerprint)
+    return Header(
+        attribute(file, "dataset", str),
+        attribute(file, "split", str),
+        get_codec(attribute(file, "codec", str), _read_basis(child(file, "codec", h5py.Group))),
+        fingerprint,
+    )
+
+
+def _read_basis(group: h5py.Group) -> Basis | None:
+    if not members(group):
+        return None
+    dims: dict[str, int] = {}
+    arrays = {}
+    for name, layout in spec.BASIS.items():
+        dataset = child(group, name, h5py.Dataset)
+        try:
+            layout.bind(name, dataset.shape, dims)
+        except ValueError as error:
+            raise InputError(f"{where(dataset)}: {error}") from None
+        if dataset.dtype != np.dtype(layout.dtype) or crc32(dataset) != attribute(
+            dataset, CRC, int
+        ):
+            raise InputError(f"{where(dataset)}: its bytes do not match its type and checksum")
+        arrays[name] = values(dataset)
+    return Basis(**arrays)
 
 
 def where(node: h5py.Group | h5py.Dataset) -> str:

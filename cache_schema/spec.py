@@ -1,8 +1,9 @@
-"""The one spec of the layout: every dataset's name, symbolic shape and dtype, format version 1.
+"""The one spec of the layout: every dataset's name, symbolic shape and dtype, format version 2.
 
 Writer, reader and verify all go by these tables. Symbols are bound per video, so that arrays that
 share a letter must share a length: T frames, N_f frame queries, N_v video queries, C channels of
-the queries, C_mask of the mask embeddings, K1 classes with "no object", K clips of T_c frames.
+the queries, C_mask of the mask embeddings, R of a low-rank code, K1 classes with "no object",
+K clips of T_c frames.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Stands for the dtype of features: float16, but float32 under the codec 'float32'.
 QUERY = "query"
 
@@ -72,6 +73,12 @@ EXPRESSION = {
     "static": Spec(("K_w",), "bool"),
     "motion": Spec(("K_w",), "bool"),
     "offsets": Spec(("K_w", 2), "int32"),
+}
+# Of the whole shard, under /codec: the basis of a low-rank codec; the group is empty without one.
+BASIS = {
+    "mean": Spec(("C_mask",), "float32"),
+    "encoder": Spec(("C_mask", "R"), "float32"),
+    "decoder": Spec(("R", "C_mask"), "float32"),
 }
 # Of one object, objects/<id>: UTF-8 JSON, a list with one RLE or null a frame.
 OBJECT = Spec(("bytes",), "uint8")

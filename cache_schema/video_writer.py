@@ -65,37 +65,23 @@ class VideoWriter:
             for name, value in asdict(geometry).items():
                 group.attrs[name] = int(value)
 
-    def append(self, frame_queries: np.ndarray, mask_features: np.ndarray) -> None:
+    def append(self, frame_queries: np.ndarray, coded: Mapping[str, np.ndarray]) -> None:
         """Write the next t frames straight to the shard.
 
         Args:
             frame_queries: (t, N_f, C) float.
-            mask_features: (t, C_mask, h, w) float.
+            coded: what the codec makes of the mask features, each (t, ...).
 
         Raises:
             InputError: values that cannot be stored, more frames than names, storage errors.
-            ValueError: shapes that do not fit the geometry or earlier frames.
+            ValueError: shapes or types that do not fit the codec, the geometry or earlier frames.
         """
-        t, total = len(mask_features), self._dims["T"]
+        t, total = len(frame_queries), self._dims["T"]
         if self.frames + t > total:
             raise InputError(f"video {self._id!r} has more frames than its {total} frame names")
-        if frame_queries.shape[:1] != (t,) or mask_features.ndim != 4:
-            raise ValueError(
-                f"frame_queries {frame_queries.shape} and mask_features {mask_features.shape} "
-                "are not (t, N_f, C) and (t, C_mask, h, w)"
-            )
-        spec.Spec(("N_f", "C"), spec.QUERY).bind(
-            "frame_queries", frame_queries.shape[1:], self._dims
-        )
-        spec.Spec(("C_mask", "h", "w"), spec.QUERY).bind(
-            "mask_features", mask_features.shape[1:], self._dims
-        )
+        spec.FRAME_QUERIES.bind("frame_queries", (total, *frame_queries.shape[1:]), self._dims)
         arrays = {"frame_queries": self._narrow("frame_queries", frame_queries, spec.FRAME_QUERIES)}
-        try:
-            coded = self._codec.encode(mask_features)
-        except InputError as error:
-            raise self._refused("mask_features", error) from None
-        arrays |= {f"mask_features/{name}": array for name, array in coded.items()}
+        arrays |= self._coded(t, coded)
         with self._guard():
             for name, array in arrays.items():
                 if name not in self._streams:
@@ -106,6 +92,24 @@ class VideoWriter:
                 self._crc[name] = zlib.crc32(array, self._crc.get(name, 0))
                 self.bytes += array.nbytes
         self.frames += t
+
+    def _coded(self, t: int, coded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The codec's arrays by their names in the shard, checked."""
+        basis = self._codec.basis
+        self._dims.setdefault("C_mask", len(basis.mean) if basis else coded["values"].shape[1])
+        layout = self._codec.layout(*(self._dims[k] for k in ("C_mask", "h", "w")))
+        arrays = {}
+        for name, (shape, dtype) in layout.items():
+            array = coded[name]
+            if array.shape != (t, *shape) or array.dtype != dtype:
+                raise ValueError(
+                    f"mask_features/{name}: {array.dtype} {array.shape}, not {dtype} {(t, *shape)}"
+                )
+            try:
+                arrays[f"mask_features/{name}"] = narrow(array, dtype)
+            except InputError as error:
+                raise self._refused("mask_features", error) from None
+        return arrays
 
     def mask_features(self, t: int) -> dict[str, np.ndarray]:
         """The coded arrays of a frame that has been appended, each with a leading axis of 1."""

@@ -17,7 +17,7 @@ import h5py
 
 from cache_schema import manifest
 from cache_schema.cli import InputError
-from cache_schema.codecs import get_codec
+from cache_schema.codecs import Codec
 from cache_schema.fingerprint import Fingerprint
 from cache_schema.manifest import Entry
 from cache_schema.names import check_text, escape, unescape
@@ -44,6 +44,7 @@ class CacheWriter:
     """Writes videos into the cache folder ``path``, continuing what is there; a context manager.
 
     Attributes:
+        codec: of the mask features.
         done: ids of the videos that are safe in the cache.
         failures: id to reason of the videos that failed in an earlier run or in this one.
 
@@ -52,13 +53,13 @@ class CacheWriter:
         fingerprint: everything that decides the numbers (plain JSON types).
         dataset: name of the data set.
         split: of the data set.
-        codec: name of the mask-feature codec.
+        codec: of the mask features, with its basis if it has one.
         shard_bytes: a shard is closed once it holds this much.
 
     Raises:
-        InputError: another fingerprint (names the fields and both values), a second writer, an
-            unknown codec, a folder that cannot be written. After a storage error (a full disk)
-            every call raises the same sentence, so that no other video is blamed for it.
+        InputError: another fingerprint (names the fields and both values), a second writer, a
+            folder that cannot be written. After a storage error (a full disk) every call raises
+            the same sentence, so that no other video is blamed for it.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class CacheWriter:
         fingerprint: dict[str, Any],
         dataset: str,
         split: str,
-        codec: str,
+        codec: Codec,
         shard_bytes: int = 1 << 30,
     ):
         self.path = Path(path)
-        self._codec = get_codec(codec)
+        self.codec = codec
         self._header = Header(dataset, split, codec, Fingerprint(fingerprint))
         check_text(dataset, "data set name")
         check_text(split, "split name")
@@ -133,7 +134,7 @@ class CacheWriter:
                 video_id=video_id,
                 geometry=geometry,
                 frame_names=frame_names,
-                codec=self._codec,
+                codec=self.codec,
                 guard=self._guard,
             )
             yield writer

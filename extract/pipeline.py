@@ -104,7 +104,7 @@ def extract(
         fingerprint=fingerprint,
         dataset=config.dataset,
         split=split or "",
-        codec=config.codec,
+        codec=get_codec(config.codec),
         shard_bytes=shard_bytes,
     ) as writer:
         missing = [video_id for video_id in dataset.ids if video_id not in writer.done]
@@ -159,13 +159,15 @@ def write_video(writer: CacheWriter, stage: Stage, video: SourceVideo) -> None:
         InputError: a broken frame or annotation; nothing of the video stays in the cache.
     """
     vita, settings = stage.vita, stage.config
+    codec = get_codec(settings.codec)
     expressions = encode_expressions(stage.text, video)
     geometry = stage.preprocess(video.read_frame(0))[1]
     with writer.video(video.id, geometry=geometry, frame_names=video.frame_names) as entry:
         chunks = []
         for images in _chunks(stage, video):
             frames = vita.frames(images.to(vita.device))
-            entry.append(frames.frame_queries.cpu().numpy(), frames.mask_features.cpu().numpy())
+            coded = codec.encode(frames.mask_features.cpu().numpy())
+            entry.append(frames.frame_queries.cpu().numpy(), coded)
             chunks.append(frames.frame_queries)
         queries = torch.cat(chunks)  # (T, N_f, C)
         bank = clip_bank(video.id, video.num_frames, **settings.clips)  # (K, T_c)
@@ -177,7 +179,6 @@ def write_video(writer: CacheWriter, stage: Stage, video: SourceVideo) -> None:
             parts += [_on_cpu(banked, k) for k in range(len(bank))]
         embeds = np.concatenate([part["mask_embeds"] for part in parts])  # ((1+K)*N_v, C)
         # Tracks are those of the coded features: of the masks that readers of the cache get.
-        codec = get_codec(settings.codec)
         paths = []
         for t in range(video.num_frames):
             logits = torch.from_numpy(codec.mask_logits(entry.mask_features(t), embeds))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco
 
-from cache_schema.codecs import get_codec
+from cache_schema.codecs import CODECS, LOWRANK, Basis, Codec, get_codec
 from cache_schema.records import RLE, Clip, Expression, Geometry
 from cache_schema.writer import CacheWriter
 
@@ -57,7 +57,7 @@ def make_video(
     every fourth from there) no target. Tags go round static, reversible, irreversible.
     """
     rng = np.random.default_rng([seed, index])
-    dtype = get_codec(codec).query_dtype
+    dtype = CODECS[codec].query_dtype
     video_id = f"video{index:03d}"
     padded_height, padded_width = h * STRIDE, w * STRIDE
     resized_height, resized_width = padded_height - 2, padded_width - 3
@@ -122,11 +122,23 @@ def make_video(
     )
 
 
+def make_codec(name: str, channels: int = 16, rank: int = 6) -> Codec:
+    """A codec by its name; the basis of a low-rank one is random, but the same every time."""
+    if name != LOWRANK:
+        return get_codec(name)
+    rng = np.random.default_rng(0)
+    directions = np.linalg.qr(rng.standard_normal((channels, channels)))[0][:, :rank]
+    directions = directions.astype(np.float32)
+    mean = rng.standard_normal(channels, np.float32)
+    return get_codec(name, Basis(mean, directions, np.ascontiguousarray(directions.T)))
+
+
 def write_video(writer: CacheWriter, video: SyntheticVideo, chunk: int = 3) -> None:
     """Write a video, ``chunk`` frames at a time."""
     with writer.video(video.id, geometry=video.geometry, frame_names=video.frame_names) as out:
         for t in range(0, len(video.frame_names), chunk):
-            out.append(video.frame_queries[t : t + chunk], video.mask_features[t : t + chunk])
+            coded = writer.codec.encode(video.mask_features[t : t + chunk])
+            out.append(video.frame_queries[t : t + chunk], coded)
         out.finish(
             video_queries=video.video_queries,
             video_logits=video.video_logits,
@@ -139,7 +151,12 @@ def write_video(writer: CacheWriter, video: SyntheticVideo, chunk: int = 3) -> N
 
 
 def open_writer(
-    path: Path, *, codec: str = "float16", seed: int = 0, shard_bytes: int = 1 << 30
+    path: Path,
+    *,
+    codec: str = "float16",
+    channels: int = 16,
+    seed: int = 0,
+    shard_bytes: int = 1 << 30,
 ) -> CacheWriter:
     """The writer that `write_cache` uses."""
     return CacheWriter(
@@ -147,7 +164,7 @@ def open_writer(
         fingerprint={"segmenter": {"name": "synthetic", "seed": seed}, "codec": {"name": codec}},
         dataset="synthetic",
         split="train",
-        codec=codec,
+        codec=make_codec(codec, channels),
         shard_bytes=shard_bytes,
     )
 
@@ -179,7 +196,10 @@ def write_cache(
         make_video(i, num_frames=lengths[i % len(lengths)], codec=codec, seed=seed, **sizes)
         for i in range(num_videos)
     ]
-    with open_writer(path, codec=codec, seed=seed, shard_bytes=shard_bytes) as writer:
+    channels = sizes.get("C", 16)
+    with open_writer(
+        path, codec=codec, channels=channels, seed=seed, shard_bytes=shard_bytes
+    ) as writer:
         for video in videos:
             if video.id not in writer.done:
                 write_video(writer, video)

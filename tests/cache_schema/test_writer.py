@@ -10,6 +10,7 @@ import pytest
 
 from cache_schema import manifest
 from cache_schema.cli import InputError
+from cache_schema.codecs import get_codec
 from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
 from cache_schema.writer import CacheWriter
@@ -21,7 +22,6 @@ from tests.synthetic import make_video, open_writer, write_cache, write_video
     "name",
     [
         "frame_queries",
-        "mask_features",
         "video_queries",
         "video_logits",
         "video_mask_embeds",
@@ -107,7 +107,7 @@ def test_an_exception_takes_the_video_out_and_the_rest_is_kept(tmp_path):
         write_video(writer, make_video(0))
         made = make_video(1)
         with writer.video("x", geometry=made.geometry, frame_names=made.frame_names) as video:
-            video.append(made.frame_queries, made.mask_features)
+            video.append(made.frame_queries, writer.codec.encode(made.mask_features))
             raise KeyError("reading a frame went wrong")
     assert CacheReader(tmp_path).video_ids == ["video000"] and verify(tmp_path).sound
 
@@ -116,7 +116,7 @@ def test_coded_frames_are_readable_before_the_end(tmp_path):
     made = make_video(0)
     with open_writer(tmp_path) as writer, pytest.raises(ValueError, match="without finish"):  # noqa: SIM117
         with writer.video("x", geometry=made.geometry, frame_names=made.frame_names) as video:
-            video.append(made.frame_queries[:2], made.mask_features[:2])
+            video.append(made.frame_queries[:2], writer.codec.encode(made.mask_features[:2]))
             coded = video.mask_features(1)["values"]
             assert np.array_equal(coded, made.mask_features[1:2].astype(np.float16))
             with pytest.raises(IndexError):
@@ -171,7 +171,11 @@ def test_another_fingerprint_is_refused_naming_fields_and_values(tmp_path):
     fingerprint = CacheReader(tmp_path).fingerprint
     with pytest.raises(InputError, match='split: "train" != "valid"'):
         CacheWriter(
-            tmp_path, fingerprint=fingerprint, dataset="synthetic", split="valid", codec="float16"
+            tmp_path,
+            fingerprint=fingerprint,
+            dataset="synthetic",
+            split="valid",
+            codec=get_codec("float16"),
         )
     write_cache(tmp_path, num_videos=2)  # the refusals let go of the lock
 
@@ -240,10 +244,10 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
         names = [str(t) for t in range(150)]
         with open_writer(tmp_path, codec="float32") as writer, pytest.raises(KeyError):  # noqa: SIM117
             with writer.video("x", geometry=made.geometry, frame_names=names) as video:
-                video.append(queries, frame)
+                video.append(queries, {"values": frame})
                 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 for _ in names[1:]:
-                    video.append(queries, frame)
+                    video.append(queries, {"values": frame})
                 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
                 assert grown < 20_000, grown  # KiB; the frames are 115 MB
                 raise KeyError
