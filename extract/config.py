@@ -13,7 +13,10 @@ from typing import Any
 from mmengine.config import Config
 
 from cache_schema.cli import InputError
+from cache_schema.codecs import CODECS, LOWRANK
 
+#: Configurations that can be given by name; those that start with _ are parts of others.
+PRESETS = Path(__file__).parent / "configs"
 #: Every key of a configuration and the keys inside it (None: the owner of the key checks).
 KEYS: dict[str, set[str] | None] = {
     "dataset": None,
@@ -23,33 +26,50 @@ KEYS: dict[str, set[str] | None] = {
     "codec": None,
     "clips": {"num", "frames"},
 }
+#: What the low-rank codec may be told, and is told otherwise: the rank of its basis, or "auto" for
+#: the lowest that keeps this mask IoU; the number of frames that the basis is fitted on.
+LOWRANK_DEFAULTS: dict[str, Any] = {"rank": "auto", "iou": 0.99, "frames": 256}
 
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    """The keys of `KEYS`; ``text`` is None when no expressions are to be encoded."""
+    """The keys of `KEYS`; ``text`` is None when no expressions are to be encoded.
+
+    ``codec`` has a ``name``; for ``lowrank-int8`` also every key of `LOWRANK_DEFAULTS`.
+    """
 
     dataset: str
     segmenter: dict[str, Any]
     text: dict[str, str] | None
     resize: dict[str, int | None] | None
-    codec: str
+    codec: dict[str, Any]
     clips: dict[str, int]
+
+
+def presets() -> dict[str, Path]:
+    """The configurations that come with the project: name and file."""
+    return {path.stem: path for path in sorted(PRESETS.glob("[!_]*.py"))}
 
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> ExtractConfig:
     """Read a configuration file and merge dotted options into it.
 
     Args:
-        path: a Python file; it may import from another one to inherit.
+        path: a Python file, which may import from another one to inherit, or the name of a preset.
         options: for example ``{"clips.num": 2}``.
 
     Raises:
-        InputError: no such file, Python that does not run, an unknown or missing key.
+        InputError: no such file, Python that does not run, an unknown or missing key, a codec with
+            settings that it does not have.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"no configuration file {path}: give one such as extract/configs/demo.py")
+        if str(path) not in presets():
+            raise InputError(
+                f"no configuration file {path}: give a file such as extract/configs/demo.py, "
+                f"or a preset: {', '.join(presets())}"
+            )
+        path = presets()[str(path)]
     try:
         names = runpy.run_path(str(path))
     except Exception as error:  # whatever a file from outside may raise
@@ -59,6 +79,8 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
         for name, value in names.items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
+    if isinstance(values.get("codec"), str):  # so that an option can add a setting to the name
+        values["codec"] = {"name": values["codec"]}
     wrapped = Config({"keys": values})
     try:
         wrapped.merge_from_dict({f"keys.{name}": value for name, value in (options or {}).items()})
@@ -66,7 +88,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
         raise InputError(f"--cfg-options do not fit {path}: {error}") from error
     merged = wrapped.to_dict()["keys"]
     _check(path, merged)
-    return ExtractConfig(**merged)
+    return ExtractConfig(**merged | {"codec": _codec(path, merged["codec"])})
 
 
 def _check(path: Path, values: dict[str, Any]) -> None:
@@ -91,3 +113,42 @@ def _check(path: Path, values: dict[str, Any]) -> None:
         raise InputError(
             f"{path}: clips is {clips}, give num of at least 0 and frames of at least 1"
         )
+
+
+def _codec(path: Path, given: Any) -> dict[str, Any]:
+    """A codec's name, or a name with settings, as a dict with all of its settings."""
+    codec = {"name": given} if isinstance(given, str) else given
+    where = f"{path} (with --cfg-options)"
+    if not isinstance(codec, dict) or not isinstance(codec.get("name"), str):
+        raise InputError(
+            f"{where}: codec is {given!r}, give a name ({', '.join(CODECS)}) or a dict with a name"
+        )
+    name = codec["name"]
+    if name not in CODECS:
+        raise InputError(f"{where}: unknown codec '{name}', known are {', '.join(CODECS)}")
+    for key in codec:
+        if key != "name" and key not in LOWRANK_DEFAULTS:
+            raise InputError(
+                f"{where} has the unknown key 'codec.{key}': "
+                f"known are name, {', '.join(LOWRANK_DEFAULTS)}"
+            )
+        if key != "name" and name != LOWRANK:
+            raise InputError(
+                f"{where}: 'codec.{key}' is a setting of {LOWRANK}, and the codec is {name}: "
+                f"remove it, or replace the whole codec by codec={name}"
+            )
+    if name != LOWRANK:
+        return dict(codec)
+    codec = {"name": name, **LOWRANK_DEFAULTS, **codec}
+    rank, iou, frames = (codec[key] for key in LOWRANK_DEFAULTS)
+    if rank != "auto" and not _is_count(rank):
+        raise InputError(f"{where}: codec.rank is {rank!r}, give 'auto' or a number of at least 1")
+    if isinstance(iou, bool) or not isinstance(iou, (int, float)) or not 0 < iou <= 1:
+        raise InputError(f"{where}: codec.iou is {iou!r}, give a mask IoU above 0 and at most 1")
+    if not _is_count(frames):
+        raise InputError(f"{where}: codec.frames is {frames!r}, give a number of at least 1")
+    return codec
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

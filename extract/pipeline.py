@@ -81,7 +81,7 @@ def extract(
     """
     if config.dataset not in DATASETS:
         raise InputError(f"unknown dataset '{config.dataset}': known are {', '.join(DATASETS)}")
-    get_codec(config.codec)
+    get_codec(config.codec["name"])
     dataset = DATASETS[config.dataset](data_root, split)
     has_text = config.text is not None and config.dataset != "folder"
     stage, weights_digest = load_stage(config, weights, device, chunk_frames, has_text=has_text)
@@ -91,7 +91,7 @@ def extract(
         "weights_sha256": weights_digest,
         "resize": config.resize,
         "dtype": "float32",
-        "codec": get_codec(config.codec).describe(),
+        "codec": get_codec(config.codec["name"]).describe(),
         "clips": {**config.clips, "seed": CLIP_SEED},
         "text": stage.text.identity() if stage.text else None,
         "dataset": config.dataset,
@@ -104,7 +104,7 @@ def extract(
         fingerprint=fingerprint,
         dataset=config.dataset,
         split=split or "",
-        codec=get_codec(config.codec),
+        codec=get_codec(config.codec["name"]),
         shard_bytes=shard_bytes,
     ) as writer:
         missing = [video_id for video_id in dataset.ids if video_id not in writer.done]
@@ -159,7 +159,7 @@ def write_video(writer: CacheWriter, stage: Stage, video: SourceVideo) -> None:
         InputError: a broken frame or annotation; nothing of the video stays in the cache.
     """
     vita, settings = stage.vita, stage.config
-    codec = get_codec(settings.codec)
+    codec = get_codec(settings.codec["name"])
     expressions = encode_expressions(stage.text, video)
     geometry = stage.preprocess(video.read_frame(0))[1]
     with writer.video(video.id, geometry=geometry, frame_names=video.frame_names) as entry:

@@ -1,0 +1,3 @@
+"""VITA's Swin-L weights for YouTube-VIS 2021: the sizes of 2019."""
+
+from extract.configs.ytvis2019_swinl import *  # noqa: F403

@@ -1,0 +1,90 @@
+"""The codec of a configuration: a name, or a name with settings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache_schema.cli import InputError
+from extract.config import load_config
+
+DEMO = Path(__file__).parents[2] / "extract/configs/demo.py"
+LOWRANK = {"name": "lowrank-int8", "rank": "auto", "iou": 0.99, "frames": 256}
+
+
+def config(tmp_path: Path, codec: Any) -> Path:
+    """A file that is the demo's but for its codec."""
+    path = tmp_path / "config.py"
+    path.write_text(f"from extract.configs.demo import *\ncodec = {codec!r}\n")
+    return path
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_a_name_is_a_codec(tmp_path: Path, name: str, as_dict: bool) -> None:
+    given = {"name": name} if as_dict else name
+    assert load_config(config(tmp_path, given)).codec == {"name": name}
+
+
+def test_settings_have_defaults(tmp_path: Path) -> None:
+    assert load_config(config(tmp_path, "lowrank-int8")).codec == LOWRANK
+    given = {"name": "lowrank-int8", "rank": 16}
+    assert load_config(config(tmp_path, given)).codec == LOWRANK | {"rank": 16}
+
+
+def test_an_option_adds_a_setting_to_a_name(tmp_path: Path) -> None:
+    path = config(tmp_path, "lowrank-int8")
+    assert load_config(path, {"codec.rank": 16}).codec == LOWRANK | {"rank": 16}
+    assert load_config(path, {"codec.iou": 1}).codec == LOWRANK | {"iou": 1}
+
+
+def test_an_option_replaces_a_codec_with_settings(tmp_path: Path) -> None:
+    path = config(tmp_path, {"name": "lowrank-int8", "rank": 16})
+    assert load_config(path, {"codec": "float32"}).codec == {"name": "float32"}
+    assert load_config(DEMO, {"codec": "lowrank-int8"}).codec == LOWRANK
+    options = {"codec.name": "lowrank-int8", "codec.frames": 8}
+    assert load_config(DEMO, options).codec == LOWRANK | {"frames": 8}
+
+
+@pytest.mark.parametrize(
+    "codec, words",
+    [
+        ("zip", ["unknown codec 'zip'", "float16", "lowrank-int8"]),
+        ({"name": "zip"}, ["unknown codec 'zip'"]),
+        (5, ["codec is 5", "a name"]),
+        (None, ["codec is None"]),
+        ({}, ["codec is {}", "with a name"]),
+        ({"rank": 3}, ["with a name"]),
+        ({"name": 3}, ["with a name"]),
+        ({"name": "lowrank-int8", "ranks": 3}, ["unknown key 'codec.ranks'", "iou"]),
+        ({"name": "float16", "rank": 3}, ["'codec.rank'", "lowrank-int8", "codec=float16"]),
+        ({"name": "int8", "iou": 0.9}, ["'codec.iou'", "lowrank-int8"]),
+        ({"name": "float32", "frames": 9}, ["'codec.frames'", "lowrank-int8"]),
+        ({"name": "lowrank-int8", "rank": "all"}, ["codec.rank is 'all'", "'auto'"]),
+        ({"name": "lowrank-int8", "rank": 0}, ["codec.rank is 0", "at least 1"]),
+        ({"name": "lowrank-int8", "rank": 1.5}, ["codec.rank is 1.5"]),
+        ({"name": "lowrank-int8", "rank": True}, ["codec.rank is True"]),
+        ({"name": "lowrank-int8", "iou": 0}, ["codec.iou is 0", "at most 1"]),
+        ({"name": "lowrank-int8", "iou": 1.01}, ["codec.iou is 1.01"]),
+        ({"name": "lowrank-int8", "iou": "high"}, ["codec.iou is 'high'"]),
+        ({"name": "lowrank-int8", "iou": float("nan")}, ["codec.iou is nan"]),
+        ({"name": "lowrank-int8", "frames": 0}, ["codec.frames is 0"]),
+        ({"name": "lowrank-int8", "frames": 2.0}, ["codec.frames is 2.0"]),
+    ],
+)
+def test_other_codecs_are_refused_by_name(tmp_path: Path, codec: Any, words: list[str]) -> None:
+    path = tmp_path / "config.py"
+    path.write_text(
+        f"from extract.configs.demo import *\nnan = float('nan')\ncodec = {codec!r}\ndel nan\n"
+    )
+    with pytest.raises(InputError) as error:
+        load_config(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_the_name_alone_does_not_replace_settings(tmp_path: Path) -> None:
+    path = config(tmp_path, {"name": "lowrank-int8", "rank": 16})
+    with pytest.raises(InputError, match="replace the whole codec by codec=float32"):
+        load_config(path, {"codec.name": "float32"})
