@@ -29,6 +29,7 @@ from tqdm import tqdm, trange
 from transformers import Mask2FormerForUniversalSegmentation
 
 from cache_schema import cli
+from cache_schema.codecs import get_codec
 from extract.config import load_config
 from extract.demo.world import Scene, make_scene
 from extract.segmenters import VITA, SegmenterConfig, VITAHead
@@ -92,6 +93,7 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
         return head.state_dict()
     clips = _encoded_clips(vita, arguments.video_scenes, arguments.out)
     criterion = VITACriterion(num_classes=vita.config.num_classes, num_points=128)
+    exact = get_codec("float32")
     for step in run:
         rng = np.random.default_rng([WORLD, 2, step])
         num_frames = int(rng.choice((8, 12)))  # a clip of the bank, or a whole video
@@ -102,7 +104,7 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
         # (B, T, N_f, C)
         layers = head(torch.stack([c.queries for c in batch]), all_layers=True, similarity=True)
         maps = [
-            MaskFeatures({"values": head.vita_mask_features(c.features.float())}, "float32")
+            MaskFeatures({"values": head.vita_mask_features(c.features.float())}, exact)
             for c in batch
         ]
         ids = [torch.arange(len(c.labels)) for c in batch]

@@ -239,7 +239,7 @@ def evaluate(
             video,
             items,
             rounds,
-            codec=reader.codec.name,
+            codec=reader.codec,
             has_truth=has_truth,
             with_controls=with_controls,
             masks=masks,

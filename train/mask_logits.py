@@ -1,7 +1,9 @@
 """Mask logits in the coded space of the cache: the torch side of `cache_schema.codecs`.
 
-Both supported codecs, ``float32`` and ``float16``, store the mask features themselves, so a logit
-is a plain dot product in float32.
+A codec's affine map is applied to the mask embeddings, which are few, and not to the mask
+features, so the C channels are never made and a product has only R:
+
+    F.e ~ (mean + decoder^T z).e = mean.e + z.(decoder e),    z = scale * values
 """
 
 from collections.abc import Mapping
@@ -11,40 +13,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache_schema.cli import InputError
+from cache_schema.codecs import Codec
 from train.losses.points import sample
 
-CODECS = ("float32", "float16")
+
+def project(embeds: Tensor, codec: Codec) -> tuple[Tensor, Tensor | None]:
+    """Mask embeddings in the coded space, differentiable.
+
+    Args:
+        embeds: (N, C).
+        codec: of the mask features, with its basis if it has one.
+
+    Returns:
+        (N, R) to multiply the scaled values with, and (N,) to add to the logits; without a basis
+        the embeddings themselves, and None.
+    """
+    if codec.basis is None:
+        return embeds, None
+    decoder, mean = (
+        torch.from_numpy(array).to(embeds.device)
+        for array in (codec.basis.decoder, codec.basis.mean)
+    )
+    return embeds @ decoder.T, embeds @ mean
 
 
-def _values(stored: Mapping[str, Tensor | np.ndarray], codec: str) -> Tensor:
-    if codec not in CODECS:
-        raise InputError(f"the mask features are coded as {codec!r}; known are {', '.join(CODECS)}")
-    return torch.as_tensor(stored["values"])
-
-
-def mask_logits(stored: Mapping[str, Tensor | np.ndarray], embeds: Tensor, *, codec: str) -> Tensor:
+def mask_logits(
+    stored: Mapping[str, Tensor | np.ndarray], embeds: Tensor, *, codec: Codec
+) -> Tensor:
     """Mask logits of some frames, Eq. (10).
 
     One matrix product a frame, with the operands in this order and layout: stage one computes
     its masks in the same form, so from a float32 cache both give the same bits.
 
     Args:
-        stored: the coded frames as the cache holds them, ``values`` (t, C, h, w), t >= 1, on the
-            device of ``embeds`` if they are tensors.
+        stored: the coded frames as the cache holds them, ``values`` (t, R, h, w), t >= 1.
         embeds: (N, C) float32.
-        codec: the cache's codec name.
+        codec: of the cache.
 
     Returns:
-        (t, N, h, w) float32.
-
-    Raises:
-        InputError: the codec is unknown.
+        (t, N, h, w) float32, on the device of the embeddings.
     """
+    arrays = {name: torch.as_tensor(array).to(embeds.device) for name, array in stored.items()}
+    weights, bias = project(embeds, codec)
     frames = []
-    for frame in _values(stored, codec).to(embeds.device):
-        flat = frame.float().flatten(1)  # (C, h * w)
-        frames.append((embeds @ flat).unflatten(1, frame.shape[1:]))  # (N, h, w)
+    for t, frame in enumerate(arrays["values"]):
+        scaled = weights * arrays["scales"][t] if codec.scaled else weights  # (N, R)
+        logits = scaled @ frame.float().flatten(1)  # (N, R) @ (R, h * w)
+        if bias is not None:
+            logits = logits + bias[:, None]
+        frames.append(logits.unflatten(1, frame.shape[1:]))  # (N, h, w)
     return torch.stack(frames)
 
 
@@ -55,34 +72,39 @@ class MaskFeatures:
 
     Args:
         stored: as for `mask_logits`.
-        codec: the cache's codec name.
-
-    Raises:
-        InputError: the codec is unknown.
+        codec: of the cache.
     """
 
-    def __init__(self, stored: Mapping[str, Tensor | np.ndarray], codec: str) -> None:
+    def __init__(self, stored: Mapping[str, Tensor | np.ndarray], codec: Codec) -> None:
         self.codec = codec
-        self.values = _values(stored, codec)  # (T, C, h, w)
+        self.stored = {name: torch.as_tensor(array) for name, array in stored.items()}
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(T, h, w)."""
-        frames, _, height, width = self.values.shape
+        frames, _, height, width = self.stored["values"].shape
         return frames, height, width
 
     def to(self, device: torch.device | str) -> "MaskFeatures":
         """The same features on another device."""
-        return MaskFeatures({"values": self.values.to(device)}, self.codec)
+        return MaskFeatures({n: array.to(device) for n, array in self.stored.items()}, self.codec)
 
     def logits(self, embeds: Tensor) -> Tensor:
         """Mask logits of all frames, differentiable: (N, C) to (N, T, h, w)."""
-        return (embeds @ self._flat).unflatten(1, self.shape)
+        weights, bias = project(embeds, self.codec)
+        if bias is None:
+            return (weights @ self._flat).unflatten(1, self.shape)
+        # The bias goes into the product, so that the maps are written once.
+        return torch.addmm(bias[:, None], weights, self._flat).unflatten(1, self.shape)
 
     @cached_property
     def _flat(self) -> Tensor:
-        by_channel = self.values.transpose(0, 1)  # (C, T, h, w)
-        return by_channel.to(torch.float32, memory_format=torch.contiguous_format).flatten(1)
+        """z: the values times their scales, (R, T * h * w) float32."""
+        values = self.stored["values"].transpose(0, 1)  # (R, T, h, w)
+        flat = values.to(torch.float32, memory_format=torch.contiguous_format)
+        if self.codec.scaled:
+            flat *= self.stored["scales"].T[:, :, None, None]  # (R, T, 1, 1)
+        return flat.flatten(1)
 
     def at(self, embeds: Tensor, points: Tensor) -> Tensor:
         """Mask logits at points of every frame.
@@ -97,8 +119,14 @@ class MaskFeatures:
         Returns:
             (N, T * P).
         """
-        _, h, w = self.shape
+        frames, h, w = self.shape
         if 2 * points.shape[1] > h * w:
             return sample(self.logits(embeds).flatten(0, 1), points).view(len(embeds), -1)
-        features = sample(self._flat.view(-1, h, w), points)  # (C * T, P)
-        return embeds @ features.view(len(self._flat), -1)  # (N, T * P)
+        weights, bias = project(embeds, self.codec)
+        features = sample(self._flat.view(-1, h, w), points)  # (R * T, P)
+        logits = weights @ features.view(len(self._flat), -1)  # (N, T * P)
+        if bias is None:
+            return logits
+        # Beyond the edge a map is zero, so near it the bias counts in part only.
+        inside = sample(points.new_ones(1, h, w), points)  # (1, P)
+        return logits + bias[:, None] * inside.repeat(1, frames)

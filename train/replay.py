@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cache_schema.codecs import Codec
 from cache_schema.reader import Video
 from cache_schema.records import Geometry
 from train.mask_logits import mask_logits
@@ -50,7 +51,7 @@ def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def _frame_logits(video: Video, t: int, embeds: Tensor, codec: str) -> Tensor:
+def _frame_logits(video: Video, t: int, embeds: Tensor, codec: Codec) -> Tensor:
     """Mask logits of frame t: (N, h, w) on the device of the embeddings (N, C)."""
     return mask_logits(video.mask_features([t]), embeds, codec=codec)[0]
 
@@ -59,7 +60,7 @@ def replay(
     video: Video,
     groups: Sequence[np.ndarray],
     *,
-    codec: str,
+    codec: Codec,
     device: torch.device | str = "cpu",
 ) -> Iterator[np.ndarray]:
     """Final masks of several expressions, one frame after the other.
@@ -68,7 +69,7 @@ def replay(
         video: of the cache.
         groups: for each of G expressions the mask embeddings of its kept queries, (N, C); an
             expression with none gets an empty mask.
-        codec: name of the cache's codec.
+        codec: of the cache.
         device: where the masks are computed.
 
     Yields:
@@ -89,7 +90,7 @@ def replay(
 
 
 def vita_masks(
-    video: Video, *, codec: str, device: torch.device | str = "cpu"
+    video: Video, *, codec: Codec, device: torch.device | str = "cpu"
 ) -> Iterator[np.ndarray]:
     """VITA's own masks, from the cached video queries' mask embeddings.
 

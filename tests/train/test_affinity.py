@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from cache_schema.codecs import get_codec
 from train.data.affinity import DOUBT, track_distance
 from train.losses import Binary, SetCriterion, Targets
 from train.losses.points import uniform_points
@@ -51,7 +52,7 @@ def test_no_targets_give_no_distances() -> None:
 
 
 def test_the_prior_decides_between_equal_masks() -> None:
-    features = MaskFeatures({"values": torch.randn(2, 4, 5, 10)}, "float32")
+    features = MaskFeatures({"values": torch.randn(2, 4, 5, 10)}, get_codec("float32"))
     targets = [Targets(torch.from_numpy(boxes_as_masks(BOXES)), torch.zeros(2).long())]
     logits, embeds = torch.zeros(1, 3), torch.ones(1, 3, 4)  # three queries that say the same
     prior = [torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])]

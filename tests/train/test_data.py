@@ -6,17 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cache_schema.cli import InputError
-from cache_schema.codecs import get_codec
 from cache_schema.reader import CacheReader
 from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache, write_video
 from train.data import ClipDataset, CounterBatches, collate, video_batch
 from train.data.dataset import clip_targets
-from train.losses.points import sample as sample_maps
-from train.mask_logits import MaskFeatures, mask_logits
 
 
 @pytest.fixture(scope="module")
@@ -199,51 +194,3 @@ def test_caches_of_other_models_are_refused(cache: tuple, tmp_path: Path) -> Non
     write_cache(tmp_path / "c", N_v=7)
     with pytest.raises(InputError, match="video queries are .7, 16. and .4, 16."):
         ClipDataset([cache[0], CacheReader(tmp_path / "c")], seed=0)
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    codec=st.sampled_from(["float32", "float16"]),
-    frames=st.integers(1, 4),
-    queries=st.integers(0, 5),
-    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    seed=st.integers(0, 99),
-)
-def test_mask_logits_agree_with_the_cache_schema(
-    codec: str, frames: int, queries: int, size: tuple[int, int], seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    reference = get_codec(codec)
-    stored = reference.encode(rng.standard_normal((frames, 8, *size), np.float32))
-    embeds = rng.standard_normal((queries, 8), np.float32)
-    expected = reference.mask_logits(stored, embeds)  # (t, N, h, w)
-    ours = mask_logits(stored, torch.from_numpy(embeds), codec=codec)
-    assert ours.dtype == torch.float32 and ours.shape == expected.shape
-    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-5, atol=1e-5)
-    training = MaskFeatures(stored, codec).logits(torch.from_numpy(embeds))  # (N, t, h, w)
-    np.testing.assert_allclose(training.transpose(0, 1).numpy(), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_mask_logits_are_one_product_a_frame_bit_for_bit() -> None:
-    features, embeds = torch.randn(3, 64, 24, 40), torch.randn(12, 64)
-    ours = mask_logits({"values": features.half().float()}, embeds, codec="float32")
-    for t in range(3):
-        direct = embeds @ features[t].half().float().flatten(1)
-        assert torch.equal(ours[t].flatten(1), direct)
-    assert torch.equal(ours, mask_logits({"values": features.half()}, embeds, codec="float16"))
-
-
-def test_an_unknown_codec_is_refused() -> None:
-    with pytest.raises(InputError, match="coded as 'int7'; known are float32, float16"):
-        mask_logits({"values": torch.zeros(1, 2, 3, 3)}, torch.zeros(1, 2), codec="int7")
-
-
-@pytest.mark.parametrize("points", [5, 200])
-def test_logits_at_points_are_those_of_the_maps(points: int) -> None:
-    """Few points interpolate the features, many the maps: the same numbers either way."""
-    generator = torch.Generator().manual_seed(0)
-    features = MaskFeatures({"values": torch.randn(3, 8, 6, 10, generator=generator)}, "float32")
-    embeds = torch.randn(4, 8, generator=generator)
-    where = torch.rand(1, points, 2, generator=generator)
-    expected = sample_maps(features.logits(embeds).flatten(0, 1), where).view(4, 3 * points)
-    assert torch.allclose(features.at(embeds, where), expected, atol=1e-5)

@@ -13,35 +13,35 @@ from train import replay
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def written(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, list[SyntheticVideo], CacheReader]:
+) -> tuple[list[SyntheticVideo], CacheReader]:
     path = tmp_path_factory.mktemp("replay") / "cache"
     videos = write_cache(path, num_videos=2, num_frames=(5, 3), codec=request.param, N_v=9)
-    return request.param, videos, CacheReader(path)
+    return videos, CacheReader(path)
 
 
-def test_own_masks_are_stage_ones(written: tuple[str, list[SyntheticVideo], CacheReader]) -> None:
-    codec, videos, reader = written
+def test_own_masks_are_stage_ones(written: tuple[list[SyntheticVideo], CacheReader]) -> None:
+    videos, reader = written
     for video in videos:
         features, embeds = map(torch.from_numpy, (video.mask_features, video.video_mask_embeds))
         logits = stage_one.mask_logits(features, embeds)  # (T, N_v, h, w)
         expected = (stage_one.to_original(logits, video.geometry) > 0).numpy()
-        found = np.stack(list(replay.vita_masks(reader.video(video.id), codec=codec)))
+        found = np.stack(list(replay.vita_masks(reader.video(video.id), codec=reader.codec)))
         assert found.shape == (len(video.frame_names), 9, 45, 67) and found.dtype == bool
-        if codec == "float32":
+        if reader.codec.name == "float32":
             np.testing.assert_array_equal(found, expected)
         else:
             assert (found != expected).mean() < 2e-3  # float16 of noise, not of a real video
 
 
 def test_the_mask_of_an_expression_is_the_union_of_its_queries(
-    written: tuple[str, list[SyntheticVideo], CacheReader],
+    written: tuple[list[SyntheticVideo], CacheReader],
 ) -> None:
-    codec, videos, reader = written
+    videos, reader = written
     video = reader.video(videos[0].id)
     embeds = video.video_mask_embeds().astype(np.float32)
-    own = np.stack(list(replay.vita_masks(video, codec=codec)))  # (T, N_v, H, W)
+    own = np.stack(list(replay.vita_masks(video, codec=reader.codec)))  # (T, N_v, H, W)
     kept = [[0, 3], [], [5], [1, 2, 4, 8]]
-    found = np.stack(list(replay.replay(video, [embeds[k] for k in kept], codec=codec)))
+    found = np.stack(list(replay.replay(video, [embeds[k] for k in kept], codec=reader.codec)))
     for number, queries in enumerate(kept):
         union = own[:, queries].any(1)
         # Another number of rows in the product may round differently.
@@ -50,9 +50,9 @@ def test_the_mask_of_an_expression_is_the_union_of_its_queries(
 
 
 def test_frames_are_read_one_by_one_as_they_are_asked_for(
-    written: tuple[str, list[SyntheticVideo], CacheReader], monkeypatch: pytest.MonkeyPatch
+    written: tuple[list[SyntheticVideo], CacheReader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codec, videos, reader = written
+    videos, reader = written
     asked = []
     read = Video.mask_features
     monkeypatch.setattr(
@@ -60,22 +60,22 @@ def test_frames_are_read_one_by_one_as_they_are_asked_for(
     )
     video = reader.video(videos[0].id)
     embeds = video.video_mask_embeds().astype(np.float32)
-    stream = replay.replay(video, [embeds], codec=codec)
+    stream = replay.replay(video, [embeds], codec=reader.codec)
     next(stream)
     next(stream)
     assert asked == [[0], [1]]
-    nothing = list(replay.replay(video, [embeds[:0]] * 2, codec=codec))
+    nothing = list(replay.replay(video, [embeds[:0]] * 2, codec=reader.codec))
     assert asked == [[0], [1]] and np.shape(nothing) == (5, 2, 45, 67) and not np.any(nothing)
 
 
 def test_parts_of_any_size_give_the_same_masks(
-    written: tuple[str, list[SyntheticVideo], CacheReader], monkeypatch: pytest.MonkeyPatch
+    written: tuple[list[SyntheticVideo], CacheReader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codec, videos, reader = written
+    videos, reader = written
     video = reader.video(videos[1].id)
-    expected = list(replay.vita_masks(video, codec=codec))
+    expected = list(replay.vita_masks(video, codec=reader.codec))
     monkeypatch.setattr(replay, "CHUNK", 2)
-    np.testing.assert_array_equal(list(replay.vita_masks(video, codec=codec)), expected)
+    np.testing.assert_array_equal(list(replay.vita_masks(video, codec=reader.codec)), expected)
 
 
 def test_what_is_kept() -> None:

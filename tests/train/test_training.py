@@ -14,6 +14,7 @@ from mmengine.optim import OptimWrapper
 
 from cache_schema import cli
 from cache_schema.cli import InputError
+from cache_schema.codecs import get_codec
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from train.__main__ import main
@@ -92,7 +93,10 @@ def test_the_head_learns_which_object_a_word_means() -> None:
     generator = torch.Generator().manual_seed(0)
     looks, names = torch.randn(4, 16, generator=generator), torch.randn(4, 24, generator=generator)
     quadrants = torch.eye(4).view(4, 2, 2).repeat_interleave(4, 1).repeat_interleave(4, 2)
-    features = MaskFeatures({"values": (2 * quadrants - 1)[None]}, "float32")  # (1, 4, 8, 8)
+    maps = {"values": (2 * quadrants - 1)[None]}  # (1, 4, 8, 8)
+    features = MaskFeatures(maps, get_codec("float32"))
+        {"values": (2 * quadrants - 1)[None]}, get_codec("float32")
+    )  # (1, 4, 8, 8)
     targets = [Targets(q[None, None].byte(), torch.zeros(1).long()) for q in quadrants]
     torch.manual_seed(0)
     head = DMVS(

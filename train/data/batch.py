@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cache_schema.codecs import Codec
 from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.affinity import objectness, track_distance
@@ -25,7 +26,7 @@ class Sample:
         video_logits: (N_v, K + 1).
         tracks: (N_v, T, 6).
         mask_features: the coded frames, each (T, ...).
-        codec: the codec's name.
+        codec: of the mask features.
         expression: the expression.
         targets: the objects it means that the clip shows.
     """
@@ -35,7 +36,7 @@ class Sample:
     video_logits: np.ndarray
     tracks: np.ndarray
     mask_features: Mapping[str, np.ndarray]
-    codec: str
+    codec: Codec
     expression: Expression
     targets: Targets
 

@@ -83,7 +83,7 @@ class ClipDataset(Dataset):
             video_logits=clip.video_logits,
             tracks=clip.tracks,
             mask_features=video.mask_features(clip.frame_indices),
-            codec=reader.codec.name,
+            codec=reader.codec,
             expression=expression,
             targets=clip_targets(video, expression, clip.frame_indices),
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cache_schema.codecs import Codec
 from cache_schema.reader import Video
 from train.evaluation import controls
 from train.evaluation.mevis import Score, Tally, Truth
@@ -35,7 +36,7 @@ def score_video(
     items: Sequence[Item],
     rounds: Sequence[Sequence[np.ndarray]],
     *,
-    codec: str,
+    codec: Codec,
     has_truth: bool,
     with_controls: bool,
     masks: Path | None,
@@ -47,7 +48,7 @@ def score_video(
         items: its E expressions.
         rounds: for each round the kept mask embeddings (N, C) of each expression; the first round
             is the head's own, the others have shuffled texts.
-        codec: name of the cache's codec.
+        codec: of the cache.
         has_truth: without it nothing is scored.
         with_controls: score the controls of VITA's own masks, too.
         masks: folder for PNG masks of the first round; None writes none.
@@ -91,12 +92,12 @@ class VitaControls:
     Args:
         video: of the cache.
         num_expressions: E.
-        codec: name of the cache's codec.
+        codec: of the cache.
         device: where the masks are computed.
     """
 
     def __init__(
-        self, video: Video, num_expressions: int, *, codec: str, device: torch.device | str
+        self, video: Video, num_expressions: int, *, codec: Codec, device: torch.device | str
     ) -> None:
         self._sure = controls.every_object(video.video_logits())
         self._frames = vita_masks(video, codec=codec, device=device)

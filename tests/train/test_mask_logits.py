@@ -1,0 +1,130 @@
+"""Mask logits in the coded space: those of the expanded features, forward and backward."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from cache_schema.codecs import CODECS, LOWRANK, Codec, get_codec
+from tests.synthetic import make_codec
+from train.losses.points import sample
+from train.mask_logits import MaskFeatures, mask_logits
+
+CHANNELS = 16
+PARAMETERS = [
+    *(make_codec(name, CHANNELS) for name in CODECS),
+    make_codec(LOWRANK, CHANNELS, rank=1),
+    make_codec(LOWRANK, CHANNELS, rank=CHANNELS),
+]
+every_codec = pytest.mark.parametrize(
+    "codec", PARAMETERS, ids=lambda c: f"{c.name}-{c.basis.rank}" if c.basis else c.name
+)
+
+
+def make(
+    codec: Codec, frames: int, h: int, w: int, queries: int, seed: int = 0
+) -> tuple[dict[str, np.ndarray], Tensor]:
+    """Coded noise, scaled differently in every channel, and embeddings (N, C)."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((frames, CHANNELS, h, w), np.float32)
+    features *= np.geomspace(0.01, 100, CHANNELS, dtype=np.float32)[:, None, None]
+    return codec.encode(features), torch.from_numpy(
+        rng.standard_normal((queries, CHANNELS), np.float32)
+    )
+
+
+def expand(codec: Codec, stored: dict[str, np.ndarray]) -> Tensor:
+    """The C channels (T, C, h, w) float64 that coded frames stand for."""
+    values = stored["values"].astype(np.float64)
+    if codec.scaled:
+        values *= stored["scales"][:, :, None, None]
+    if codec.basis:
+        mean = codec.basis.mean.astype(np.float64)[:, None, None]
+        values = mean + np.einsum("trhw,rc->tchw", values, codec.basis.decoder.astype(np.float64))
+    return torch.from_numpy(values)
+
+
+def assert_rounded(found: Tensor, expected: Tensor) -> None:
+    """Equal up to float32 rounding, relative to the largest value."""
+    assert found.dtype == torch.float32 and found.shape == expected.shape
+    if found.numel():
+        error = (found.double() - expected).abs().max()
+        assert error <= 2e-6 * expected.abs().max()
+
+
+@every_codec
+@settings(max_examples=15, deadline=None)
+@given(
+    frames=st.integers(1, 4),
+    queries=st.integers(0, 5),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    seed=st.integers(0, 99),
+)
+def test_forward_and_backward_are_those_of_expanded_features(
+    codec: Codec, frames: int, queries: int, size: tuple[int, int], seed: int
+) -> None:
+    stored, embeds = make(codec, frames, *size, queries, seed)
+    features = expand(codec, stored)
+    exact = embeds.double().requires_grad_()
+    expected = torch.einsum("nc,tchw->nthw", exact, features)
+    found = MaskFeatures(stored, codec).logits(embeds.requires_grad_())
+    assert_rounded(found, expected)
+    assert_rounded(mask_logits(stored, embeds, codec=codec).transpose(0, 1), expected)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(seed))
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert_rounded(embeds.grad, exact.grad)
+
+
+@every_codec
+def test_frames_agree_with_the_cache_schema(codec: Codec) -> None:
+    stored, embeds = make(codec, 3, 7, 9, 4)
+    expected = torch.from_numpy(codec.mask_logits(stored, embeds.numpy()))
+    assert_rounded(mask_logits(stored, embeds, codec=codec), expected)
+
+
+def test_a_frame_is_one_product_bit_for_bit() -> None:
+    features, embeds = torch.randn(3, 64, 24, 40), torch.randn(12, 64)
+    ours = mask_logits({"values": features.half().float()}, embeds, codec=get_codec("float32"))
+    for t in range(3):
+        direct = embeds @ features[t].half().float().flatten(1)
+        assert torch.equal(ours[t].flatten(1), direct)
+    halves = mask_logits({"values": features.half()}, embeds, codec=get_codec("float16"))
+    assert torch.equal(ours, halves)
+
+
+@every_codec
+@pytest.mark.parametrize("points", [7, 300])
+def test_logits_at_points_are_those_of_the_maps(codec: Codec, points: int) -> None:
+    """Few points interpolate the coded features, many the maps: the same numbers either way."""
+    stored, embeds = make(codec, 3, 6, 10, 4)
+    # Some points lie on the edge, where the half of a bilinear value that is outside is zero.
+    where = torch.rand(1, points, 2, generator=torch.Generator().manual_seed(0))
+    where[0, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
+    maps = torch.einsum("nc,tchw->nthw", embeds.double(), expand(codec, stored))
+    expected = sample(maps.flatten(0, 1), where.double()).view(4, 3 * points)
+    assert_rounded(MaskFeatures(stored, codec).at(embeds, where), expected)
+
+
+def test_no_product_has_more_than_r_channels() -> None:
+    codec = make_codec(LOWRANK, CHANNELS, rank=2)
+    stored, embeds = make(codec, 3, 20, 30, 5)
+    features = MaskFeatures(stored, codec)
+    with FlopCounterMode(display=False) as counter:
+        features.logits(embeds.requires_grad_()).sum().backward()
+    maps, projection = 5 * 2 * 3 * 20 * 30, 5 * 16 * 2 + 5 * 16
+    # Two operations a multiply-add; each product backward once, to the embeddings only.
+    assert counter.get_total_flops() <= 2 * 2 * (maps + projection)
+
+
+@every_codec
+def test_features_travel_coded(codec: Codec) -> None:
+    stored, embeds = make(codec, 2, 3, 4, 5)
+    there = MaskFeatures(stored, codec).to("meta")
+    assert {n: (a.shape, a.element_size()) for n, a in there.stored.items()} == {
+        n: (a.shape, a.itemsize) for n, a in stored.items()
+    }
+    assert there.shape == (2, 3, 4)
