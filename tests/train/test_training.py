@@ -95,8 +95,6 @@ def test_the_head_learns_which_object_a_word_means() -> None:
     quadrants = torch.eye(4).view(4, 2, 2).repeat_interleave(4, 1).repeat_interleave(4, 2)
     maps = {"values": (2 * quadrants - 1)[None]}  # (1, 4, 8, 8)
     features = MaskFeatures(maps, get_codec("float32"))
-        {"values": (2 * quadrants - 1)[None]}, get_codec("float32")
-    )  # (1, 4, 8, 8)
     targets = [Targets(q[None, None].byte(), torch.zeros(1).long()) for q in quadrants]
     torch.manual_seed(0)
     head = DMVS(
