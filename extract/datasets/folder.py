@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cache_schema.cli import InputError
 from extract.datasets.files import existing_folder, plain_name
-from extract.datasets.records import SourceVideo, VideoDecoder
+from extract.datasets.frames import ImageFiles, VideoDecoder
+from extract.datasets.records import SourceVideo
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -81,11 +82,12 @@ class VideoFolder:
         """
         path = self._paths[video_id]
         if path.is_file():
-            count = VideoDecoder(path, video_id=video_id).count()
+            decoder = VideoDecoder(path, video_id=video_id)
+            count = decoder.count()
             if count == 0:
                 raise InputError(f"video {video_id}: {path} has no frames; check that it plays")
             return SourceVideo(
-                id=video_id, frame_names=[f"{i:05d}" for i in range(count)], video_path=path
+                id=video_id, frame_names=[f"{i:05d}" for i in range(count)], frames=decoder
             )
         frames = [p for p in _listing(path) if p.suffix.lower() in IMAGES and p.is_file()]
         if not frames:
@@ -98,7 +100,7 @@ class VideoFolder:
             raise InputError(
                 f"video {video_id}: {path} holds two images named {min(twins)!r}; keep one"
             )
-        return SourceVideo(id=video_id, frame_names=names, frame_paths=frames)
+        return SourceVideo(id=video_id, frame_names=names, frames=ImageFiles(frames, video_id))
 
 
 def _listing(folder: Path) -> list[Path]:

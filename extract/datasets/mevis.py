@@ -12,6 +12,7 @@ from typing import Any
 from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
 from extract.datasets.files import JsonTable, existing_folder, plain_name, read_json
+from extract.datasets.frames import ImageFiles
 from extract.datasets.records import RLE, SourceExpression, SourceVideo, check_rle
 
 
@@ -84,7 +85,7 @@ class MeViS:
         return SourceVideo(
             id=video_id,
             frame_names=frames,
-            frame_paths=[folder / f"{name}.jpg" for name in frames],
+            frames=ImageFiles([folder / f"{name}.jpg" for name in frames], video_id),
             expressions=made,
             objects=self._objects(video_id, made, frames),
         )

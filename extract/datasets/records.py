@@ -1,15 +1,12 @@
 """What every data set hands to the pipeline: videos, their expressions and their masks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypedDict
 
-import cv2
 import numpy as np
 
 from cache_schema.cli import InputError
+from extract.datasets.frames import FrameSource
 
 
 class RLE(TypedDict):
@@ -32,26 +29,25 @@ class SourceExpression:
 
 @dataclass(kw_only=True)
 class SourceVideo:
-    """A video on disk: either one image a frame, or one file that OpenCV decodes.
+    """A video of a data set. Nothing of its frames is read before they are asked for.
 
     Args:
         id: name within the data set.
         frame_names: one a frame, in order, without extension.
-        frame_paths: one image a frame; empty if the video is a file.
-        video_path: the video file; None if the frames are images.
+        frames: where the frames come from: image files, a video file, or a warped image.
         expressions: the sentences, possibly none.
         objects: annotation id -> one RLE (or None where the object is absent) a frame, at the
             size of the frames; empty without ground truth.
+        categories: annotation id -> what the object is, where the data set says so.
     """
 
     id: str
     frame_names: list[str]
-    frame_paths: list[Path] = field(default_factory=list)
-    video_path: Path | None = None
+    frames: FrameSource
     expressions: list[SourceExpression] = field(default_factory=list)
     objects: dict[str, list[RLE | None]] = field(default_factory=dict)
+    categories: dict[str, str] = field(default_factory=dict)
     _size: tuple[int, int] | None = field(default=None, init=False, repr=False, compare=False)
-    _decoder: VideoDecoder | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def num_frames(self) -> int:
@@ -64,7 +60,7 @@ class SourceVideo:
             InputError: the frame is missing or broken, or a mask has another size.
         """
         if self._size is None:
-            size = self._decode(0).shape[:2]
+            size = self.frames.read(0).shape[:2]
             for annotation_id, masks in self.objects.items():
                 for name, mask in zip(self.frame_names, masks, strict=True):
                     if mask is not None and tuple(mask["size"]) != size:
@@ -83,100 +79,14 @@ class SourceVideo:
             InputError: the frame is missing, cannot be decoded, or differs in size from the first.
         """
         size = self.size()
-        image = self._decode(index)
+        image = self.frames.read(index)
         if image.shape[:2] != size:
             raise InputError(
-                f"video {self.id}: frame {self._where(index)} is {_by(image.shape)} (height x"
-                f" width), but the first frame is {_by(size)}; all frames of a video need one size"
+                f"video {self.id}: frame {self.frames.where(index)} is {_by(image.shape)} (height"
+                f" x width), but the first frame is {_by(size)}; all frames of a video need one"
+                " size"
             )
         return image
-
-    def _where(self, index: int) -> str:
-        return str(self.frame_paths[index] if self.video_path is None else self.frame_names[index])
-
-    def _decode(self, index: int) -> np.ndarray:
-        if self.video_path is None:
-            return read_image(self.frame_paths[index], video_id=self.id)
-        if self._decoder is None:
-            self._decoder = VideoDecoder(self.video_path, video_id=self.id)
-        return self._decoder.read(index)
-
-
-def read_image(path: Path, *, video_id: str) -> np.ndarray:
-    """Decode an image file to (H, W, 3) uint8 RGB.
-
-    Raises:
-        InputError: missing, unreadable, cut short, or not an image; names file and video.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(
-            f"video {video_id}: frame {path} does not exist; complete the download of this video"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"video {video_id}: frame {path} cannot be read ({error.strerror}); check the file and"
-            " its permissions"
-        ) from None
-    try:
-        image = None if _cut_short(data) else cv2.imdecode(np.frombuffer(data, np.uint8), 1)
-    except cv2.error:  # an empty file, or a picture beyond OpenCV's limits
-        image = None
-    if image is None:
-        raise InputError(
-            f"video {video_id}: frame {path} is broken or not an image ({len(data)} bytes);"
-            " replace it with a whole copy"
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _cut_short(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end, which OpenCV 4 fills with grey without an error."""
-    if data.startswith(b"\xff\xd8"):
-        # Inside of compressed JPEG data 0xff is escaped: the last scan must meet an end marker.
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return data.startswith(b"\x89PNG") and b"IEND" not in data[-1024:]
-
-
-class VideoDecoder:
-    """Frames of a video file by index. Reading on is cheap; going back starts from frame 0."""
-
-    def __init__(self, path: Path, *, video_id: str) -> None:
-        self.path, self.video_id = path, video_id
-        self._open()
-
-    def _open(self) -> None:
-        # FFmpeg only: other backends would take a name such as "a%03d.mp4" for a pattern.
-        self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
-        self._next = 0
-        if not self._capture.isOpened():
-            raise self._error("cannot be opened as a video")
-
-    def _error(self, what: str) -> InputError:
-        return InputError(
-            f"video {self.video_id}: {self.path} {what}; check that it plays, convert it to MP4"
-            " (H.264), or unpack it to a folder of images"
-        )
-
-    def count(self) -> int:
-        """Number of frames, counted by going through the file: headers only estimate it."""
-        while self._capture.grab():
-            self._next += 1
-        return self._next
-
-    def read(self, index: int) -> np.ndarray:
-        """Frame `index`, (H, W, 3) uint8 RGB; InputError if it cannot be decoded."""
-        if index < self._next:
-            self._open()
-        good = True
-        while good and self._next <= index:
-            good = self._capture.grab()
-            self._next += 1
-        good, image = self._capture.retrieve() if good else (False, None)
-        if not good:
-            raise self._error(f"cannot be decoded at frame {index}")
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def check_rle(value: Any) -> str | None:
