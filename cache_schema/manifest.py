@@ -1,18 +1,26 @@
-"""The manifest of a cache: one JSON line a video, appended and synced once its shard is safe."""
+"""The manifest of a cache: JSON lines, appended and synced once what they name is safe.
 
+Nothing is ever rewritten: the last line on a video or a shard counts. A shard's line comes after
+the lines of its videos, so that a shard that has one has all of them.
+"""
+
+import fcntl
 import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cache_schema.cli import InputError
 from cache_schema.names import escape
+from cache_schema.records import CodecIoU
 
 MANIFEST = "manifest.jsonl"
 SHARD = re.compile(r"shard-(\d{5,9})\.h5")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -24,36 +32,112 @@ class Entry:
     frames: int
     bytes: int
     checksum: str
+    codec_iou: CodecIoU | None = None
+
+    def line(self) -> dict[str, Any]:
+        """The manifest line; the codec's cost only where it was measured."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class SealedShard:
+    """A finished shard: the size and the SHA-256 (hex) of the whole file."""
+
+    shard: str
+    size: int
+    sha256: str
+
+    def line(self) -> dict[str, Any]:
+        """The manifest line."""
+        return asdict(self)
 
 
 @dataclass
 class Manifest:
-    """The last word of the manifest on every id: finished videos, and failed ones with why."""
+    """The last word of the manifest on every id and every shard.
+
+    Attributes:
+        videos: the finished ones.
+        failures: id to why it could not be extracted.
+        dropped: id to why a repair took it out; to be extracted again.
+        shards: the sealed ones.
+        dropped_shards: name to why a shard was given up, with every video in it.
+    """
 
     videos: dict[str, Entry] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    shards: dict[str, SealedShard] = field(default_factory=dict)
+    dropped_shards: dict[str, str] = field(default_factory=dict)
 
-    def add(self, line: dict[str, Any]) -> None:
-        """Take in one line; a later line on the same id replaces an earlier one.
+    def add(self, line: Any) -> None:
+        """Take in one line.
 
         Raises:
             InputError: fields missing or of another type, or a shard outside the folder.
         """
-        if isinstance(line, dict) and isinstance(line.get("id"), str):
-            if isinstance(line.get("failed"), str):
-                self.videos.pop(line["id"], None)
-                self.failures[line["id"]] = line["failed"]
-                return
-            values = {name: line.get(name) for name in Entry.__dataclass_fields__}
-            # type() and not isinstance(): true and false are no numbers of frames.
-            if all(type(v) is Entry.__annotations__[n] for n, v in values.items()):
-                entry = Entry(**values)
-                escape(entry.id)
-                if SHARD.fullmatch(entry.shard) and entry.frames > 0 and entry.bytes >= 0:
-                    self.failures.pop(entry.id, None)
-                    self.videos[entry.id] = entry
-                    return
-        raise InputError("is not a manifest line (id, shard, frames, bytes, checksum)")
+        match line:
+            case {"id": str(video_id), "failed": str(why)}:
+                self._forget(video_id)
+                self.failures[video_id] = why
+            case {"id": str(video_id), "dropped": str(why)}:
+                self._forget(video_id)
+                self.dropped[video_id] = why
+            case {"id": str()}:
+                entry = _entry(line)
+                self._forget(entry.id)
+                self.videos[entry.id] = entry
+            case {"shard": str(name), "dropped": str(why)} if SHARD.fullmatch(name):
+                self.shards.pop(name, None)
+                self.dropped_shards[name] = why
+                for video_id in [i for i, e in self.videos.items() if e.shard == name]:
+                    self.add({"id": video_id, "dropped": why})
+            case {"shard": str(name), "size": int(size), "sha256": str(sha256)} if (
+                SHARD.fullmatch(name) and SHA256.fullmatch(sha256) and size >= 0
+            ):
+                self.dropped_shards.pop(name, None)
+                self.shards[name] = SealedShard(name, size, sha256)
+            case _:
+                raise InputError("is no line of a video or a shard")
+
+    def _forget(self, video_id: str) -> None:
+        for kind in (self.videos, self.failures, self.dropped):
+            kind.pop(video_id, None)
+
+    @property
+    def shard_names(self) -> set[str]:
+        """Every shard that a line names, dropped ones too."""
+        listed = {entry.shard for entry in self.videos.values()}
+        return listed | self.shards.keys() | self.dropped_shards.keys()
+
+
+def _entry(line: dict[str, Any]) -> Entry:
+    kinds = {"id": str, "shard": str, "frames": int, "bytes": int, "checksum": str}
+    # type() and not isinstance(): true and false are no numbers of frames.
+    if any(type(line.get(name)) is not kind for name, kind in kinds.items()):
+        raise InputError("lacks a field, or one is of another type")
+    entry = Entry(
+        **{name: line[name] for name in kinds}, codec_iou=codec_iou(line.get("codec_iou"))
+    )
+    escape(entry.id)
+    if not SHARD.fullmatch(entry.shard) or entry.frames < 1 or entry.bytes < 0:
+        raise InputError("names a shard or sizes that cannot be")
+    return entry
+
+
+def codec_iou(value: Any) -> CodecIoU | None:
+    """The cost of a codec from JSON; None stays None.
+
+    Raises:
+        InputError: it is anything else than a mean, a worst and a number of masks.
+    """
+    if value is None:
+        return None
+    match value:
+        case {"mean": int() | float() as mean, "worst": int() | float() as worst, "masks": masks}:
+            if 0 <= mean <= 1 and 0 <= worst <= 1 and type(masks) is int and masks > 0:
+                return CodecIoU(float(mean), float(worst), masks)
+    raise InputError(f"{value!r} is not the IoU of a codec (mean, worst, masks)")
 
 
 def read(folder: Path) -> Manifest:
@@ -76,29 +160,45 @@ def read(folder: Path) -> Manifest:
             manifest.add(json.loads(line))
         except (InputError, ValueError, RecursionError):
             raise InputError(
-                f"{path}, line {number} is not a manifest line "
-                "(JSON with id, shard, frames, bytes, checksum); restore or delete that line"
+                f"{path}, line {number} is not a manifest line (JSON of a video or a shard); "
+                "restore or delete that line"
             ) from None
     return manifest
 
 
 def heal(folder: Path) -> None:
     """Create the manifest, or cut a torn last line off it."""
-    with open(folder / MANIFEST, "a+b") as file:
-        file.seek(0)
-        data = file.read()
-        file.truncate(data.rfind(b"\n") + 1)
-        os.fsync(file.fileno())
+    append(folder, [])
     sync_folder(folder)
 
 
-def append(folder: Path, lines: Iterable[Entry | dict[str, str]]) -> None:
-    """Append lines and wait until they are on the disk."""
-    rows = [asdict(line) if isinstance(line, Entry) else line for line in lines]
-    with open(folder / MANIFEST, "ab") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-        file.flush()
-        os.fsync(file.fileno())
+def append(folder: Path, lines: Iterable[Entry | SealedShard | dict[str, Any]]) -> None:
+    """Append lines and wait until they are on the disk; processes wait for each other."""
+    rows = [line if isinstance(line, dict) else line.line() for line in lines]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    descriptor = os.open(folder / MANIFEST, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed
+        end = _cut_torn_line(descriptor)
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(descriptor, end)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _cut_torn_line(descriptor: int) -> int:
+    """Cut what follows the last newline and return the length that is left."""
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        size = os.pread(descriptor, size, 0).rfind(b"\n") + 1
+        os.ftruncate(descriptor, size)
+    return size
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,6 +26,21 @@ class Geometry:
     stride: int
 
 
+@dataclass(frozen=True)
+class CodecIoU:
+    """What a codec costs a video: IoU of the segmenter's own masks, coded against exact.
+
+    Attributes:
+        mean: over the masks.
+        worst: of the masks.
+        masks: how many were compared, at least one.
+    """
+
+    mean: float
+    worst: float
+    masks: int
+
+
 @dataclass
 class Clip:
     """What the frozen segmenter says of some frames of a video, seen together.

@@ -15,7 +15,7 @@ from typing import TypeVar
 import h5py
 import numpy as np
 
-from cache_schema import spec
+from cache_schema import migrations, spec
 from cache_schema.cli import InputError
 from cache_schema.codecs import Basis, Codec, get_codec
 from cache_schema.fingerprint import Fingerprint, differences
@@ -35,26 +35,21 @@ class UnreadableShard(InputError):
 
 @dataclass(frozen=True)
 class Header:
-    """What every shard says of its cache."""
+    """What every shard says of its cache; ``version`` is that of its format on the disk."""
 
     dataset: str
     split: str
     codec: Codec
     fingerprint: Fingerprint
+    version: int = FORMAT_VERSION
 
     def write(self, file: h5py.File) -> None:
         """Write the root attributes and the codec's basis into a new shard."""
         file.attrs["schema_version"] = FORMAT_VERSION
         file.attrs["fingerprint"] = self.fingerprint.hex
         file.attrs["fingerprint_json"] = self.fingerprint.json
-        for name, value in self.names.items():
-            file.attrs[name] = value
-        group = file.create_group("codec")
-        if self.codec.basis:
-            for name, layout in spec.BASIS.items():
-                array = np.ascontiguousarray(getattr(self.codec.basis, name), layout.dtype)
-                dataset = group.create_dataset(name, data=array)
-                dataset.attrs[CRC] = zlib.crc32(array)
+        file.attrs["dataset"], file.attrs["split"] = self.dataset, self.split
+        write_codec(file, self.codec)
 
     @property
     def names(self) -> dict[str, str]:
@@ -98,11 +93,7 @@ def open_shard(path: Path) -> tuple[h5py.File, Header]:
 
 def _read_header(file: h5py.File) -> Header:
     version = attribute(file, "schema_version", int)
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{file.filename} has the cache format version {version}, this program reads "
-            f"{FORMAT_VERSION}: use the program that wrote it, or extract again"
-        )
+    migrations.check_version(version, file.filename)
     text = attribute(file, "fingerprint_json", str)
     try:
         fingerprint = Fingerprint(json.loads(text))
@@ -112,12 +103,34 @@ def _read_header(file: h5py.File) -> Header:
         raise InputError(f"{file.filename}: its fingerprint is not a JSON object")
     if hashlib.sha256(text.encode()).hexdigest() != attribute(file, "fingerprint", str):
         raise InputError(f"{file.filename}: its fingerprint does not match its own JSON")
-    return Header(
-        attribute(file, "dataset", str),
-        attribute(file, "split", str),
-        get_codec(attribute(file, "codec", str), _read_basis(child(file, "codec", h5py.Group))),
-        fingerprint,
-    )
+    found = {name: attribute(file, name, str) for name in ("dataset", "split", "codec")}
+    if "codec" in members(file):
+        found["basis"] = _read_basis(child(file, "codec", h5py.Group))
+    found = migrations.upgrade(found, version)
+    if "basis" not in found:
+        raise InputError(f"{file.filename} has no group 'codec'")
+    codec = get_codec(found["codec"], found["basis"])
+    return Header(found["dataset"], found["split"], codec, fingerprint, version)
+
+
+def write_codec(file: h5py.File, codec: Codec) -> None:
+    """Write a codec's name and its basis, if it has one, into a new file."""
+    file.attrs["codec"] = codec.name
+    group = file.create_group("codec")
+    if codec.basis:
+        for name, layout in spec.BASIS.items():
+            array = np.ascontiguousarray(getattr(codec.basis, name), layout.dtype)
+            dataset = group.create_dataset(name, data=array)
+            dataset.attrs[CRC] = zlib.crc32(array)
+
+
+def read_codec(file: h5py.File) -> Codec:
+    """The codec that `write_codec` wrote.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    return get_codec(attribute(file, "codec", str), _read_basis(child(file, "codec", h5py.Group)))
 
 
 def _read_basis(group: h5py.Group) -> Basis | None:
@@ -136,6 +149,10 @@ def _read_basis(group: h5py.Group) -> Basis | None:
         ):
             raise InputError(f"{where(dataset)}: its bytes do not match its type and checksum")
         arrays[name] = values(dataset)
+        if not np.isfinite(arrays[name]).all():
+            raise InputError(f"{where(dataset)} holds NaN or infinite values")
+    if not 0 < dims["R"] <= dims["C_mask"]:
+        raise InputError(f"{where(group)}: a basis of rank {dims['R']} for {dims['C_mask']}")
     return Basis(**arrays)
 
 
@@ -150,14 +167,20 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type):
     Raises:
         InputError: it is missing or of another kind.
     """
-    try:
-        value = node.attrs[name]
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
-        raise InputError(f"{where(node)} has no readable attribute {name!r}") from None
-    value = value.item() if isinstance(value, np.generic) else value
+    value = _scalar(node, name)
     if type(value) is not kind:
         raise InputError(f"{where(node)}: attribute {name!r} is {value!r}, not {kind.__name__}")
     return value
+
+
+def _scalar(node: h5py.Group | h5py.Dataset, name: str):
+    try:
+        # Looked at first: an array as an attribute could ask for any amount of memory.
+        shape = node.attrs.get_id(name).shape
+        value = node.attrs[name] if shape == () else np.empty(0)
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
+        raise InputError(f"{where(node)} has no readable attribute {name!r}") from None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def json_attribute(node: h5py.Group, name: str) -> list[str]:
@@ -202,9 +225,9 @@ def _check_storage(dataset: h5py.Dataset) -> None:
         raise InputError(f"{where(dataset)} keeps its data in other files; refused")
     if dataset.id.get_create_plist().get_nfilters():
         raise InputError(f"{where(dataset)} has filters, which no cache has; refused")
-    # Bounds every later allocation by the size of the file.
+    # Bounds every later allocation by the size of the file, which HDF5 itself does not.
     stored = dataset.id.get_storage_size()
-    if stored != dataset.nbytes:
+    if stored != dataset.nbytes or stored > dataset.file.id.get_filesize():
         raise InputError(f"{where(dataset)} holds {stored} of its {dataset.nbytes} bytes")
 
 
@@ -274,8 +297,7 @@ def checksum(video: h5py.Group) -> str:
 
 
 def _plain(node: h5py.Group | h5py.Dataset, name: str) -> int | str:
-    value = node.attrs[name]
-    value = value.item() if isinstance(value, np.generic) else value
+    value = _scalar(node, name)
     if not isinstance(value, int | str):
         raise InputError(f"{where(node)}: attribute {name!r} is neither a whole number nor text")
     return value

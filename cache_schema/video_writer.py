@@ -14,7 +14,7 @@ from cache_schema.cli import InputError
 from cache_schema.codecs import Codec, narrow
 from cache_schema.names import check_text, escape
 from cache_schema.objects import pack
-from cache_schema.records import RLE, Clip, Expression, Geometry
+from cache_schema.records import RLE, Clip, CodecIoU, Expression, Geometry
 from cache_schema.shard import CRC
 
 
@@ -56,7 +56,6 @@ class VideoWriter:
         self._streams: dict[str, h5py.Dataset] = {}
         self._crc: dict[str, int] = {}
         self.frames = 0
-        self.bytes = 0
         self.finished = False
         with guard():
             group.attrs["id"] = video_id
@@ -90,7 +89,6 @@ class VideoWriter:
                     )
                 self._streams[name][self.frames : self.frames + t] = array
                 self._crc[name] = zlib.crc32(array, self._crc.get(name, 0))
-                self.bytes += array.nbytes
         self.frames += t
 
     def _coded(self, t: int, coded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -133,6 +131,7 @@ class VideoWriter:
         clips: list[Clip],
         objects: Mapping[str, list[RLE | None]],
         expressions: list[Expression],
+        codec_iou: CodecIoU | None = None,
     ) -> None:
         """Write everything that is not per frame.
 
@@ -144,6 +143,7 @@ class VideoWriter:
             clips: the clip bank, all of one length; may be empty.
             objects: annotation id to one RLE or None a frame, at the original size.
             expressions: in their order; ids unique.
+            codec_iou: what the codec costs this video, where it was measured.
 
         Raises:
             InputError: frames are missing, or something in the data cannot be stored.
@@ -165,6 +165,8 @@ class VideoWriter:
         self._write_objects(objects)
         self._write_expressions(expressions)
         with self._guard():
+            cost = json.dumps(asdict(codec_iou), allow_nan=False) if codec_iou else ""
+            self._group.attrs["codec_iou"] = cost
             for name, stream in self._streams.items():
                 stream.attrs[CRC] = self._crc[name]
         self.finished = True
@@ -225,7 +227,6 @@ class VideoWriter:
         with self._guard():
             dataset = self._group.create_dataset(name, data=data)
             dataset.attrs[CRC] = zlib.crc32(data)
-        self.bytes += data.nbytes
 
     def _narrow(self, name: str, array: np.ndarray, layout: spec.Spec) -> np.ndarray:
         try:

@@ -5,7 +5,6 @@ and renamed; only then do its videos enter the manifest. Opening the cache again
 killed run left behind and continues.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,25 +18,13 @@ from cache_schema import manifest
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
 from cache_schema.fingerprint import Fingerprint
+from cache_schema.lock import CacheLock
 from cache_schema.manifest import Entry
-from cache_schema.names import check_text, escape, unescape
+from cache_schema.names import check_text, escape
 from cache_schema.records import Geometry
-from cache_schema.shard import (
-    LIBVER,
-    OPEN,
-    Header,
-    UnreadableShard,
-    attribute,
-    checksum,
-    child,
-    damages,
-    members,
-    open_shard,
-    walk,
-)
+from cache_schema.recovery import entry_of, recover, seal_of, temporary
+from cache_schema.shard import LIBVER, OPEN, Header, damages, open_shard
 from cache_schema.video_writer import VideoWriter
-
-LOCK = ".lock"
 
 
 class CacheWriter:
@@ -55,11 +42,14 @@ class CacheWriter:
         split: of the data set.
         codec: of the mask features, with its basis if it has one.
         shard_bytes: a shard is closed once it holds this much.
+        rank, world_size: of a run of several processes that write one cache at the same time.
+            Each writes shards whose number is its rank modulo ``world_size``. Which videos are
+            whose is the caller's business; it must not depend on what is there already.
 
     Raises:
-        InputError: another fingerprint (names the fields and both values), a second writer, a
-            folder that cannot be written. After a storage error (a full disk) every call raises
-            the same sentence, so that no other video is blamed for it.
+        InputError: another fingerprint (names the fields and both values), another run that
+            writes, a folder that cannot be written. After a storage error (a full disk) every
+            call raises the same sentence, so that no other video is blamed for it.
     """
 
     def __init__(
@@ -71,6 +61,8 @@ class CacheWriter:
         split: str,
         codec: Codec,
         shard_bytes: int = 1 << 30,
+        rank: int = 0,
+        world_size: int = 1,
     ):
         self.path = Path(path)
         self.codec = codec
@@ -81,20 +73,26 @@ class CacheWriter:
         self._broken = ""
         self._closed = False
         self._file: h5py.File | None = None
+        self._path: Path | None = None  # of the shard in progress
         self._open: dict[str, Entry] = {}  # finished videos of the shard in progress
         self._writing = ""
         self.done: set[str] = set()
         self.failures: dict[str, str] = {}
-        advice = "choose a folder that can be written"
-        with self._guard(advice):
+        with self._guard("choose a folder that can be written"):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path)
-        try:
-            with self._guard(advice):
-                self._recover()
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._lock = CacheLock(self.path, rank, world_size)
+            try:
+                share = (0, 1) if self._lock.alone else (rank, world_size)
+                known = recover(self.path, self._header, *share)
+                self._lock.share()
+            except BaseException:
+                self._lock.release()
+                raise
+        self.done |= known.videos.keys()
+        self.failures |= known.failures
+        numbers = (int(manifest.SHARD.fullmatch(name)[1]) for name in known.shard_names)
+        own = [number for number in numbers if number % world_size == rank]
+        self._next, self._step = max(own, default=rank - world_size) + world_size, world_size
 
     def __enter__(self) -> "CacheWriter":
         return self
@@ -141,9 +139,7 @@ class CacheWriter:
             if not writer.finished:
                 raise ValueError(f"video {video_id!r} was left without finish()")
             with self._guard():
-                self._open[video_id] = Entry(
-                    video_id, self._shard, writer.frames, writer.bytes, checksum(group)
-                )
+                self._open[video_id] = entry_of(group, video_id, self._shard)
         except BaseException:
             if not self._broken:
                 with self._guard():
@@ -173,7 +169,7 @@ class CacheWriter:
                 self._seal()
         finally:
             self._discard()
-            os.close(self._lock)
+            self._lock.release()
 
     @contextmanager
     def _guard(
@@ -195,16 +191,13 @@ class CacheWriter:
         if self._closed:
             raise ValueError("the cache writer is closed")
 
-    @property
-    def _temporary(self) -> Path:
-        return self.path / f".{self._shard}.tmp"
-
     def _new_group(self, name: str) -> h5py.Group:
         """The group of a new video, in a new shard when none is in progress."""
         with self._guard():
             if self._file is None:
                 self._shard = f"shard-{self._next:05d}.h5"
-                self._file = h5py.File(self._temporary, "w", libver=LIBVER, **OPEN)
+                self._path = temporary(self.path, self._shard)
+                self._file = h5py.File(self._path, "w", libver=LIBVER, **OPEN)
                 self._header.write(self._file)
                 self._file.create_group("videos")
             return self._file["videos"].create_group(name)
@@ -217,24 +210,26 @@ class CacheWriter:
         with self._guard():
             self._file.close()
             self._file = None
-            descriptor = os.open(self._temporary, os.O_RDONLY)
+            descriptor = os.open(self._path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             self._read_back()
-            os.replace(self._temporary, self.path / self._shard)
+            # The digest of the temporary file, so that nothing that comes later is vouched for.
+            sealed = seal_of(self._path, self._shard)
+            os.replace(self._path, self.path / self._shard)
             manifest.sync_folder(self.path)
-            manifest.append(self.path, self._open.values())
+            manifest.append(self.path, [*self._open.values(), sealed])
         self.done |= self._open.keys()
         for video_id in self._open:
             self.failures.pop(video_id, None)
         self._open = {}
-        self._next += 1
+        self._next += self._step
 
     def _read_back(self) -> None:
         try:
-            file, _ = open_shard(self._temporary)
+            file, _ = open_shard(self._path)
         except InputError as error:
             raise OSError(str(error)) from error
         with file:
@@ -250,66 +245,6 @@ class CacheWriter:
             with suppress(OSError, RuntimeError, ValueError):
                 self._file.close()
             self._file = None
-        for path in self.path.glob(".shard-*.h5.tmp"):
+        if self._path:
             with suppress(OSError):
-                path.unlink()
-
-    def _recover(self) -> None:
-        """Clean up after a killed run, take in shards it did not enter, compare fingerprints."""
-        for path in self.path.glob(".shard-*.h5.tmp"):
-            path.unlink()
-        manifest.heal(self.path)
-        known = manifest.read(self.path)
-        files = sorted(p.name for p in self.path.iterdir() if manifest.SHARD.fullmatch(p.name))
-        listed = {entry.shard for entry in known.videos.values()}
-        for name in files:
-            # A torn line can only be of the newest shard that has lines.
-            if name not in listed or name == max(listed):
-                self._adopt(name, known, keep=name in listed)
-        # Videos whose shard is gone are extracted again.
-        self.done = {i for i, entry in known.videos.items() if (self.path / entry.shard).exists()}
-        self.failures = known.failures
-        numbers = [int(manifest.SHARD.fullmatch(name)[1]) for name in {*files, *listed}]
-        self._next = max(numbers, default=-1) + 1
-
-    def _adopt(self, name: str, known: manifest.Manifest, keep: bool) -> None:
-        """Enter the sound videos of a shard that the manifest lacks; drop a shard without any."""
-        try:
-            file, header = open_shard(self.path / name)
-        except UnreadableShard as error:
-            # An error number is the system's (no permission): the shard itself may be fine.
-            if keep or error.__cause__.errno:
-                raise
-            (self.path / name).unlink()
-            return
-        found = []
-        with file:
-            self._header.check(header, self.path / name)
-            videos = child(file, "videos", h5py.Group)
-            for escaped in members(videos):
-                with suppress(InputError):
-                    group = child(videos, escaped, h5py.Group)
-                    if unescape(escaped) not in known.videos and not damages(group, None):
-                        found.append(_entry(group, unescape(escaped), name))
-        manifest.append(self.path, found)
-        known.videos |= {entry.id: entry for entry in found}
-        if not found and not keep:
-            (self.path / name).unlink()
-
-
-def _entry(group: h5py.Group, video_id: str, shard: str) -> Entry:
-    size = sum(node.nbytes for _, node in walk(group) if isinstance(node, h5py.Dataset))
-    return Entry(video_id, shard, attribute(group, "num_frames", int), size, checksum(group))
-
-
-def _lock(folder: Path) -> int:
-    """Hold the folder's lock until the descriptor is closed, which the end of a process does."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(
-            f"another process is writing the cache {folder}: wait for it, or use another folder"
-        ) from None
-    return descriptor
+                self._path.unlink()

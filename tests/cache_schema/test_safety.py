@@ -170,7 +170,7 @@ def test_objects_that_do_not_fit(cache):
 def test_manifest_lines_that_are_none(cache, line):
     with open(cache / "manifest.jsonl", "a") as file:
         file.write(line + "\n")
-    with pytest.raises(InputError, match="line 2 is not a manifest line"):
+    with pytest.raises(InputError, match="line 3 is not a manifest line"):
         CacheReader(cache)
 
 

@@ -1,6 +1,7 @@
 """The writer's refusals: bad data, another fingerprint, a second writer, a full disk."""
 
 import dataclasses
+import hashlib
 import json
 import resource
 import signal
@@ -148,10 +149,14 @@ def test_a_cache_without_a_finished_video_says_so(tmp_path):
 
 
 def test_manifest_lines_are_as_the_format_says(tmp_path):
-    write_cache(tmp_path, num_videos=1)
-    line = json.loads((tmp_path / "manifest.jsonl").read_text())
-    assert line.keys() == {"id", "shard", "frames", "bytes", "checksum"}
-    assert (line["id"], line["shard"], line["frames"]) == ("video000", "shard-00000.h5", 6)
+    write_cache(tmp_path, num_videos=2)
+    *videos, shard = map(json.loads, (tmp_path / "manifest.jsonl").read_text().splitlines())
+    for i, line in enumerate(videos):
+        assert line.keys() == {"id", "shard", "frames", "bytes", "checksum"}
+        assert (line["id"], line["shard"], line["frames"]) == (f"video00{i}", "shard-00000.h5", 6)
+    data = (tmp_path / "shard-00000.h5").read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert shard == {"shard": "shard-00000.h5", "size": len(data), "sha256": sha256}
 
 
 def test_a_video_twice_and_a_closed_writer(tmp_path):

@@ -1,0 +1,120 @@
+"""The fitted codec of a cache in progress, in ``codec.h5`` beside the shards.
+
+A run that was killed after the fit, and every rank of a run, codes with the very same basis.
+"""
+
+import io
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from cache_schema import manifest
+from cache_schema.cli import InputError
+from cache_schema.codecs import Codec
+from cache_schema.fingerprint import differences
+from cache_schema.shard import (
+    LIBVER,
+    UnreadableShard,
+    attribute,
+    open_shard,
+    read_codec,
+    write_codec,
+)
+
+CODEC_FILE = "codec.h5"
+
+
+def save(folder: Path, codec: Codec, settings: dict[str, Any]) -> None:
+    """Keep a codec that was just fitted; atomic and durable. The folder is made when missing.
+
+    Args:
+        folder: of the cache.
+        codec: with its basis, if it has one.
+        settings: what it was fitted for, as plain JSON; see `load`.
+
+    Raises:
+        InputError: the folder cannot be written, or another process has saved its own meanwhile.
+    """
+    path = folder / CODEC_FILE
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=LIBVER) as file:
+        file.attrs["settings"] = json.dumps(settings, sort_keys=True, allow_nan=False)
+        write_codec(file, codec)
+    temporary = folder / f".{CODEC_FILE}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(image.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():  # but not when this process looked, or it would not have fitted
+            raise InputError(
+                f"{path} has come into being: another process is writing the cache {folder}; "
+                "wait for it, or use another folder"
+            )
+        os.replace(temporary, path)
+        manifest.sync_folder(folder)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def load(folder: Path, settings: dict[str, Any]) -> Codec | None:
+    """The codec of the cache in progress, from ``codec.h5`` or else from any finished shard.
+
+    Args:
+        folder: of the cache; need not exist.
+        settings: plain JSON, the fingerprint with ``"codec"`` as it was asked for (name, rank and
+            so on) in place of what came out of the fit.
+
+    Returns:
+        None when nothing has been fitted yet.
+
+    Raises:
+        InputError: it was fitted for other settings (names the fields), or it cannot be read.
+    """
+    path = folder / CODEC_FILE
+    if not path.exists():
+        return _from_shard(folder, settings)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            codec = read_codec(file)
+            fitted_for = json.loads(attribute(file, "settings", str))
+    except (InputError, OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}): delete it and run the same command again"
+        ) from None
+    _compare(path, fitted_for, settings)
+    return codec
+
+
+def _from_shard(folder: Path, settings: dict[str, Any]) -> Codec | None:
+    """The codec of the first readable shard; its rank and IoU are a result, so not compared."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    for name in sorted(n for n in names if manifest.SHARD.fullmatch(n)):
+        try:
+            file, header = open_shard(folder / name)
+        except UnreadableShard:
+            continue
+        file.close()
+        made_for, wanted = dict(header.fingerprint.data), dict(settings)
+        made_for["codec"] = {"name": header.codec.name}
+        wanted["codec"] = {"name": settings["codec"]["name"]}
+        _compare(folder / name, made_for, wanted)
+        return header.codec
+    return None
+
+
+def _compare(path: Path, found: Any, wanted: dict[str, Any]) -> None:
+    found = differences(found, wanted)
+    if found:
+        raise InputError(
+            f"{path} was made with other settings, {'; '.join(found)} (found != expected): "
+            "use those settings again, or another folder"
+        )
