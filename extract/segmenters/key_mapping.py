@@ -3,7 +3,12 @@
 The names on our side are those of `transformers` 5.17 to 5.23.
 """
 
+import math
 import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+
+Shape = Sequence[int]
 
 # Prefixes of the two layouts: published, ours.
 BACKBONE = ("backbone.", "frame_model.model.pixel_level_module.encoder.")
@@ -126,10 +131,34 @@ COMPILED = [
     for (theirs, ours), pattern, name in RULES
 ]
 
-# Published, but computed from the sizes or used by a loss only.
-DROPPED = re.compile(
-    r".*\.relative_position_index|(vita_)?criterion\.empty_weight|pixel_mean|pixel_std"
-)
+
+def _reversed(theirs: str, ours: str, pattern: str, name: str) -> tuple[re.Pattern[str], str]:
+    """A rule the other way round: a pattern for our names, and the published key."""
+    group, numbers = re.compile(r"\([^()]+\)"), count(1)
+    regex = re.escape(ours + name).replace(r"\*", "[qkv]")
+    for number, inside in enumerate(group.findall(pattern), 1):
+        regex = regex.replace(rf"\\{number}", inside)
+    key = group.sub(lambda _: rf"\{next(numbers)}", pattern).replace(r"\.", ".")
+    return re.compile(regex), theirs + key
+
+
+REVERSED = [_reversed(*prefixes, pattern, name) for prefixes, pattern, name in RULES]
+
+# Published, but not needed for inference: the whole list. To each pattern the name of a tensor of
+# ours that tells its shape, and how.
+NOT_NEEDED: list[tuple[re.Pattern[str], str, Callable[[Shape], Shape]]] = [
+    (  # follows from the window size w, as does the table of (2w - 1)^2 distances
+        re.compile(r"backbone\.(layers\.\d+\.blocks\.\d+)\.attn\.relative_position_index"),
+        f"{BACKBONE[1]}swin.encoder.\\1.attention.relative_position_bias"
+        ".relative_position_bias_table",
+        lambda table: (((math.isqrt(table[0]) + 1) // 2) ** 2,) * 2,
+    ),
+    (  # weights of the classes in losses, no-object included
+        re.compile(r"(?:vita_)?criterion\.empty_weight"),
+        "head.class_embed.bias",
+        lambda bias: bias,
+    ),
+]
 
 
 def rename(key: str) -> list[str] | None:
@@ -139,10 +168,34 @@ def rename(key: str) -> list[str] | None:
         One name; three if the tensor is to be cut into queries, keys and values along its first
         dimension; none if it is not needed; None for a key that VITA does not have.
     """
-    if DROPPED.fullmatch(key):
+    if any(pattern.fullmatch(key) for pattern, _, _ in NOT_NEEDED):
         return []
     for pattern, name in COMPILED:
         if match := pattern.fullmatch(key):
             ours = match.expand(name)
             return [ours.replace("*", part) for part in "qkv"] if "*" in ours else [ours]
+    return None
+
+
+def published(name: str) -> str:
+    """The published key of one of our names, or the name if there is none: undoes `rename`."""
+    for pattern, key in REVERSED:
+        if match := pattern.fullmatch(name):
+            return match.expand(key)
+    return name
+
+
+def shape_of_not_needed(key: str, own: Mapping[str, Shape]) -> Shape | None:
+    """The shape of a published tensor that is not needed.
+
+    Args:
+        key: one that `rename` has no names for.
+        own: shapes of our model, by name.
+
+    Returns:
+        Its shape, or None if the model has no place for it.
+    """
+    for pattern, name, shape in NOT_NEEDED:
+        if (match := pattern.fullmatch(key)) and match.expand(name) in own:
+            return tuple(shape(own[match.expand(name)]))
     return None

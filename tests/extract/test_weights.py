@@ -9,7 +9,7 @@ from vita_cases import SHIPPED, config_of, load, unpacked
 
 from cache_schema.cli import InputError
 from extract.segmenters import VITA, SegmenterConfig, load_vita
-from extract.segmenters.weights import load_weights, save_safetensors
+from extract.segmenters.weights import UNUSED, NoRandomInit, load_weights, save_safetensors
 
 SELF_ATTENTION = "sem_seg_head.predictor.transformer_self_attention_layers"
 
@@ -46,6 +46,11 @@ def refusal(vita: VITA, path: Path) -> str:
     return str(error.value)
 
 
+def assert_equal(vita: VITA, golden: VITA) -> None:
+    loaded = vita.state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in golden.state_dict().items())
+
+
 def write(tmp_path: Path, model: object) -> Path:
     path = tmp_path / "weights.pth"
     torch.save({"model": model}, path)
@@ -54,8 +59,7 @@ def write(tmp_path: Path, model: object) -> Path:
 
 def test_safetensors_round_trip(golden: VITA, config: SegmenterConfig, tmp_path: Path) -> None:
     save_safetensors(golden, tmp_path / "vita.safetensors")
-    loaded = load_vita(config, tmp_path / "vita.safetensors").state_dict()
-    assert all(torch.equal(tensor, loaded[name]) for name, tensor in golden.state_dict().items())
+    assert_equal(load_vita(config, tmp_path / "vita.safetensors"), golden)
 
 
 def test_safetensors_as_float16(golden: VITA, config: SegmenterConfig, tmp_path: Path) -> None:
@@ -81,7 +85,7 @@ def test_missing_file(target: VITA, tmp_path: Path) -> None:
     assert "do not exist" in refusal(target, tmp_path / "nothing.pth")
 
 
-@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+@pytest.mark.parametrize("name", ["weights.pth", "weights.pkl", "weights.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"hello there", b"no checkpoint", b"PK\x03\x04 broken"])
 def test_not_a_weight_file(target: VITA, tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
@@ -102,12 +106,68 @@ def test_a_checkpoint_without_a_model(target: VITA, tmp_path: Path, content: obj
     assert "no tensors under the key 'model'" in refusal(target, path)
 
 
+def test_a_checkpoint_in_the_middle_of_training(
+    config: SegmenterConfig, golden: VITA, checkpoint: dict, tmp_path: Path
+) -> None:
+    """Detectron2 puts optimiser and iteration beside the model."""
+    path = tmp_path / "model_0004999.pth"
+    optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-4}]}
+    torch.save({"model": checkpoint, "optimizer": optimizer, "iteration": 4999}, path)
+    assert_equal(load_vita(config, path), golden)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_but_the_model_zipped_or_as_old_versions_wrote_it(
+    config: SegmenterConfig, golden: VITA, checkpoint: dict, tmp_path: Path, zipped: bool
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(dict(checkpoint), path, _use_new_zipfile_serialization=zipped)
+    assert_equal(load_vita(config, path), golden)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_the_file_may_change_after_loading(
+    config: SegmenterConfig, golden: VITA, checkpoint: dict, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    if path.suffix == ".pth":
+        torch.save({"model": checkpoint}, path)
+    else:
+        save_safetensors(golden, path)
+    vita = load_vita(config, path)
+    size = path.stat().st_size
+    with open(path, "rb+") as file:
+        file.write(bytes(size))
+    assert_equal(vita, golden)
+
+
+def test_what_no_file_holds_is_as_in_a_new_model(config: SegmenterConfig, golden: VITA) -> None:
+    swin = config_of(SHIPPED / "tiny_swin_config.json")
+    for sizes in (config, swin):
+        with NoRandomInit():
+            fast = VITA(sizes)
+        new = VITA(sizes)
+        for name, tensor in new.state_dict().items():
+            if UNUSED.fullmatch(name):
+                assert torch.equal(fast.state_dict()[name], tensor), name
+        buffers = dict(fast.named_buffers())
+        for name, buffer in new.named_buffers():
+            assert torch.equal(buffers[name], buffer), name
+
+
+def test_a_new_model_is_random_after_one_that_was_not(config: SegmenterConfig) -> None:
+    with NoRandomInit():
+        VITA(config)
+    first, second = VITA(config), VITA(config)
+    assert not torch.equal(first.head.fq_pos.weight, second.head.fq_pos.weight)
+
+
 def test_missing_keys_are_counted_and_the_first_named(
     target: VITA, checkpoint: dict, tmp_path: Path
 ) -> None:
     kept = {key: value for key, value in checkpoint.items() if "vita_module.enc_ffn" not in key}
     sentence = refusal(target, write(tmp_path, kept))
-    assert "18 missing: head.enc_ffn.0.linear1.weight, " in sentence
+    assert "18 missing: vita_module.enc_ffn.0.linear1.weight, " in sentence
     assert "enc_ffn.2" not in sentence
     assert "unknown" not in sentence
 
