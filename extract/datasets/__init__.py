@@ -3,8 +3,24 @@
 from extract.datasets.folder import VideoFolder
 from extract.datasets.mevis import MeViS
 from extract.datasets.records import RLE, SourceExpression, SourceVideo
+from extract.datasets.ref_davis import RefDAVIS
+from extract.datasets.ref_youtube_vos import RefYouTubeVOS
 
 #: The values of the config key ``dataset``. Each is built as ``cls(root, split)``.
-DATASETS = {"mevis": MeViS, "folder": VideoFolder}
+DATASETS = {
+    "mevis": MeViS,
+    "ref_youtube_vos": RefYouTubeVOS,
+    "ref_davis": RefDAVIS,
+    "folder": VideoFolder,
+}
 
-__all__ = ["DATASETS", "RLE", "MeViS", "SourceExpression", "SourceVideo", "VideoFolder"]
+__all__ = [
+    "DATASETS",
+    "RLE",
+    "MeViS",
+    "RefDAVIS",
+    "RefYouTubeVOS",
+    "SourceExpression",
+    "SourceVideo",
+    "VideoFolder",
+]

@@ -11,8 +11,9 @@ from typing import Any
 
 from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
-from extract.datasets.files import JsonTable, existing_folder, plain_name, read_json
+from extract.datasets.files import JsonTable, existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
+from extract.datasets.meta_expressions import MetaExpressions
 from extract.datasets.records import RLE, SourceExpression, SourceVideo, check_rle
 
 
@@ -35,16 +36,7 @@ class MeViS:
         self.folder = existing_folder(
             existing_folder(Path(root), what="data root") / split, what="split folder"
         )
-        self.meta_path = self.folder / "meta_expressions.json"
-        meta = read_json(self.meta_path)
-        if not isinstance(meta, dict) or not isinstance(meta.get("videos"), dict):
-            raise InputError(
-                f'{self.meta_path} has no object "videos" at its top; it should read'
-                ' {"videos": {video: {"frames": [...], "expressions": {...}}}}'
-            )
-        if not meta["videos"]:
-            raise InputError(f"{self.meta_path} lists no videos; download it again")
-        self._videos: dict[str, Any] = meta["videos"]
+        self.meta = MetaExpressions(self.folder / "meta_expressions.json")
         masks_path = self.folder / "mask_dict.json"
         #: None in splits without ground truth.
         self.masks = JsonTable(masks_path) if masks_path.exists() else None
@@ -52,17 +44,17 @@ class MeViS:
     @property
     def ids(self) -> list[str]:
         """Video ids in the order of the file. `video` takes them one by one."""
-        return list(self._videos)
+        return self.meta.ids
 
     def __len__(self) -> int:
-        return len(self._videos)
+        return len(self.meta.ids)
 
     def __iter__(self) -> Iterator[SourceVideo]:
-        return (self.video(video_id) for video_id in self._videos)
+        return (self.video(video_id) for video_id in self.ids)
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of each annotation file."""
-        paths = [self.meta_path] + ([self.masks.path] if self.masks is not None else [])
+        paths = [self.meta.path] + ([self.masks.path] if self.masks is not None else [])
         return {path.name: file_sha256(path) for path in paths}
 
     def video(self, video_id: str) -> SourceVideo:
@@ -71,16 +63,11 @@ class MeViS:
         Raises:
             InputError: anything wrong with this video's annotation; names file, video and key.
         """
-        if not plain_name(video_id):
-            raise self._error(video_id, "the id would leave the folder; ids are plain names")
-        entry = self._videos[video_id]
-        if not isinstance(entry, dict):
-            raise self._error(video_id, "the entry is not an object")
-        frames = self._frames(video_id, entry.get("frames"))
-        expressions = entry.get("expressions")
-        if not isinstance(expressions, dict):
-            raise self._error(video_id, 'the key "expressions" is missing or not an object')
-        made = [self._expression(video_id, i, value) for i, value in expressions.items()]
+        frames = self.meta.frames(video_id)
+        made = [
+            self._expression(video_id, i, value)
+            for i, value in self.meta.expressions(video_id).items()
+        ]
         folder = self.folder / "JPEGImages" / video_id
         return SourceVideo(
             id=video_id,
@@ -90,52 +77,25 @@ class MeViS:
             objects=self._objects(video_id, made, frames),
         )
 
-    def _error(self, video_id: str, what: str, path: Path | None = None) -> InputError:
-        return InputError(f"video {video_id!r} in {path or self.meta_path}: {what}")
-
-    def _frames(self, video_id: str, frames: Any) -> list[str]:
-        if not isinstance(frames, list):
-            raise self._error(video_id, 'the key "frames" is missing or not a list')
-        if not frames:
-            raise self._error(video_id, '"frames" is empty; a video needs at least one frame')
-        for name in frames:
-            if not plain_name(name):
-                raise self._error(
-                    video_id, f'"frames" holds {name!r}; frame names are plain, without extension'
-                )
-        if len(set(frames)) < len(frames):
-            raise self._error(video_id, '"frames" holds a name twice')
-        if frames != sorted(frames):
-            # Public loaders sort the frames, the public evaluator does not: they must agree.
-            raise self._error(video_id, '"frames" is not sorted; sort it and the masks with it')
-        return frames
-
-    def _expression(self, video_id: str, expression_id: str, value: Any) -> SourceExpression:
+    def _expression(
+        self, video_id: str, expression_id: str, value: dict[str, Any]
+    ) -> SourceExpression:
         where = f"expression {expression_id!r}"
-        if not isinstance(value, dict):
-            raise self._error(video_id, f"{where} is not an object")
-        text, tag = value.get("exp"), value.get("tag", "")
-        if not isinstance(text, str):
-            raise self._error(video_id, f'{where}: the key "exp" is missing or not a string')
-        if not text.strip():
-            raise self._error(video_id, f"{where} is empty; write a sentence or remove it")
-        if not isinstance(tag, str):
-            raise self._error(video_id, f'{where}: "tag" is not a string')
         lists = {}
         for key in ("obj_id", "anno_id"):
             # Splits without ground truth may leave the objects out.
             ids = value.get(key, [] if self.masks is None else None)
             if not isinstance(ids, list) or not all(type(i) in (int, str) for i in ids):
-                raise self._error(
+                raise self.meta.error(
                     video_id, f'{where}: the key "{key}" is missing or not a list of integers'
                 )
             lists[key] = [str(i) for i in ids]
         return SourceExpression(
             id=expression_id,
-            text=text,
+            text=value["exp"],
             object_ids=lists["obj_id"],
             annotation_ids=lists["anno_id"],
-            tag=tag,
+            tag=value.get("tag", ""),
         )
 
     def _objects(
@@ -149,7 +109,7 @@ class MeViS:
                 if annotation_id in made:
                     continue
                 if annotation_id not in self.masks:
-                    raise self._error(
+                    raise self.meta.error(
                         video_id,
                         f"expression {expression.id!r} refers to annotation {annotation_id},"
                         f" which {self.masks.path} does not have; the two files must be of one"
@@ -162,16 +122,16 @@ class MeViS:
         masks, path, size = self.masks[annotation_id], self.masks.path, None
         where = f"annotation {annotation_id}"
         if len(masks) != len(frames):
-            raise self._error(
+            raise self.meta.error(
                 video_id, f"{where} has {len(masks)} masks for {len(frames)} frames", path
             )
         for name, mask in zip(frames, masks, strict=True):
             if mask is None:
                 continue
             if wrong := check_rle(mask):
-                raise self._error(video_id, f"{where}: the mask of frame {name} {wrong}", path)
+                raise self.meta.error(video_id, f"{where}: the mask of frame {name} {wrong}", path)
             if size is not None and mask["size"] != size:
-                raise self._error(
+                raise self.meta.error(
                     video_id, f"{where}: masks have sizes {size} and {mask['size']}", path
                 )
             size = mask["size"]

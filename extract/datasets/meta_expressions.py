@@ -1,0 +1,95 @@
+"""`meta_expressions.json`, the file of sentences that MeViS, Ref-YouTube-VOS and Ref-DAVIS share.
+
+``{"videos": {video: {"frames": [name, ...], "expressions": {id: {"exp": str, ...}}}}}``: frame
+names are without extension; what else an expression says differs and is left to the reader.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from cache_schema.cli import InputError
+from extract.datasets.files import plain_name, read_json
+
+
+class MetaExpressions:
+    """The videos of one file. What concerns all of them fails here, what concerns one with it.
+
+    Raises:
+        InputError: the file is missing, malformed, of another shape, or lists no videos.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        meta = read_json(path)
+        if not isinstance(meta, dict) or not isinstance(meta.get("videos"), dict):
+            raise InputError(
+                f'{path} has no object "videos" at its top; it should read'
+                ' {"videos": {video: {"frames": [...], "expressions": {...}}}}'
+            )
+        if not meta["videos"]:
+            raise InputError(f"{path} lists no videos; download it again")
+        self._videos: dict[str, Any] = meta["videos"]
+
+    @property
+    def ids(self) -> list[str]:
+        """Video ids in the order of the file."""
+        return list(self._videos)
+
+    def error(self, video_id: str, what: str, path: Path | None = None) -> InputError:
+        """Something is wrong with a video: in this file, or in the one given."""
+        return InputError(f"video {video_id!r} in {path or self.path}: {what}")
+
+    def frames(self, video_id: str) -> list[str]:
+        """Frame names of a video, in order.
+
+        Raises:
+            InputError: the id or a name is not plain, no frames, a name twice, or not sorted.
+        """
+        if not plain_name(video_id):
+            raise self.error(video_id, "the id would leave the folder; ids are plain names")
+        frames = self._entry(video_id).get("frames")
+        if not isinstance(frames, list):
+            raise self.error(video_id, 'the key "frames" is missing or not a list')
+        if not frames:
+            raise self.error(video_id, '"frames" is empty; a video needs at least one frame')
+        for name in frames:
+            if not plain_name(name):
+                raise self.error(
+                    video_id, f'"frames" holds {name!r}; frame names are plain, without extension'
+                )
+        if len(set(frames)) < len(frames):
+            raise self.error(video_id, '"frames" holds a name twice')
+        if frames != sorted(frames):
+            # Public loaders sort the frames, the public evaluator does not: they must agree.
+            raise self.error(video_id, '"frames" is not sorted; sort it and the masks with it')
+        return frames
+
+    def expressions(self, video_id: str) -> dict[str, dict[str, Any]]:
+        """Expression id -> what the file says of it; "exp" is a sentence, "tag" a string or absent.
+
+        Raises:
+            InputError: an id is not plain, or "exp" or "tag" is of another type or empty.
+        """
+        expressions = self._entry(video_id).get("expressions")
+        if not isinstance(expressions, dict):
+            raise self.error(video_id, 'the key "expressions" is missing or not an object')
+        for expression_id, value in expressions.items():
+            where = f"expression {expression_id!r}"
+            if not plain_name(expression_id):  # masks are handed in under this name
+                raise self.error(video_id, f"{where}: the id is not the plain name of a folder")
+            if not isinstance(value, dict):
+                raise self.error(video_id, f"{where} is not an object")
+            text = value.get("exp")
+            if not isinstance(text, str):
+                raise self.error(video_id, f'{where}: the key "exp" is missing or not a string')
+            if not text.strip():
+                raise self.error(video_id, f"{where} is empty; write a sentence or remove it")
+            if not isinstance(value.get("tag", ""), str):
+                raise self.error(video_id, f'{where}: "tag" is not a string')
+        return expressions
+
+    def _entry(self, video_id: str) -> dict[str, Any]:
+        entry = self._videos[video_id]
+        if not isinstance(entry, dict):
+            raise self.error(video_id, "the entry is not an object")
+        return entry

@@ -1,0 +1,85 @@
+"""Masks as palette PNGs, one a frame: the value of a pixel is the id of the object there."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from cache_schema.cli import InputError
+from extract.datasets.records import RLE
+
+#: Pixels that belong to nobody and count for nobody (DAVIS).
+VOID = 255
+
+
+def object_id(value: Any) -> str | None:
+    """The id of an object, 1 to 254, as it should be written; None if it is anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    text = str(value)
+    if not (text.isascii() and text.isdecimal() and len(text) < 4):
+        return None
+    return str(int(text)) if 0 < int(text) < VOID else None
+
+
+def mask_paths(folder: Path, video_id: str, frames: list[str]) -> list[Path]:
+    """Where the masks of a video are, or would be."""
+    return [folder / video_id / f"{name}.png" for name in frames]
+
+
+def read_objects(paths: list[Path], *, video_id: str) -> dict[str, list[RLE | None]]:
+    """All objects of a video, by ascending id.
+
+    Args:
+        paths: the masks, one a frame.
+        video_id: for error messages.
+
+    Returns:
+        Object id (as a string, `VOID` included) -> one RLE a frame, None where it has no pixel.
+
+    Raises:
+        InputError: a mask is missing, broken, no palette or grey PNG, or of another size.
+    """
+    objects: dict[int, list[RLE | None]] = {}
+    size = None
+    for t, path in enumerate(paths):
+        labels = _read(path, video_id)
+        if size is not None and labels.shape != size:
+            raise InputError(
+                f"video {video_id}: the mask {path} is {labels.shape[0]}x{labels.shape[1]} (height"
+                f" x width), the first one {size[0]}x{size[1]}; download the masks again"
+            )
+        size = labels.shape
+        for value in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)):
+            if value:
+                rles = objects.setdefault(int(value), [None] * len(paths))
+                rles[t] = _encode(labels == value)
+    return {str(value): objects[value] for value in sorted(objects)}
+
+
+def _read(path: Path, video_id: str) -> np.ndarray:
+    """(H, W) uint8 of object ids."""
+    try:
+        with Image.open(path) as image:
+            mode, labels = image.mode, np.asarray(image)
+    except FileNotFoundError:
+        raise InputError(
+            f"video {video_id}: the mask {path} does not exist; complete the download"
+        ) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"video {video_id}: the mask {path} is broken ({error}); download it again"
+        ) from None
+    if mode not in ("P", "L"):
+        raise InputError(
+            f"video {video_id}: the mask {path} is a picture of mode {mode}, not of object ids;"
+            " use the palette PNGs as they were published"
+        )
+    return labels
+
+
+def _encode(mask: np.ndarray) -> RLE:
+    rle = coco.encode(np.asfortranarray(mask.view(np.uint8)))
+    return RLE(size=[int(n) for n in rle["size"]], counts=rle["counts"].decode())

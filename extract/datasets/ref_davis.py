@@ -1,0 +1,198 @@
+"""Ref-DAVIS17: DAVIS 2017 at 480p with sentences of two annotators, in one of two layouts.
+
+As ReferFormer prepares it: `<root>/meta_expressions/<split>/meta_expressions.json` and
+`<root>/<split>/{JPEGImages,Annotations}/<video>/`. As it is downloaded:
+`<root>/davis_text_annotations/*.txt` and, in `<root>/DAVIS` or in `<root>` itself,
+`ImageSets/2017/<split>.txt`, `JPEGImages/480p/<video>/` and, for the masks,
+`Annotations_unsupervised/480p/<video>/` or `Annotations/480p/<video>/`. Masks are palette PNGs; 255
+is void.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cache_schema.cli import InputError
+from cache_schema.fingerprint import file_sha256
+from extract.datasets.davis_text import FILES, read_sentences
+from extract.datasets.files import existing_folder, plain_name
+from extract.datasets.frames import ImageFiles
+from extract.datasets.meta_expressions import MetaExpressions
+from extract.datasets.palette import mask_paths, object_id, read_objects
+from extract.datasets.records import RLE, SourceExpression, SourceVideo
+
+#: Sentences of an object: two annotators, each for the first frame and for the whole video.
+ANNOTATORS = len(FILES)
+#: The same split is "val" to DAVIS and "valid" to ReferFormer; both names are taken.
+VALID = ("valid", "val")
+
+
+class RefDAVIS:
+    """Videos of a split. Objects and annotations have the same ids: the values in the PNGs.
+
+    The expressions of a video with K objects have the ids "0" to "4K-1", in this order: that of
+    object number k by annotator a is 4k + a. Void pixels are kept as the annotation "255", which no
+    expression means.
+
+    Args:
+        root: folder of either layout; where both are there, the prepared one is read.
+        split: train, or valid (val).
+        sentences: False does without `davis_text_annotations`: videos then have no expressions.
+
+    Raises:
+        InputError: neither layout is there, a file of text is missing or malformed.
+    """
+
+    def __init__(self, root: str | Path, split: str | None, *, sentences: bool = True) -> None:
+        if not plain_name(split):
+            raise InputError(f"Ref-DAVIS needs the name of a split (train, valid), not {split!r}")
+        self.root, self.split = existing_folder(Path(root), what="data root"), split
+        names = VALID if split in VALID else (split,)
+        self._files: list[Path] = []
+        self._sentences: dict[str, list[tuple[str, str]]] | None = None
+        prepared = [self._meta_path(name) for name in names if self._meta_path(name).is_file()]
+        self.meta = MetaExpressions(prepared[0]) if prepared else None
+        if self.meta is not None:
+            folder = self.root / self.meta.path.parent.name
+            self.images, annotations = folder / "JPEGImages", [folder / "Annotations"]
+            self.ids = self.meta.ids
+            self._files.append(self.meta.path)
+        else:
+            davis = self.root / "DAVIS" if (self.root / "DAVIS").is_dir() else self.root
+            self.images = davis / "JPEGImages" / "480p"
+            # The benchmark's scores are of the annotations of the unsupervised challenge.
+            annotations = [davis / f"Annotations{kind}" / "480p" for kind in ("_unsupervised", "")]
+            self.ids = self._read_list(davis, names)
+            if sentences:
+                self._sentences = self._read_texts()
+        #: Folder of the masks; None in splits without ground truth.
+        self.annotations = next((folder for folder in annotations if folder.is_dir()), None)
+        if self.annotations is None and split in ("train", *VALID):
+            raise InputError(f"{annotations[0]} does not exist; unpack DAVIS with its annotations")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[SourceVideo]:
+        return (self.video(video_id) for video_id in self.ids)
+
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of each file of text that was read; masks are not part of it."""
+        return {path.relative_to(self.root).as_posix(): file_sha256(path) for path in self._files}
+
+    def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
+        """A video with its expressions and masks; frames are not touched yet.
+
+        Args:
+            video_id: one of `ids`.
+            objects: whether to read the masks.
+
+        Raises:
+            InputError: anything wrong with this video's annotation; names file and video.
+        """
+        frames = self.meta.frames(video_id) if self.meta is not None else self._listed(video_id)
+        folder = self.images / video_id
+        expressions = self._expressions(video_id)
+        return SourceVideo(
+            id=video_id,
+            frame_names=frames,
+            frames=ImageFiles([folder / f"{name}.jpg" for name in frames], video_id),
+            expressions=expressions,
+            objects=self._objects(video_id, frames, expressions) if objects else {},
+        )
+
+    def _meta_path(self, name: str) -> Path:
+        return self.root / "meta_expressions" / name / "meta_expressions.json"
+
+    def _read_list(self, davis: Path, names: tuple[str, ...]) -> list[str]:
+        paths = [davis / "ImageSets" / "2017" / f"{name}.txt" for name in names]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise InputError(
+                f"neither {self._meta_path(names[0])} nor {paths[-1]} exists; give the folder of"
+                " Ref-DAVIS17, prepared or as downloaded, and a split that it has"
+            )
+        self._files.append(path)
+        ids = path.read_text("utf-8", errors="replace").split()
+        if not ids or len(set(ids)) < len(ids):
+            raise InputError(f"{path} names {'a video twice' if ids else 'no videos'}")
+        return ids
+
+    def _read_texts(self) -> dict[str, list[tuple[str, str]]]:
+        """Video -> (object id, sentence) in the order of the expressions."""
+        paths = [self.root / "davis_text_annotations" / name for name in FILES]
+        files = [read_sentences(path) for path in paths]
+        self._files += paths
+        made = {}
+        for video_id in self.ids:
+            rows = [file.get(video_id, []) for file in files]
+            said = [[target for target, _ in row] for row in rows]
+            # A video whose annotators do not pair up fails when it is asked for.
+            if said.count(said[0]) == ANNOTATORS:
+                made[video_id] = [pair for four in zip(*rows, strict=True) for pair in four]
+        return made
+
+    def _listed(self, video_id: str) -> list[str]:
+        """Frame names of a downloaded video: its JPEGs or, if there are none, its masks."""
+        if not plain_name(video_id):
+            raise InputError(f"video {video_id!r} of {self.split}: ids are plain names of folders")
+        for folder, suffix in ((self.images, ".jpg"), (self.annotations, ".png")):
+            if folder is not None and (folder / video_id).is_dir():
+                entries = (folder / video_id).iterdir()
+                names = sorted(path.stem for path in entries if path.suffix == suffix)
+                if names:
+                    return names
+        raise InputError(
+            f"video {video_id}: the folder {self.images / video_id} holds no JPEGs; complete the"
+            " download of DAVIS"
+        )
+
+    def _expressions(self, video_id: str) -> list[SourceExpression]:
+        if self.meta is not None:
+            said = self._prepared(video_id)
+        elif self._sentences is None:
+            said = []
+        elif not self._sentences.get(video_id):
+            raise InputError(
+                f"video {video_id}: the files in {self.root / 'davis_text_annotations'} have no"
+                " sentences for it, or not each the same objects; download them again"
+            )
+        else:
+            said = self._sentences[video_id]
+        return [
+            SourceExpression(id=str(i), text=text, object_ids=[target], annotation_ids=[target])
+            for i, (target, text) in enumerate(said)
+        ]
+
+    def _prepared(self, video_id: str) -> list[tuple[str, str]]:
+        """(object id, sentence) in the order of the expressions."""
+        expressions = self.meta.expressions(video_id)
+        ids = [str(i) for i in range(len(expressions))]
+        if set(ids) != set(expressions) or len(ids) % ANNOTATORS:
+            raise self.meta.error(
+                video_id,
+                f'the ids of its {len(ids)} expressions are not "0" to "4K-1" for K objects;'
+                " prepare the sentences again",
+            )
+        said = []
+        for i in ids:
+            target = object_id(expressions[i].get("obj_id"))
+            if target is None or (len(said) % ANNOTATORS and target != said[-1][0]):
+                raise self.meta.error(
+                    video_id,
+                    f'expression {i!r}: "obj_id" is {expressions[i].get("obj_id")!r}, but each'
+                    f" {ANNOTATORS} in a row mean one object, an id of 1 to 254",
+                )
+            said.append((target, expressions[i]["exp"]))
+        return said
+
+    def _objects(
+        self, video_id: str, frames: list[str], expressions: list[SourceExpression]
+    ) -> dict[str, list[RLE | None]]:
+        if self.annotations is None:
+            return {}
+        paths = mask_paths(self.annotations, video_id, frames)
+        if self.split not in ("train", *VALID) and not all(path.is_file() for path in paths):
+            return {}  # test-dev has masks of first frames
+        targets = [i for expression in expressions for i in expression.annotation_ids]
+        made = read_objects(paths, video_id=video_id)
+        return {target: [None] * len(frames) for target in targets} | made
