@@ -108,9 +108,9 @@ class Codec:
             return {"values": narrow(features, self.dtype)}
         features = narrow(features, np.float32)
         if self.basis:
-            centred = features - self.basis.mean[:, None, None]
-            # (R, C) @ (t, C, h*w) -> (t, R, h*w), a product a frame
-            flat = self.basis.encoder.T @ centred.reshape(*centred.shape[:2], -1)
+            # (R, C) @ (t, C, h*w) -> (t, R, h*w), a product a frame; no centred copy of C channels
+            flat = self.basis.encoder.T @ features.reshape(*features.shape[:2], -1)
+            flat -= (self.basis.mean @ self.basis.encoder)[:, None]
             features = narrow(flat, np.float32).reshape(len(flat), -1, *features.shape[2:])
         # One scale a frame and component; an all-zero component has the scale 0.
         scales = np.abs(features).max(axis=(2, 3)) / np.float32(LEVELS)  # (t, R)
