@@ -5,6 +5,7 @@ down. Everything is a function of the video's name.
 """
 
 import json
+import pickle
 import zlib
 from pathlib import Path
 from typing import Any
@@ -189,4 +190,63 @@ def make_ref_davis(root: Path, raw: bool, frames: int = 4) -> Path:
         (root / "davis_text_annotations").mkdir()
         for name, text in lines.items():
             (root / "davis_text_annotations" / name).write_text("".join(text))
+    return root
+
+
+def make_refcoco(root: Path, images: int = 2, size: tuple[int, int] = SIZE) -> Path:
+    """RefCOCO, RefCOCO+ and RefCOCOg over the same images, each in all of its partitions.
+
+    The last image is of the split val; in the partition google every image is also of train.
+    """
+    (root / "train2014").mkdir(parents=True)
+    infos, annotations = [], []
+    for number in range(images):
+        image_id = 100 + number
+        name = f"COCO_train2014_{image_id:012d}.jpg"
+        pictures, labels = scene(name, 1, size)
+        assert cv2.imwrite(str(root / "train2014" / name), pictures[0, ..., ::-1])
+        infos.append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
+        for value in COLOURS:
+            ys, xs = np.nonzero(labels[0] == value)
+            top, bottom, left, right = (
+                float(n) for n in (ys.min(), ys.max() + 1, xs.min(), xs.max() + 1)
+            )
+            annotations.append(
+                {
+                    "id": 10 * image_id + value,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+                }
+            )
+    partitions = {"refcoco": ["unc", "google"], "refcoco+": ["unc"], "refcocog": ["umd", "google"]}
+    for name, kinds in partitions.items():
+        write_json(
+            root / name / "instances.json",
+            {"info": {}, "images": infos, "annotations": annotations, "categories": []},
+        )
+        for kind in kinds:
+            refs = []
+            for number, annotation in enumerate(annotations):
+                last = annotation["image_id"] == 100 + images - 1
+                split = "val" if last and (kind != "google" or number % 2) else "train"
+                sentences = [
+                    {"sent_id": 10 * number, "sent": "left red box", "raw": "LEFT red box"},
+                    {"sent_id": 10 * number + 1, "sent": "box on the right", "raw": "Box"},
+                ]
+                refs.append(
+                    {
+                        "ref_id": number,
+                        "ann_id": annotation["id"],
+                        "image_id": annotation["image_id"],
+                        "category_id": 1,
+                        "file_name": f"COCO_train2014_{number}_0.jpg",
+                        "split": split,
+                        "sentences": [s | {"tokens": s["sent"].split()} for s in sentences],
+                        "sent_ids": [s["sent_id"] for s in sentences],
+                    }
+                )
+            # Protocol 0, as Python 2 wrote the published files.
+            (root / name / f"refs({kind}).p").write_bytes(pickle.dumps(refs, protocol=0))
     return root

@@ -5,12 +5,16 @@ from extract.datasets.mevis import MeViS
 from extract.datasets.records import RLE, SourceExpression, SourceVideo
 from extract.datasets.ref_davis import RefDAVIS
 from extract.datasets.ref_youtube_vos import RefYouTubeVOS
+from extract.datasets.refcoco import RefCOCO, RefCOCOg, RefCOCOPlus
 
 #: The values of the config key ``dataset``. Each is built as ``cls(root, split)``.
 DATASETS = {
     "mevis": MeViS,
     "ref_youtube_vos": RefYouTubeVOS,
     "ref_davis": RefDAVIS,
+    "refcoco": RefCOCO,
+    "refcoco+": RefCOCOPlus,
+    "refcocog": RefCOCOg,
     "folder": VideoFolder,
 }
 
@@ -18,6 +22,9 @@ __all__ = [
     "DATASETS",
     "RLE",
     "MeViS",
+    "RefCOCO",
+    "RefCOCOPlus",
+    "RefCOCOg",
     "RefDAVIS",
     "RefYouTubeVOS",
     "SourceExpression",

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco
 
 from cache_schema.cli import InputError
-from extract.datasets.records import RLE
+from extract.datasets.records import RLE, encode_mask
 
 #: Pixels that belong to nobody and count for nobody (DAVIS).
 VOID = 255
@@ -55,7 +54,7 @@ def read_objects(paths: list[Path], *, video_id: str) -> dict[str, list[RLE | No
         for value in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)):
             if value:
                 rles = objects.setdefault(int(value), [None] * len(paths))
-                rles[t] = _encode(labels == value)
+                rles[t] = encode_mask(labels == value)
     return {str(value): objects[value] for value in sorted(objects)}
 
 
@@ -78,8 +77,3 @@ def _read(path: Path, video_id: str) -> np.ndarray:
             " use the palette PNGs as they were published"
         )
     return labels
-
-
-def _encode(mask: np.ndarray) -> RLE:
-    rle = coco.encode(np.asfortranarray(mask.view(np.uint8)))
-    return RLE(size=[int(n) for n in rle["size"]], counts=rle["counts"].decode())

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
+from pycocotools import mask as coco
 
 from cache_schema.cli import InputError
 from extract.datasets.frames import FrameSource
@@ -87,6 +88,12 @@ class SourceVideo:
                 " size"
             )
         return image
+
+
+def encode_mask(mask: np.ndarray) -> RLE:
+    """Compress a mask, (H, W) bool or uint8 of 0 and 1."""
+    rle = coco.encode(np.asfortranarray(mask.view(np.uint8)))
+    return RLE(size=[int(n) for n in rle["size"]], counts=rle["counts"].decode())
 
 
 def check_rle(value: Any) -> str | None:
