@@ -1,14 +1,16 @@
 """Reads a cache frame by frame; needs only NumPy and h5py. Nothing in a shard is trusted.
 
-Shards are opened when first needed, in each process anew, so that a reader can be handed to
-worker processes (forked or pickled). One reader belongs to one thread.
+HDF5 is asked once where the arrays of a video lie; from then on their bytes are read from there
+(`direct`). Shards are opened when first needed, in each process anew, so that a reader can be
+handed to worker processes (forked or pickled). Threads may share a reader.
 """
 
 import os
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -16,28 +18,27 @@ import numpy as np
 from cache_schema import manifest, spec
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
+from cache_schema.direct import Extent, as_bytes, locate
 from cache_schema.manifest import Entry
 from cache_schema.names import escape, unescape
 from cache_schema.objects import unpack
-from cache_schema.records import RLE, Clip, Expression, Geometry
-from cache_schema.shard import (
-    Header,
-    Node,
-    attribute,
-    child,
-    json_attribute,
-    members,
-    open_shard,
-    read_geometry,
-    values,
-    where,
-)
+from cache_schema.open_shard import OpenShard, VideoIndex, changed
+from cache_schema.ram import RamTier
+from cache_schema.records import RLE, Clip, Expression
+from cache_schema.shard import attribute, json_attribute, members, open_shard, where
 
-MAX_OPEN = 32
+MAX_OPEN = 32  # shards, each with one descriptor of ours and one of HDF5
+MAX_KNOWN = 4096  # videos whose places in their files are remembered; a few dozen KB each
+Found = TypeVar("Found")
 
 
 class CacheReader:
     """The finished videos of the cache folder ``path``.
+
+    Args:
+        path: the folder.
+        ram_bytes: keep queries, clips, tracks, objects and words in memory up to so many bytes,
+            least recently used out first; not the mask features. Each process has its own.
 
     Attributes:
         path: the folder.
@@ -52,7 +53,7 @@ class CacheReader:
         InputError: the folder is no cache, holds no finished video, or is of another version.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], *, ram_bytes: int = 0):
         self.path = Path(path)
         known = manifest.read(self.path)
         self.entries = dict(sorted(known.videos.items()))
@@ -70,15 +71,38 @@ class CacheReader:
         self.codec: Codec = self._header.codec
         self.fingerprint: dict[str, Any] = self._header.fingerprint.data
         self.fingerprint_hex = self._header.fingerprint.hex
-        self._shards: OrderedDict[str, _OpenShard] = OrderedDict()
+        self._ram_bytes = ram_bytes
+        self._indexes: OrderedDict[str, VideoIndex] = OrderedDict()
+        self._start()
+
+    def _start(self) -> None:
+        """What belongs to one process: after a fork the parent's handles are not ours to use."""
         self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._shards: OrderedDict[str, OpenShard] = OrderedDict()
+        self._ram = RamTier(self._ram_bytes)
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            self._start()
+
+    @property
+    def ram(self) -> RamTier:
+        """What this process keeps in memory."""
+        self._check_process()
+        return self._ram
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files do not travel; the other process opens its own.
-        return {**self.__dict__, "_shards": OrderedDict()}
+        own = ("_process", "_lock", "_shards", "_ram")
+        state = {name: value for name, value in self.__dict__.items() if name not in own}
+        return {**state, "_indexes": OrderedDict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
 
     def video(self, video_id: str) -> "Video":
         """A finished video; `InputError` when the cache has none of that id."""
@@ -92,48 +116,42 @@ class CacheReader:
 
     def close(self) -> None:
         """Close the open shards; reading opens them again."""
-        while self._shards:
-            self._shards.popitem()[1].close()
+        with self._lock:
+            self._shards.clear()
 
-    def node(self, shard: str, path: str, kind: type[Node]) -> Node:
-        """A checked group or dataset; at most 32 shards stay open, the least used goes first."""
-        if self._process != os.getpid():
-            # After a fork the parent's handles are not ours to use.
-            self._shards, self._process = OrderedDict(), os.getpid()
-        if shard not in self._shards:
-            self._shards[shard] = _OpenShard(self.path / shard, self._header)
-            if len(self._shards) > MAX_OPEN:
-                self._shards.popitem(last=False)[1].close()
-        self._shards.move_to_end(shard)
-        return self._shards[shard].node(path, kind)
+    def shard(self, name: str) -> OpenShard:
+        """An open shard; at most 32 stay open, the least used goes first.
 
+        One that goes is closed when nobody reads from it any more.
+        """
+        self._check_process()
+        with self._lock:
+            if name not in self._shards:
+                self._shards[name] = OpenShard(self.path / name, self._header)
+                if len(self._shards) > MAX_OPEN:
+                    self._shards.popitem(last=False)
+            self._shards.move_to_end(name)
+            return self._shards[name]
 
-class _OpenShard:
-    """An open shard that checks every group and dataset once, when it is first asked for."""
-
-    def __init__(self, path: Path, expected: Header):
-        self._file, header = open_shard(path)
-        try:
-            expected.check(header, path)
-        except InputError:
-            self.close()
-            raise
-        self._nodes: dict[str, h5py.Group | h5py.Dataset] = {"": self._file}
-
-    def node(self, path: str, kind: type[Node]) -> Node:
-        if path not in self._nodes:
-            parent, _, name = path.rpartition("/")
-            self._nodes[path] = child(self.node(parent, h5py.Group), name, kind)
-        return self._nodes[path]
-
-    def close(self) -> None:
-        self._file.close()
+    def index(self, entry: Entry) -> VideoIndex:
+        """What is known of a video; the least used of many is forgotten."""
+        self._check_process()
+        index = self._indexes.get(entry.id)
+        if index is None:
+            index = VideoIndex(self.shard(entry.shard), entry)
+        with self._lock:
+            self._indexes[entry.id] = index
+            self._indexes.move_to_end(entry.id)
+            if len(self._indexes) > MAX_KNOWN:
+                self._indexes.popitem(last=False)
+        return index
 
 
 class Video:
     """One video of a cache; everything is read when asked for.
 
-    Every method raises `InputError` when the shard does not hold what the format says.
+    Every method raises `InputError` when the shard does not hold what the format says, is gone,
+    cut short, or another file than before.
 
     Attributes:
         id: of the video.
@@ -144,146 +162,231 @@ class Video:
 
     def __init__(self, reader: CacheReader, entry: Entry):
         self._reader, self._entry, self.id = reader, entry, entry.id
-        self._root = f"videos/{escape(entry.id)}"
-        group = self.group()
-        if attribute(group, "id", str) != self.id:
-            raise InputError(f"{where(group)} is not the video {self.id!r}")
-        self.num_frames = attribute(group, "num_frames", int)
-        self.frame_names = json_attribute(group, "frame_names")
-        if not self.num_frames == len(self.frame_names) == entry.frames:
-            raise InputError(
-                f"{where(group)} has {self.num_frames} frames and {len(self.frame_names)} frame "
-                f"names, its manifest line {entry.frames}"
-            )
-        self.geometry: Geometry = read_geometry(group)
-        self._dims = {"T": self.num_frames}
+        self._index = reader.index(entry)
+        self.num_frames = self._index.num_frames
+        self.frame_names = list(self._index.frame_names)
+        self.geometry = self._index.geometry
 
-    def frame_queries(self, indices: Iterable[int] | None = None) -> np.ndarray:
-        """Q_f (t, N_f, C) of some frames, all by default."""
-        return self._frames(self._dataset("frame_queries", spec.FRAME_QUERIES), indices)
+    def frame_queries(
+        self, indices: Iterable[int] | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Q_f (t, N_f, C) of some frames, all by default.
 
-    def mask_features(self, indices: Iterable[int] | None = None) -> dict[str, np.ndarray]:
-        """F_mask of some frames as the codec stores it: name to (t, ...)."""
-        g = self.geometry
-        channels = self._dataset("video_mask_embeds", spec.VIDEO["video_mask_embeds"]).shape[1]
-        layout = self._reader.codec.layout(
-            channels, g.padded_height // g.stride, g.padded_width // g.stride
-        )
-        indices = None if indices is None else list(indices)
-        coded = {}
-        for name, (shape, dtype) in layout.items():
-            expected = spec.Spec(("T", *shape), dtype.name)
-            coded[name] = self._frames(self._dataset(f"mask_features/{name}", expected), indices)
-        return coded
+        Args:
+            indices: t frames, in any order, repeated or not.
+            out: where to, instead of a new array: contiguous, of this shape and type.
+        """
+        path = "frame_queries"
+        extent = self._extent(path, spec.FRAME_QUERIES)
+        return self._rows(path, extent, self._frames(indices), out, keep=True)
+
+    def mask_features(
+        self,
+        indices: Iterable[int] | None = None,
+        out: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """F_mask of some frames as the codec stores it: name to (t, ...).
+
+        Args:
+            indices: t frames, in any order, repeated or not.
+            out: where to, instead of new arrays; see `mask_features_layout`.
+        """
+        frames = self._frames(indices)
+        return {
+            name: self._rows(name, extent, frames, out[name] if out else None, keep=False)
+            for name, extent in self._mask_extents().items()
+        }
+
+    def mask_features_layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of one frame of each array of `mask_features`."""
+        return {name: (e.row_shape, e.dtype) for name, e in self._mask_extents().items()}
 
     def video_queries(self) -> np.ndarray:
         """Q_v (N_v, C) of the whole video."""
-        return self._whole("video_queries")
+        return self._of_video("video_queries")
 
     def video_logits(self) -> np.ndarray:
         """Class logits (N_v, K+1) float32; the last column is "no object"."""
-        return self._whole("video_logits")
+        return self._of_video("video_logits")
 
     def video_mask_embeds(self) -> np.ndarray:
         """Mask embeddings (N_v, C_mask) of the frozen segmenter itself."""
-        return self._whole("video_mask_embeds")
+        return self._of_video("video_mask_embeds")
 
     def tracks(self) -> np.ndarray:
         """Tracks (N_v, T, 6) float16 of the video queries' own masks."""
-        return self._whole("tracks")
+        return self._of_video("tracks")
 
     @property
     def num_clips(self) -> int:
         """K, the number of clips in the clip bank; 0 without one."""
-        empty = not members(self.group("clips"))
-        return 0 if empty else len(self._clips("frame_indices"))
+        if not self._members("clips"):
+            return 0
+        return self._extent("clips/frame_indices", spec.CLIPS["frame_indices"]).shape[0]
 
     def clip(self, k: int) -> Clip:
         """Clip k of the clip bank; `IndexError` when there is none."""
         if not 0 <= k < self.num_clips:
             raise IndexError(f"clip {k} of {self.num_clips} of the video {self.id!r}")
-        clip = Clip(**{name: values(self._clips(name), k) for name in spec.CLIPS})
+        arrays = {}
+        for name, layout in spec.CLIPS.items():
+            path = f"clips/{name}"
+            arrays[name] = self._rows(path, self._extent(path, layout), [k], None, keep=True)[0]
+        clip = Clip(**arrays)
         if clip.frame_indices.min() < 0 or clip.frame_indices.max() >= self.num_frames:
             raise InputError(
                 f"{where(self.group('clips'))}: clip {k} has frames that the video has not"
             )
         return clip
 
-    def _clips(self, name: str) -> h5py.Dataset:
-        return self._dataset(f"clips/{name}", spec.CLIPS[name])
-
     @property
     def num_objects(self) -> int:
         """How many objects have ground truth."""
-        return len(members(self.group("objects")))
+        return len(self._members("objects"))
 
     def objects(self) -> dict[str, list[RLE | None]]:
         """Ground truth: annotation id to one RLE or None a frame, at the original size."""
-        found = {}
-        for name in members(self.group("objects")):
-            dataset = self._dataset(f"objects/{name}", spec.OBJECT, {})
-            try:
-                found[unescape(name)] = unpack(values(dataset), self.geometry, self.num_frames)
-            except InputError as error:
-                raise InputError(f"{where(dataset)}: {error}") from None
-        return found
+        return {
+            annotation_id: self.object(annotation_id)
+            for annotation_id in map(unescape, self._members("objects"))
+        }
+
+    def object(self, annotation_id: str) -> list[RLE | None]:
+        """One object of `objects`; `InputError` when the video has none of that id."""
+        path = f"objects/{escape(annotation_id)}"
+        data = self._whole(path, self._once(path, lambda: self._locate(path, spec.OBJECT, {})))
+        try:
+            return unpack(data, self.geometry, self.num_frames)
+        except InputError as error:
+            place = f"{self._reader.path / self._entry.shard}:/{self._index.root}/{path}"
+            raise InputError(f"{place}: {error}") from None
+
+    @property
+    def annotation_ids(self) -> list[str]:
+        """Ids of the objects that have ground truth."""
+        return [unescape(name) for name in self._members("objects")]
 
     @property
     def expression_ids(self) -> list[str]:
         """Ids of the video's expressions, in the data set's order."""
+        return list(self._once("expression_ids", self._find_expression_ids))
+
+    def _find_expression_ids(self) -> list[str]:
         order = {
             unescape(name): attribute(self.group(f"expressions/{name}"), "order", int)
-            for name in members(self.group("expressions"))
+            for name in self._members("expressions")
         }
         return sorted(order, key=order.__getitem__)
 
     def expression(self, expression_id: str) -> Expression:
         """One expression, encoded; `InputError` when the video has none of that id."""
         path = f"expressions/{escape(expression_id)}"
-        group = self.group(path)
-        dims: dict[str, int] = {}
+        attributes, extents = self._once(path, lambda: self._find_expression(path))
         return Expression(
             expression_id=expression_id,
-            text=attribute(group, "text", str),
-            object_ids=json_attribute(group, "object_ids"),
-            annotation_ids=json_attribute(group, "annotation_ids"),
-            tag=attribute(group, "tag", str),
-            **{
-                name: values(self._dataset(f"{path}/{name}", layout, dims))
-                for name, layout in spec.EXPRESSION.items()
-            },
+            **{n: list(v) if isinstance(v, list) else v for n, v in attributes.items()},
+            **{name: self._whole(f"{path}/{name}", extent) for name, extent in extents.items()},
         )
+
+    def _find_expression(self, path: str) -> tuple[dict[str, Any], dict[str, Extent]]:
+        """Attributes, and where the arrays lie."""
+        group = self.group(path)
+        attributes = {name: attribute(group, name, str) for name in ("text", "tag")}
+        attributes |= {n: json_attribute(group, n) for n in ("object_ids", "annotation_ids")}
+        dims: dict[str, int] = {}
+        return attributes, {
+            name: self._locate(f"{path}/{name}", layout, dims)
+            for name, layout in spec.EXPRESSION.items()
+        }
 
     def group(self, path: str = "") -> h5py.Group:
         """A checked group of the video, its own by default; valid while the shard is open."""
-        full = f"{self._root}/{path}" if path else self._root
-        return self._reader.node(self._entry.shard, full, h5py.Group)
+        return self._shard().node(self._inside(path), h5py.Group)
 
-    def _whole(self, name: str) -> np.ndarray:
-        return values(self._dataset(name, spec.VIDEO[name]))
+    def _inside(self, path: str) -> str:
+        return f"{self._index.root}/{path}" if path else self._index.root
 
-    def _dataset(
-        self, path: str, layout: spec.Spec, dims: dict[str, int] | None = None
-    ) -> h5py.Dataset:
-        """A dataset that has the spec's type and a shape that fits the video's others."""
-        dataset = self._reader.node(self._entry.shard, f"{self._root}/{path}", h5py.Dataset)
+    def _shard(self) -> OpenShard:
+        shard = self._reader.shard(self._entry.shard)
+        if shard.file.identity != self._index.identity:
+            raise changed(shard.file.path)
+        return shard
+
+    def _once(self, key: Any, find: Callable[[], Found]) -> Found:
+        """Something of the video's metadata, which never change."""
+        found = self._index.found
+        if key not in found:
+            found[key] = find()
+        return found[key]
+
+    def _members(self, path: str) -> list[str]:
+        return self._once((path, "members"), lambda: members(self.group(path)))
+
+    def _extent(self, path: str, layout: spec.Spec) -> Extent:
+        """Where an array lies whose lengths are those of the video's other arrays."""
+        return self._once(path, lambda: self._locate(path, layout, self._index.dims))
+
+    def _locate(self, path: str, layout: spec.Spec, dims: dict[str, int]) -> Extent:
+        """Where an array lies that has the spec's type and a shape that fits ``dims``."""
+        shard = self._shard()
+        dataset = shard.node(self._inside(path), h5py.Dataset)
         expected = layout.resolve(self._reader.codec.query_dtype)
         if dataset.dtype != expected:
             raise InputError(f"{where(dataset)} has the type {dataset.dtype}, not {expected}")
         try:
-            layout.bind(path, dataset.shape, self._dims if dims is None else dims)
+            layout.bind(path, dataset.shape, dims)
         except ValueError as error:
             raise InputError(f"{where(dataset)}: {error}") from None
-        return dataset
+        return locate(dataset, shard.file.size)
 
-    def _frames(self, dataset: h5py.Dataset, indices: Iterable[int] | None) -> np.ndarray:
+    def _mask_extents(self) -> dict[str, Extent]:
+        return self._once("mask_features", self._find_mask_extents)
+
+    def _find_mask_extents(self) -> dict[str, Extent]:
+        g = self.geometry
+        embeds = self._extent("video_mask_embeds", spec.VIDEO["video_mask_embeds"])
+        layout = self._reader.codec.layout(
+            embeds.shape[1], g.padded_height // g.stride, g.padded_width // g.stride
+        )
+        return {
+            name: self._extent(f"mask_features/{name}", spec.Spec(("T", *shape), dtype.name))
+            for name, (shape, dtype) in layout.items()
+        }
+
+    def _frames(self, indices: Iterable[int] | None) -> Sequence[int]:
         if indices is None:
-            return values(dataset)
+            return range(self.num_frames)
         wanted = [int(i) for i in indices]
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.num_frames:
             raise IndexError(f"frames {wanted} of the video {self.id!r} with {self.num_frames}")
-        # One frame at a time: HDF5's selection of several indices is a hundred times slower.
-        out = np.empty((len(wanted), *dataset.shape[1:]), dataset.dtype)
-        for k, i in enumerate(wanted):
-            out[k] = values(dataset, i)
+        return wanted
+
+    def _rows(
+        self, path: str, extent: Extent, rows: Sequence[int], out: np.ndarray | None, *, keep: bool
+    ) -> np.ndarray:
+        """Rows of an array, from memory where they are kept there."""
+        shape = (len(rows), *extent.row_shape)
+        if out is None:
+            out = np.empty(shape, extent.dtype)
+        for target, row in zip(as_bytes(out, shape, extent.dtype), rows, strict=True):
+            self._read((path, row), extent.start(row), target, keep=keep)
         return out
+
+    def _of_video(self, name: str) -> np.ndarray:
+        return self._whole(name, self._extent(name, spec.VIDEO[name]))
+
+    def _whole(self, path: str, extent: Extent) -> np.ndarray:
+        out = np.empty(extent.shape, extent.dtype)
+        self._read((path,), extent.start(0), out.reshape(-1).view(np.uint8), keep=True)
+        return out
+
+    def _read(self, key: tuple, start: int, target: np.ndarray, *, keep: bool) -> None:
+        """Fill (bytes,) uint8 from an offset of the shard, or from memory."""
+        ram = self._reader.ram
+        kept = ram.get((self.id, *key)) if keep else None
+        if kept is not None:
+            target[:] = kept
+            return
+        self._shard().file.read(start, target)
+        if keep:
+            ram.put((self.id, *key), target)
