@@ -138,7 +138,10 @@ def save_safetensors(vita: VITA, path: str | Path, dtype: torch.dtype = torch.fl
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as of any new file: the library's are the owner's
             save_file(tensors, temporary, metadata={"format": "pt"})
+            temporary.chmod(mode)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -175,13 +178,23 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         ) from error
     model = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(model, Mapping) or not all(
-        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in model.items()
+        isinstance(key, str) and _is_plain(value) for key, value in model.items()
     ):
         raise InputError(
-            f"weights {path} hold no tensors under the key 'model', where detectron2 puts them: "
+            f"weights {path} hold no plain tensors under the key 'model', where detectron2 puts them: "
             "give a published VITA checkpoint or a .safetensors file"
         )
     return model
+
+
+def _is_plain(value: Any) -> bool:
+    """A tensor with its values in memory, one after the other."""
+    return (
+        isinstance(value, Tensor)
+        and value.device.type == "cpu"
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_complex())
+    )
 
 
 def _read_torch(path: Path) -> Any:

@@ -62,6 +62,13 @@ def test_safetensors_round_trip(golden: VITA, config: SegmenterConfig, tmp_path:
     assert_equal(load_vita(config, tmp_path / "vita.safetensors"), golden)
 
 
+def test_others_can_read_what_is_saved_as_any_other_file(golden: VITA, tmp_path: Path) -> None:
+    save_safetensors(golden, tmp_path / "vita.safetensors")
+    (tmp_path / "other").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 def test_safetensors_as_float16(golden: VITA, config: SegmenterConfig, tmp_path: Path) -> None:
     save_safetensors(golden, tmp_path / "vita.safetensors", torch.float16)
     stored = load_file(tmp_path / "vita.safetensors")
@@ -99,11 +106,22 @@ def test_a_pickle_that_would_run_code_is_refused(target: VITA, tmp_path: Path) -
     assert "cannot be read" in refusal(target, path)
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {"model": {"a": 1}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": {}},
+        [1, 2],
+        {"model": {"a": 1}},
+        {"model": {3: torch.ones(1)}},
+        {"model": {"a": torch.empty(1, device="meta")}},
+        {"model": {"a": torch.ones(2, 2).to_sparse()}},
+    ],
+    ids=str,
+)
 def test_a_checkpoint_without_a_model(target: VITA, tmp_path: Path, content: object) -> None:
     path = tmp_path / "weights.pth"
     torch.save(content, path)
-    assert "no tensors under the key 'model'" in refusal(target, path)
+    assert "no plain tensors under the key 'model'" in refusal(target, path)
 
 
 def test_a_checkpoint_in_the_middle_of_training(

@@ -140,7 +140,7 @@ def test_values_that_do_not_fill_the_array(tmp_path: Path) -> None:
 
 def test_caffe2_pickles_hold_no_model(tmp_path: Path) -> None:
     path = write(tmp_path, {"blobs": {"conv1_w": np.zeros(3, np.float32)}})
-    with pytest.raises(InputError, match="no tensors under the key 'model'"):
+    with pytest.raises(InputError, match="no plain tensors under the key 'model'"):
         read_checkpoint(path)
 
 
