@@ -20,6 +20,7 @@ from cache_schema.cli import InputError
 
 LOWRANK = "lowrank-int8"
 LEVELS = 127  # int8 is used symmetrically, so that 0 stays 0
+SMALLEST = np.finfo(np.float32).tiny  # of scales: smaller ones have no full precision
 
 
 def narrow(array: np.ndarray, dtype: np.dtype | type | str) -> np.ndarray:
@@ -112,11 +113,11 @@ class Codec:
             flat = self.basis.encoder.T @ features.reshape(*features.shape[:2], -1)
             flat -= (self.basis.mean @ self.basis.encoder)[:, None]
             features = narrow(flat, np.float32).reshape(len(flat), -1, *features.shape[2:])
-        # One scale a frame and component; an all-zero component has the scale 0.
+        # One scale a frame and component; the scale of one that is all but zero is 0.
         scales = np.abs(features).max(axis=(2, 3)) / np.float32(LEVELS)  # (t, R)
+        scales[scales < SMALLEST] = 0
         steps = np.where(scales > 0, scales, 1)[:, :, None, None]
-        values = np.rint(features / steps).clip(-LEVELS, LEVELS).astype(self.dtype)
-        return {"values": values, "scales": scales.astype(np.float32)}
+        return {"values": np.rint(features / steps).astype(self.dtype), "scales": scales}
 
     def describe(self) -> dict[str, Any]:
         """What identifies the codec, for the fingerprint."""

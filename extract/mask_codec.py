@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cache_schema.basis import fit_basis
 from cache_schema.cli import InputError
-from cache_schema.codecs import LEVELS, LOWRANK, Basis, Codec, get_codec, narrow
+from cache_schema.codecs import LEVELS, LOWRANK, SMALLEST, Basis, Codec, get_codec, narrow
 from cache_schema.records import CodecIoU
 from extract.segmenters.masks import mask_logits
 
@@ -72,35 +72,45 @@ def encode(features: Tensor, codec: Codec) -> dict[str, np.ndarray]:
         InputError: NaN or infinite values, or values beyond the stored type.
     """
     if not codec.scaled:
-        values = features.to(getattr(torch, codec.dtype.name))
-        if not values.isfinite().all():
+        dtype = getattr(torch, codec.dtype.name)
+        # Rounding keeps the order, so all values are finite if the extremes are; NaN is both.
+        extremes = torch.stack([features.amax(), features.amin()])
+        if not extremes.to(dtype).isfinite().all():
             narrow(features.float().cpu().numpy(), codec.dtype)  # says why
-        return {"values": values.cpu().contiguous().numpy()}
+        return {"values": features.to(dtype).cpu().contiguous().numpy()}
     layout = codec.layout(*features.shape[1:])
     values = features.new_empty((len(features), *layout["values"][0]), dtype=torch.int8)
     scales = features.new_empty((len(features), *layout["scales"][0]), dtype=torch.float32)
+    # One for all frames: fresh memory costs more than the arithmetic.
+    buffer = torch.empty(layout["values"][0], device=features.device).flatten(1)
     for k, frame in enumerate(features):
-        scales[k] = _quantise(_components(frame.flatten(1), codec.basis), values[k].flatten(1))
+        codes = values[k].flatten(1)
+        scales[k] = _quantise(_components(frame.flatten(1), codec.basis, buffer), codes, buffer)
     if not scales.isfinite().all():
         raise InputError(NOT_FINITE)
     return {"values": values.cpu().numpy(), "scales": scales.cpu().numpy()}
 
 
-def _components(flat: Tensor, basis: Basis | None) -> Tensor:
-    """What is to be quantised of a frame (C, h*w): (R, h*w) float32, of the basis or the frame."""
+def _components(flat: Tensor, basis: Basis | None, buffer: Tensor) -> Tensor:
+    """What is to be quantised of a frame (C, h*w) in float32: itself, or (R, h*w) in ``buffer``."""
     if basis is None:
         return flat.float()
     encoder, mean = (torch.from_numpy(a).to(flat.device) for a in (basis.encoder, basis.mean))
     with torch.autocast(flat.device.type, enabled=False):
         # (F - mean) encoder, without a centred copy of the C channels
-        return torch.addmm(-(mean @ encoder)[:, None], encoder.T, flat.float())
+        return torch.addmm(-(mean @ encoder)[:, None], encoder.T, flat.float(), out=buffer)
 
 
-def _quantise(components: Tensor, codes: Tensor) -> Tensor:
-    """Write the codes of (R, h*w) components into ``codes`` (int8); returns the scales (R,)."""
-    scales = components.abs().amax(1) / LEVELS
+def _quantise(components: Tensor, codes: Tensor, buffer: Tensor) -> Tensor:
+    """Write int8 codes of (R, h*w) components into ``codes``, by way of ``buffer``.
+
+    Returns:
+        The scales (R,).
+    """
+    scales = torch.maximum(components.amax(1), -components.amin(1)) / LEVELS
+    scales = torch.where(scales < SMALLEST, 0, scales)
     steps = torch.where(scales > 0, scales, 1)[:, None]
-    codes.copy_((components / steps).round_().clamp_(-LEVELS, LEVELS))
+    codes.copy_(torch.div(components, steps, out=buffer).round_())
     return scales
 
 
@@ -121,7 +131,7 @@ def fit(samples: Iterable[Sample], *, name: str, rank: int | str, iou: float) ->
         return get_codec(name)
     halves = _Half(), _Half()
     for sample, half in zip(_at_least_two(samples), cycle(halves)):
-        half.add(sample)
+        half.add(sample, keep=rank == "auto")
     first, second = (half.moments for half in halves)
     if not first.pixels:
         raise InputError(f"codec {name!r} has no frame to be fitted to; give some, or 'float16'")
@@ -203,9 +213,11 @@ class _Half:
         self._kept: list[Sample] = []
         self._bytes = 0
 
-    def add(self, sample: Sample) -> None:
-        """Count a sample, and keep a few of its frames on the host while there is room."""
+    def add(self, sample: Sample, *, keep: bool) -> None:
+        """Count a sample, and perhaps keep a few of its frames on the host while there is room."""
         self.moments.add(sample)
+        if not keep:
+            return
         chosen = np.linspace(0, len(sample.features) - 1, KEPT_FRAMES).round().astype(int)
         features = sample.features[np.unique(chosen)].float().cpu()
         if self._bytes + features.nbytes <= KEPT_BYTES // 2 or not self._kept:
@@ -283,9 +295,10 @@ def iou_by_rank(features: Tensor, embeds: Tensor, basis: Basis) -> np.ndarray:
         exact = embeds @ flat > 0  # (N, h*w)
         shown = exact.any(1)
         exact = exact[shown]  # (M, h*w)
-        components = _components(flat, basis)
-        codes = torch.empty_like(components, dtype=torch.int8)
-        scaled = (weights * _quantise(components, codes))[shown]  # (M, R)
+        buffer = flat.new_empty(basis.rank, flat.shape[1])
+        codes = torch.empty_like(buffer, dtype=torch.int8)
+        scales = _quantise(_components(flat, basis, buffer), codes, buffer)
+        scaled = (weights * scales)[shown]  # (M, R)
         logits = bias[shown][:, None].repeat(1, flat.shape[1])
         curve = []
         for r, code in enumerate(codes):

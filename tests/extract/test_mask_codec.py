@@ -152,7 +152,7 @@ def test_frames_are_kept_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(mask_codec, "KEPT_BYTES", 6 * C * H * W * 4)  # one sample of two a half
     half = mask_codec._Half()
     for sample in samples(5):
-        half.add(sample)
+        half.add(sample, keep=True)
     assert half.ious(half.moments.basis(C)).shape == (C, 2 * 3)
     assert half.moments.pixels == 5 * 4 * H * W
 
