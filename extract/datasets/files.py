@@ -3,6 +3,7 @@
 import json
 import mmap
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from cache_schema.cli import InputError
 
 _KEY = re.compile(rb'\s*"([^"\\]*(?:\\.[^"\\]*)*)"\s*:\s*')
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+_WINDOW = 1 << 26  # bytes of a mapped file that are kept in memory while it is gone through
 _AFTER = re.compile(rb"\s*([,}])")
 
 
@@ -64,6 +66,7 @@ class JsonTable:
 
     Ground truth of large splits takes gigabytes as text and several times that as Python objects.
     One pass over the mapped file notes the place of each value; a value is parsed when asked for.
+    So a file of any size takes the memory of its keys, one value and a window of the file.
 
     Raises:
         InputError: missing or unreadable file, or text that is no JSON object of lists (names
@@ -83,13 +86,18 @@ class JsonTable:
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, key: str) -> Any:
         start, end = self._places[key]
+        text = self._text[start:end]
+        self._forget()
         try:
-            return json.loads(self._text[start:end])
+            return json.loads(text)
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             # The place inside of the value, counted in bytes: such files are ASCII.
             at = start + getattr(error, "pos", 0)
@@ -100,8 +108,11 @@ class JsonTable:
         head = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{\s*(\}?)").match(text)
         if head is None:
             raise self._error(0, "an object {...} was expected")
-        at, more = head.end(), not head[1]
+        at, more, forgotten = head.end(), not head[1], 0
         while more:
+            if at - forgotten > _WINDOW:
+                self._forget()
+                forgotten = at
             key = _KEY.match(text, at)
             if key is None:
                 raise self._error(at, 'a key in quotes, as in "12": [...], was expected')
@@ -120,6 +131,10 @@ class JsonTable:
         if text[at:].strip():
             raise self._error(at, "there is text after the end of the object")
         return places
+
+    def _forget(self) -> None:
+        """Take the file out of this process's memory; what is read again comes back."""
+        self._text.madvise(mmap.MADV_DONTNEED)
 
     def _end_of_list(self, start: int) -> int:
         if self._text[start : start + 1] != b"[":

@@ -59,6 +59,11 @@ class VideoFolder:
                 f" ({', '.join(VIDEOS)})"
             )
 
+    @classmethod
+    def splits(cls, root: Path) -> list[None]:
+        """One, the folder itself."""
+        return [None]
+
     @property
     def ids(self) -> list[str]:
         """Video ids: names of folders, or of files without extension."""

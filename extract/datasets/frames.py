@@ -6,6 +6,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from cache_schema.cli import InputError
 
@@ -63,6 +64,23 @@ def read_image(path: Path, *, video_id: str) -> np.ndarray:
             " replace it with a whole copy"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def image_header(path: Path) -> tuple[tuple[int, int], str]:
+    """(H, W) and Pillow's mode of an image file, from its first bytes alone.
+
+    Raises:
+        InputError: missing, unreadable, or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size[::-1], image.mode
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is not an image ({path.stat().st_size} bytes)") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from None
 
 
 def _cut_short(data: bytes) -> bool:

@@ -28,10 +28,12 @@ class MeViS:
         InputError: folder or `meta_expressions.json` missing, malformed JSON, wrong shape.
     """
 
+    SPLITS = ("train", "valid_u", "valid", "test")
+
     def __init__(self, root: str | Path, split: str | None) -> None:
         if not plain_name(split):
             raise InputError(
-                f"MeViS needs the name of a split (train, valid_u, valid, test), not {split!r}"
+                f"MeViS needs the name of a split ({', '.join(self.SPLITS)}), not {split!r}"
             )
         self.folder = existing_folder(
             existing_folder(Path(root), what="data root") / split, what="split folder"
@@ -40,6 +42,11 @@ class MeViS:
         masks_path = self.folder / "mask_dict.json"
         #: None in splits without ground truth.
         self.masks = JsonTable(masks_path) if masks_path.exists() else None
+
+    @classmethod
+    def splits(cls, root: Path) -> list[str]:
+        """The splits that lie under a root."""
+        return [split for split in cls.SPLITS if (root / split).is_dir()]
 
     @property
     def ids(self) -> list[str]:

@@ -11,6 +11,8 @@ from extract.datasets.records import RLE, encode_mask
 
 #: Pixels that belong to nobody and count for nobody (DAVIS).
 VOID = 255
+#: Pillow's modes of images whose pixels are ids: palette and grey.
+LABEL_MODES = ("P", "L")
 
 
 def object_id(value: Any) -> str | None:
@@ -71,7 +73,7 @@ def _read(path: Path, video_id: str) -> np.ndarray:
         raise InputError(
             f"video {video_id}: the mask {path} is broken ({error}); download it again"
         ) from None
-    if mode not in ("P", "L"):
+    if mode not in LABEL_MODES:
         raise InputError(
             f"video {video_id}: the mask {path} is a picture of mode {mode}, not of object ids;"
             " use the palette PNGs as they were published"

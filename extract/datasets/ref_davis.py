@@ -64,10 +64,30 @@ class RefDAVIS:
             self.ids = self._read_list(davis, names)
             if sentences:
                 self._sentences = self._read_texts()
+        #: Whether every frame must have a mask; of other splits only first frames have any.
+        self.needs_masks = split in ("train", *VALID)
         #: Folder of the masks; None in splits without ground truth.
         self.annotations = next((folder for folder in annotations if folder.is_dir()), None)
-        if self.annotations is None and split in ("train", *VALID):
+        if self.annotations is None and self.needs_masks:
             raise InputError(f"{annotations[0]} does not exist; unpack DAVIS with its annotations")
+
+    @classmethod
+    def splits(cls, root: Path) -> list[str]:
+        """The splits that lie under a root."""
+        names = {"train": ("train",), "valid": VALID}
+        return [
+            split
+            for split, others in names.items()
+            if any(
+                (root / place).is_file()
+                for name in others
+                for place in (
+                    f"meta_expressions/{name}/meta_expressions.json",
+                    f"DAVIS/ImageSets/2017/{name}.txt",
+                    f"ImageSets/2017/{name}.txt",
+                )
+            )
+        ]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -191,8 +211,8 @@ class RefDAVIS:
         if self.annotations is None:
             return {}
         paths = mask_paths(self.annotations, video_id, frames)
-        if self.split not in ("train", *VALID) and not all(path.is_file() for path in paths):
-            return {}  # test-dev has masks of first frames
+        if not self.needs_masks and not all(path.is_file() for path in paths):
+            return {}
         targets = [i for expression in expressions for i in expression.annotation_ids]
         made = read_objects(paths, video_id=video_id)
         return {target: [None] * len(frames) for target in targets} | made

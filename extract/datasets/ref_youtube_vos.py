@@ -36,10 +36,13 @@ class RefYouTubeVOS:
         InputError: no sentences, no masks of train, no list of test to reduce valid by.
     """
 
+    SPLITS = ("train", "valid", "test")
+
     def __init__(self, root: str | Path, split: str | None) -> None:
         if not plain_name(split):
             raise InputError(
-                f"Ref-YouTube-VOS needs the name of a split (train, valid, test), not {split!r}"
+                f"Ref-YouTube-VOS needs the name of a split ({', '.join(self.SPLITS)}), not"
+                f" {split!r}"
             )
         self.root, self.split = existing_folder(Path(root), what="data root"), split
         self.folder = self.root / split
@@ -47,11 +50,18 @@ class RefYouTubeVOS:
         self._files = [self.meta.path]
         self.ids = self._reduced() if split == "valid" else self.meta.ids
         annotations = self.folder / "Annotations"
-        if split == "train":
+        #: Whether every frame must have a mask.
+        self.needs_masks = split == "train"
+        if self.needs_masks:
             existing_folder(annotations, what="folder of masks")
         #: Folder of the masks; None in splits without ground truth.
         self.annotations = annotations if annotations.is_dir() else None
         self._categories = self._read_categories()
+
+    @classmethod
+    def splits(cls, root: Path) -> list[str]:
+        """The splits that lie under a root."""
+        return [s for s in cls.SPLITS if (root / "meta_expressions" / s).is_dir()]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -143,7 +153,7 @@ class RefYouTubeVOS:
         self, video_id: str, expression_id: str, value: dict[str, Any]
     ) -> SourceExpression:
         ids = []
-        if self.split == "train" or "obj_id" in value:
+        if self.needs_masks or "obj_id" in value:
             target = object_id(value.get("obj_id"))
             if target is None:
                 raise self.meta.error(
@@ -174,7 +184,7 @@ class RefYouTubeVOS:
         if self.annotations is None or len(targets) < len(expressions):
             return {}
         paths = mask_paths(self.annotations, video_id, frames)
-        if self.split != "train" and not all(path.is_file() for path in paths):
+        if not self.needs_masks and not all(path.is_file() for path in paths):
             return {}
         made = read_objects(paths, video_id=video_id)
         # An object may be hidden in every frame that is listed.

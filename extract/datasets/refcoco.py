@@ -66,12 +66,24 @@ class RefCOCO:
             )
         self._refs_path = self.folder / f"refs({partition}).p"
         self._instances_path = self.folder / "instances.json"
-        self._refs = self._read_refs(name)
+        self._refs = self._of_split(name)
         self._images, self._annotations = self._read_instances()
         folders = [self.root / folder for folder in IMAGE_FOLDERS]
         self.images = next((f for f in folders if f.is_dir()), None)
         if self.images is None:
             raise InputError(f"{folders[0]} does not exist; put the images of COCO 2014 there")
+
+    @classmethod
+    def splits(cls, root: Path) -> list[str]:
+        """The splits that lie under a root, of the usual partition first."""
+        made = []
+        for partition in cls.partitions:
+            path = root / cls.name / f"refs({partition}).p"
+            if path.is_file():
+                there = dict.fromkeys(ref["split"] for ref in _read_refs(path))
+                other = partition != cls.partitions[0]
+                made += [f"{split}@{partition}" if other else split for split in there]
+        return made
 
     @property
     def ids(self) -> list[str]:
@@ -135,23 +147,16 @@ class RefCOCO:
     def _error(self, video_id: str, what: str) -> InputError:
         return InputError(f"video {video_id} in {self._instances_path}: {what}")
 
-    def _read_refs(self, split: str) -> dict[int, list[dict[str, Any]]]:
+    def _of_split(self, split: str) -> dict[int, list[dict[str, Any]]]:
         """Image id -> what refers to it in the split."""
-        refs = read_plain_pickle(self._refs_path)
-        if not isinstance(refs, list) or not refs:
-            raise InputError(f"{self._refs_path} is not a list of references; download it again")
+        refs = _read_refs(self._refs_path)
         made: dict[int, list[dict[str, Any]]] = {}
-        splits = set()
-        for number, ref in enumerate(refs):
-            if wrong := _check_ref(ref):
-                raise InputError(f"{self._refs_path}: reference number {number} {wrong}")
-            splits.add(ref["split"])
+        for ref in refs:
             if ref["split"] == split:
                 made.setdefault(ref["image_id"], []).append(ref)
         if not made:
-            raise InputError(
-                f"{self._refs_path} has no split {split!r}; there is {', '.join(sorted(splits))}"
-            )
+            there = ", ".join(sorted({ref["split"] for ref in refs}))
+            raise InputError(f"{self._refs_path} has no split {split!r}; there is {there}")
         return made
 
     def _read_instances(self) -> tuple[dict[int, Any], dict[int, Any]]:
@@ -231,6 +236,17 @@ class RefCOCOg(RefCOCO):
 def _track(mask: np.ndarray, warp: Warp) -> list[RLE | None]:
     frames = (warp.mask(mask, t) for t in range(len(warp.maps)))
     return [encode_mask(frame) if frame.any() else None for frame in frames]
+
+
+def _read_refs(path: Path) -> list[dict[str, Any]]:
+    """All references of a file."""
+    refs = read_plain_pickle(path)
+    if not isinstance(refs, list) or not refs:
+        raise InputError(f"{path} is not a list of references; download it again")
+    for number, ref in enumerate(refs):
+        if wrong := _check_ref(ref):
+            raise InputError(f"{path}: reference number {number} {wrong}")
+    return refs
 
 
 def _check_ref(ref: Any) -> str | None:
