@@ -10,8 +10,9 @@ import torch
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache, write_video
+from tests.train.test_affinity import boxes_of
 from train.data import ClipDataset, CounterBatches, collate, video_batch
-from train.data.dataset import clip_targets
+from train.data.targets import clip_targets
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +89,16 @@ def test_targets_are_the_meant_objects_that_the_clip_shows(cache: tuple) -> None
     reader, videos = cache
     video = reader.video("video000")  # object 2 is gone in the second half of the video
     three = next(e for e in videos[0].expressions if len(e.annotation_ids) == 3)
-    early = clip_targets(video, three, np.array([0, 1]))
-    late = clip_targets(video, three, np.array([4, 5]))
-    none = clip_targets(video, videos[0].expressions[3], np.array([0, 1]))
+    early, boxes = clip_targets(video, three, np.array([0, 1]))
+    late, _ = clip_targets(video, three, np.array([4, 5]))
+    none, no_boxes = clip_targets(video, videos[0].expressions[3], np.array([0, 1]))
     size = (video.geometry.height, video.geometry.width)
     assert early.masks.shape == (3, 2, *size) and late.masks.shape == (2, 2, *size)
     assert none.masks.shape == (0, 2, *size) and len(none.labels) == 0
+    for targets, found in ((early, boxes), (none, no_boxes)):
+        expected = boxes_of(targets.masks.numpy())
+        assert np.array_equal(found.boxes, expected.boxes)
+        assert np.array_equal(found.visible, expected.visible)
     assert early.masks.dtype == torch.uint8 and early.masks.flatten(2).any(dim=2).all()
     g = video.geometry
     assert early.extent == (g.resized_width / g.padded_width, g.resized_height / g.padded_height)

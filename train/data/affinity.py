@@ -9,6 +9,8 @@ to draw any neighbour's mask just as well. Then class targets say little about t
 import numpy as np
 from scipy.special import softmax
 
+from train.data.targets import Boxes
+
 #: What a query costs for being one that the segmenter doubts, so that of two with the same track
 #: the confident one is taken; in fractions of the image like the distances.
 DOUBT = 0.2
@@ -22,34 +24,21 @@ def objectness(video_logits: np.ndarray) -> np.ndarray:
     return 1.0 - softmax(video_logits, axis=-1)[:, -1]
 
 
-def track_distance(tracks: np.ndarray, scores: np.ndarray, masks: np.ndarray) -> np.ndarray:
+def track_distance(tracks: np.ndarray, scores: np.ndarray, targets: Boxes) -> np.ndarray:
     """Distance of boxes, mean over the frames in which a target is visible.
 
     Args:
         tracks: (N_v, T, 6), centre x, y, width and height of each query's mask first, as
             fractions of the image.
         scores: `objectness` of each query, (N_v,).
-        masks: (M, T, H, W) bool or uint8, each with a visible pixel somewhere.
+        targets: M boxes a frame, each visible somewhere.
 
     Returns:
         (N_v, M) float32: L1 distance of the four numbers, plus `DOUBT` times the probability of
         no object.
     """
-    boxes, visible = _boxes(masks)  # (M, T, 4), (M, T)
     # (N_v, 1, T, 4) - (M, T, 4) -> (N_v, M, T)
-    apart = np.abs(tracks[:, None, :, :4].astype(np.float32) - boxes).sum(axis=-1)
+    apart = np.abs(tracks[:, None, :, :4].astype(np.float32) - targets.boxes).sum(axis=-1)
+    visible = targets.visible  # (M, T)
     mean = (apart * visible).sum(axis=-1) / np.maximum(visible.sum(axis=-1), 1)  # (N_v, M)
     return (mean + DOUBT * (1.0 - scores)[:, None]).astype(np.float32)
-
-
-def _boxes(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (M, T, 4) as centre, width and height in fractions, and where there is one."""
-    sides = []
-    for axis in (2, 3):  # rows are any over columns, and the reverse
-        line = masks.any(axis=5 - axis)  # (M, T, H or W)
-        length = line.shape[-1]
-        first = line.argmax(axis=-1)
-        last = length - line[..., ::-1].argmax(axis=-1)
-        sides.append(((first + last) / (2 * length), (last - first) / length))
-    (y, height), (x, width) = sides
-    return np.stack([x, y, width, height], axis=-1).astype(np.float32), masks.any(axis=(2, 3))

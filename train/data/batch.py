@@ -11,6 +11,7 @@ from cache_schema.codecs import Codec
 from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.affinity import objectness, track_distance
+from train.data.targets import Boxes
 from train.losses import Targets
 from train.mask_logits import MaskFeatures
 from train.models import HeadInputs
@@ -29,16 +30,18 @@ class Sample:
         codec: of the mask features.
         expression: the expression.
         targets: the objects it means that the clip shows.
+        boxes: around them.
     """
 
     frame_queries: np.ndarray
     video_queries: np.ndarray
     video_logits: np.ndarray
     tracks: np.ndarray
-    mask_features: Mapping[str, np.ndarray]
+    mask_features: Mapping[str, Tensor]
     codec: Codec
     expression: Expression
     targets: Targets
+    boxes: Boxes
 
 
 @dataclass
@@ -98,7 +101,7 @@ def video_batch(video: Video, expressions: Sequence[Expression]) -> HeadInputs:
     count = len(expressions)
 
     def repeated(array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.asarray(array, np.float32))
+        tensor = torch.from_numpy(array).float()
         return tensor.expand(count, *tensor.shape)
 
     return HeadInputs(
@@ -112,7 +115,7 @@ def video_batch(video: Video, expressions: Sequence[Expression]) -> HeadInputs:
 
 def _distance(sample: Sample) -> Tensor:
     scores = objectness(sample.video_logits)
-    return torch.from_numpy(track_distance(sample.tracks, scores, sample.targets.masks.numpy()))
+    return torch.from_numpy(track_distance(sample.tracks, scores, sample.boxes))
 
 
 def _text(expressions: Sequence[Expression]) -> dict[str, Tensor]:
@@ -127,7 +130,7 @@ def _text(expressions: Sequence[Expression]) -> dict[str, Tensor]:
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(arrays).astype(np.float32))
+    return torch.stack([torch.from_numpy(array) for array in arrays]).float()
 
 
 def _pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -136,5 +139,5 @@ def _pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     longest = int(lengths.max())
     padded = torch.zeros(len(arrays), longest, *arrays[0].shape[1:])
     for row, array in zip(padded, arrays, strict=True):
-        row[: len(array)] = torch.from_numpy(np.asarray(array, np.float32))
+        row[: len(array)] = torch.from_numpy(array)
     return padded, torch.arange(longest) < lengths[:, None]

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from pycocotools import mask as coco_mask
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader, Video
-from cache_schema.records import Clip, Expression
+from cache_schema.records import Clip
 from train.data.batch import Sample
-from train.losses import Targets
+from train.data.buffers import Buffers
+from train.data.targets import clip_targets
 
 
 class ClipDataset(Dataset):
@@ -27,6 +27,7 @@ class ClipDataset(Dataset):
             "video", frames of the whole video with the video queries of the whole.
         num_frames: T for "video"; None takes every frame.
         frame_choice: "first" or "random" (in order), which T frames of a longer video.
+        pinned: put mask features and targets into pinned memory, see `Buffers`.
 
     Attributes:
         dims: ``hidden_dim``, ``text_dim`` and ``mask_dim`` of the caches.
@@ -46,6 +47,7 @@ class ClipDataset(Dataset):
         clip_source: str = "bank",
         num_frames: int | None = None,
         frame_choice: str = "random",
+        pinned: bool = False,
     ) -> None:
         for key, value, known in [
             ("clip_source", clip_source, ("bank", "video")),
@@ -63,6 +65,7 @@ class ClipDataset(Dataset):
         self.clip_source = clip_source
         self.num_frames = num_frames
         self.frame_choice = frame_choice
+        self.buffers = Buffers(pinned=pinned)
         self.pairs = [pair for index in range(len(caches)) for pair in self._pairs(index)]
         self.dims = self._common_dims()
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
@@ -77,16 +80,27 @@ class ClipDataset(Dataset):
         video = reader.video(video_id)
         expression = video.expression(expression_id)
         clip = self._clip(video, np.random.default_rng([self.seed, 1, counter]))
+        targets, boxes = clip_targets(video, expression, clip.frame_indices, buffers=self.buffers)
         return Sample(
             frame_queries=video.frame_queries(clip.frame_indices),
             video_queries=clip.video_queries,
             video_logits=clip.video_logits,
             tracks=clip.tracks,
-            mask_features=video.mask_features(clip.frame_indices),
+            mask_features=self._mask_features(video, clip.frame_indices),
             codec=reader.codec,
             expression=expression,
-            targets=clip_targets(video, expression, clip.frame_indices),
+            targets=targets,
+            boxes=boxes,
         )
+
+    def _mask_features(self, video: Video, indices: np.ndarray) -> dict[str, Tensor]:
+        """Read from the shard straight to where the training process will find them."""
+        features = {
+            name: self.buffers.empty((len(indices), *shape), dtype)
+            for name, (shape, dtype) in video.mask_features_layout().items()
+        }
+        video.mask_features(indices, out={name: t.numpy() for name, t in features.items()})
+        return features
 
     def _pair_index(self, counter: int) -> int:
         epoch, position = divmod(counter, len(self.pairs))
@@ -120,7 +134,7 @@ class ClipDataset(Dataset):
                 f"{reader.path}: none of its {len(reader)} videos has an expression, so there is "
                 "nothing to train on; extract a data set with expressions"
             )
-        if not any(video.objects() for _, video in videos):
+        if not any(video.num_objects for _, video in videos):
             raise InputError(
                 f"{reader.path}: no video has object masks (split {reader.split!r} of "
                 f"{reader.dataset!r}), so there is nothing to learn from; extract a split with "
@@ -156,50 +170,3 @@ class ClipDataset(Dataset):
             "text_dim": sizes[0]["sentence"][-1],
             "mask_dim": sizes[0]["mask embeddings"][-1],
         }
-
-
-def clip_targets(video: Video, expression: Expression, indices: np.ndarray) -> Targets:
-    """The masks of the objects that the expression means and that the clip shows.
-
-    Args:
-        video: where the objects are.
-        expression: names them by annotation id.
-        indices: (T,) frames of the clip.
-
-    Returns:
-        M objects with at least one visible pixel, at original size.
-
-    Raises:
-        InputError: an annotation is missing, or its mask has another size than the video.
-    """
-    geometry = video.geometry
-    size = (geometry.height, geometry.width)
-    objects = video.objects()
-    masks = []
-    for annotation_id in dict.fromkeys(expression.annotation_ids):
-        if annotation_id not in objects:
-            raise InputError(
-                f"video {video.id!r}: expression {expression.expression_id!r} means annotation "
-                f"{annotation_id!r}, which the cache does not hold; extract the video again"
-            )
-        frames = [objects[annotation_id][int(t)] for t in indices]
-        shown = [(t, rle) for t, rle in enumerate(frames) if rle is not None]
-        if any(tuple(rle["size"]) != size for _, rle in shown):
-            raise InputError(
-                f"video {video.id!r}: the masks of annotation {annotation_id!r} are not of the "
-                f"video's size {size}; extract the video again"
-            )
-        mask = np.zeros((len(frames), *size), np.uint8)  # (T, H, W)
-        for t, rle in shown:
-            mask[t] = coco_mask.decode(rle)
-        if mask.any():
-            masks.append(mask)
-    stacked = np.stack(masks) if masks else np.zeros((0, len(indices), *size), np.uint8)
-    return Targets(
-        torch.from_numpy(stacked),
-        torch.zeros(len(masks), dtype=torch.int64),
-        (
-            geometry.resized_width / geometry.padded_width,
-            geometry.resized_height / geometry.padded_height,
-        ),
-    )

@@ -1,0 +1,78 @@
+"""COCO's compressed run-length masks, with work for the pixels that are set only.
+
+`pycocotools.mask.decode`, which this equals, writes every pixel of a mask, and in an order that has
+to be turned round. Here a mask stays in the order of its runs, column by column.
+"""
+
+import numpy as np
+
+Sides = tuple[int, int, int, int]
+"""First row, row after the last, first column and column after the last of a mask's pixels."""
+DIGITS = 7  # of 5 bits, for a count: what a mask of 2^31 pixels needs
+
+
+def run_ends(counts: str, pixels: int) -> np.ndarray:
+    """Where the runs of a mask end, the first of them of zeros and perhaps empty.
+
+    Args:
+        counts: COCO's compressed string: numbers in digits of 5 bits, the lowest first, from the
+            fourth number on as the difference to the last but one.
+        pixels: H * W.
+
+    Returns:
+        (runs,) int64, ascending, the last one H * W.
+
+    Raises:
+        ValueError: it is no such string, or its runs do not make a mask of that size.
+    """
+    digits = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    is_last = (digits & 32) == 0
+    lasts = np.flatnonzero(is_last)
+    firsts = np.concatenate([[0], lasts[:-1] + 1])
+    lengths = lasts - firsts + 1
+    in_range = len(digits) and digits.min() >= 0 and digits.max() < 64 and is_last[-1]
+    if not in_range or lengths.max() > DIGITS:
+        raise ValueError("it is not COCO's compressed string")
+    place = np.arange(len(digits)) - np.repeat(firsts, lengths)
+    runs = np.add.reduceat((digits & 31) << (5 * place), firsts)
+    # The highest bit of the last digit is the sign, in two's complement.
+    runs -= ((digits[lasts] & 16) != 0).astype(np.int64) << (5 * lengths)
+    for chain in (runs[1::2], runs[2::2]):
+        np.cumsum(chain, out=chain)
+    ends = np.cumsum(runs)
+    if runs.min() < 0 or ends[-1] != pixels:
+        raise ValueError(f"its runs do not make a mask of {pixels} pixels")
+    return ends
+
+
+def paint(ends: np.ndarray, mask: np.ndarray) -> None:
+    """Set the pixels of a mask.
+
+    Args:
+        ends: from `run_ends`.
+        mask: (W * H,) zeros, column by column.
+    """
+    bounds = ends.tolist()
+    for start, end in zip(bounds[0::2], bounds[1::2], strict=False):
+        mask[start:end] = 1
+
+
+def sides(ends: np.ndarray, height: int) -> Sides | None:
+    """Between which rows and columns a mask's pixels lie.
+
+    Args:
+        ends: from `run_ends`.
+        height: H.
+
+    Returns:
+        None when no pixel is set.
+    """
+    pairs = ends[: len(ends) // 2 * 2].reshape(-1, 2)
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    if not len(pairs):
+        return None
+    (left, top), (right, bottom) = divmod(pairs[:, 0], height), divmod(pairs[:, 1] - 1, height)
+    rows = (top.min(), bottom.max() + 1)
+    # A run that goes on in the next column is in the last row of one and the first of the other.
+    first, end = rows if np.array_equal(left, right) else (0, height)
+    return int(first), int(end), int(left[0]), int(right[-1]) + 1
