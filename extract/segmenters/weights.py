@@ -181,8 +181,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         isinstance(key, str) and _is_plain(value) for key, value in model.items()
     ):
         raise InputError(
-            f"weights {path} hold no plain tensors under the key 'model', where detectron2 puts them: "
-            "give a published VITA checkpoint or a .safetensors file"
+            f"weights {path} hold no plain tensors under the key 'model', where detectron2 puts "
+            "them: give a published VITA checkpoint or a .safetensors file"
         )
     return model
 
