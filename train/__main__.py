@@ -35,7 +35,9 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.cfg_options)
-    caches = [CacheReader(path) for path in arguments.cache]
+    readers = len(arguments.cache) * max(config.data.num_workers, 1)
+    ram_bytes = int(config.data.ram_gb * 1e9) // readers
+    caches = [CacheReader(path, ram_bytes=ram_bytes) for path in arguments.cache]
     runner = build_runner(
         config,
         caches,

@@ -149,9 +149,10 @@ def _check_values(config: Mapping[str, Any]) -> None:
             raise InputError(
                 f"config key {key} is {config[section][name]!r}; choose one of {', '.join(choices)}"
             )
-    for section, name in [("train", "seed"), ("data", "num_workers"), ("optimizer", "lr")]:
+    for key in ("train.seed", "data.num_workers", "data.ram_gb", "optimizer.lr"):
+        section, name = key.split(".")
         if config[section][name] < 0:
-            raise InputError(f"config key {section}.{name} is negative")
+            raise InputError(f"config key {key} is negative")
     dim, heads = config["model"]["hidden_dim"], config["model"]["num_heads"]
     if dim % heads:
         raise InputError(

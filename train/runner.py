@@ -36,7 +36,7 @@ __all__ = ["build_runner", "load_config", "load_head"]
 # What may change between a run and its resumption: nothing that shapes the weights.
 FREE_TO_CHANGE = (
     "train.max_iters", "train.log_interval", "train.checkpoint_interval",
-    "train.keep_checkpoints", "data.num_workers", "evaluation.",
+    "train.keep_checkpoints", "data.num_workers", "data.ram_gb", "evaluation.",
 )  # fmt: skip
 
 
@@ -189,7 +189,8 @@ def build_runner(
     dataset = ClipDataset(
         caches,
         seed=train.seed,
-        **{name: value for name, value in config.data.items() if name != "num_workers"},
+        pinned=torch.device(device).type == "cuda",
+        **{n: value for n, value in config.data.items() if n not in ("num_workers", "ram_gb")},
     )
     for name, value in dataset.dims.items():
         if config.model[name] != value:
