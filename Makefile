@@ -22,10 +22,10 @@ INSTALLED = .venv/installed
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data extract train eval demo verify test lint
+.PHONY: help setup data extract train eval demo check-data stats submit verify bench test lint
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(INSTALLED) ## install everything into .venv, once
 
@@ -61,8 +61,27 @@ demo: eval ## the whole loop on the demo world, with a table and a picture at th
 	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(RUN)"
 	@echo "figures $(OUT)/metrics.json  masks $(OUT)/masks  picture $(OUT)/overlays.png"
 
+check-data: data ## what is wrong with a data set, before any hour is spent: DATA=mevis ROOT=folder
+	@$(BIN)/python -m scripts.check_data --dataset $(if $(ROOT),$(DATA),mevis) \
+		--root $(or $(ROOT),$(DATA)) $(if $(filter command%,$(origin SPLITS)),--split $(SPLITS))
+
+stats: setup ## frames, objects and words of the caches under $(CACHE), as tables and pictures
+	@set -e; for split in $(SPLITS); do \
+		$(BIN)/python -m cache_schema stats $(CACHE)/$$split --out $(OUT)/stats-$$split.png; \
+	done
+
+submit: eval ## masks of $(EVAL_SPLIT) as the archive that the benchmark takes, checked
+	@$(BIN)/python -m scripts.submit --cache $(CACHE)/$(EVAL_SPLIT) \
+		--predictions $(OUT)/predictions.h5 --out $(OUT)/submission.zip
+
 verify: setup ## check every byte of the caches under $(CACHE)
 	@set -e; for split in $(SPLITS); do $(BIN)/python -m cache_schema verify $(CACHE)/$$split; done
+
+bench: data ## measure stage one, the cache and scoring; tables here, JSON in $(OUT)/bench
+	@mkdir -p $(OUT)/bench
+	@$(BIN)/python -m scripts.bench_extract --json $(OUT)/bench/extract.json
+	@$(BIN)/python -m scripts.bench_cache --json $(OUT)/bench/cache.json
+	@$(BIN)/python -m scripts.bench_score --json $(OUT)/bench/score.json
 
 test: setup ## check import boundaries and run the tests
 	$(CHECK_IMPORTS)
