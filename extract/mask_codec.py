@@ -172,7 +172,7 @@ def _lowest(ious: np.ndarray, name: str, wanted: float) -> int:
     return int(enough[0]) + 1
 
 
-class _Moments:
+class Moments:
     """First and second moments of features, and the second one of embeddings, in float64."""
 
     def __init__(self) -> None:
@@ -192,24 +192,25 @@ class _Moments:
         if not np.isfinite(self.products).all() or not np.isfinite(self.metric).all():
             raise InputError(f"the codec cannot be fitted to this sample: {NOT_FINITE}")
 
-    def __add__(self, other: "_Moments") -> "_Moments":
-        total = _Moments()
+    def __add__(self, other: "Moments") -> "Moments":
+        total = Moments()
         for name, value in vars(self).items():
             setattr(total, name, value + getattr(other, name))
         return total
 
-    def basis(self, rank: int) -> Basis:
-        """The basis that `fit_basis` finds for what was counted."""
+    def basis(self, rank: int, *, weighted: bool = True) -> Basis:
+        """The basis that `fit_basis` finds for what was counted; without weights, plain PCA."""
         mean = self.sum / self.pixels
         covariance = self.products / self.pixels - np.outer(mean, mean)
-        return fit_basis(mean, covariance, self.metric / max(self.queries, 1), rank)
+        metric = self.metric / max(self.queries, 1) if weighted else np.eye(len(mean))
+        return fit_basis(mean, covariance, metric, rank)
 
 
 class _Half:
     """Half of the samples: moments to fit a basis to, frames to try the other half's basis on."""
 
     def __init__(self) -> None:
-        self.moments = _Moments()
+        self.moments = Moments()
         self._kept: list[Sample] = []
         self._bytes = 0
 
