@@ -1,6 +1,10 @@
-"""Look at a cache: ``python -m cache_schema info CACHE [--json]`` and ``... verify CACHE``.
+"""Look at a cache, and repair it::
 
-Exit status: 0 sound, 1 damaged (``verify`` lists the videos), 2 cannot be read.
+    python -m cache_schema info CACHE [--json]
+    python -m cache_schema verify CACHE [--quick] [--repair]
+
+Exit status: 0 sound, 1 damaged (``verify`` lists the videos; also when it repaired the cache),
+2 cannot be read.
 """
 
 import argparse
@@ -9,6 +13,7 @@ import sys
 
 from cache_schema import cli, info
 from cache_schema.reader import CacheReader
+from cache_schema.repair import repair
 from cache_schema.verify import verify
 
 
@@ -21,6 +26,14 @@ def main(argv: list[str]) -> int:
     show.add_argument("--json", action="store_true", help="print JSON")
     check = commands.add_parser("verify", help="compute every checksum again")
     check.add_argument("cache", metavar="CACHE", help="the cache folder")
+    check.add_argument(
+        "--quick", action="store_true", help="sizes, names and attributes only, no data"
+    )
+    check.add_argument(
+        "--repair",
+        action="store_true",
+        help="take out what is damaged, so that the same extraction brings it back",
+    )
     arguments = parser.parse_args(argv)
 
     if arguments.command == "info":
@@ -29,7 +42,8 @@ def main(argv: list[str]) -> int:
         text = json.dumps(found, indent=2) if arguments.json else "\n".join(info.lines(found))
         print(text)
         return 0
-    report = verify(arguments.cache)
+    look = repair if arguments.repair else verify
+    report = look(arguments.cache, quick=arguments.quick)
     print("\n".join(report.lines()))
     return 0 if report.sound else 1
 

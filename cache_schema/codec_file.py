@@ -83,15 +83,33 @@ def load(folder: Path, settings: dict[str, Any]) -> Codec | None:
     if not path.exists():
         return _from_shard(folder, settings)
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            codec = read_codec(file)
-            fitted_for = json.loads(attribute(file, "settings", str))
-    except (InputError, OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): delete it and run the same command again"
-        ) from None
+        codec, fitted_for = _read(path)
+    except InputError as error:
+        raise InputError(f"{error}: delete it and run the same command again") from error
     _compare(path, fitted_for, settings)
     return codec
+
+
+def damage(folder: Path, codec: Codec) -> str:
+    """What is wrong with ``codec.h5`` in a cache whose shards have this codec; '' if nothing."""
+    path = folder / CODEC_FILE
+    if not path.exists():
+        return ""
+    try:
+        found, _ = _read(path)
+    except InputError as error:
+        return str(error)
+    same = found.describe() == codec.describe()
+    return "" if same else f"{path} holds another codec than the shards"
+
+
+def _read(path: Path) -> tuple[Codec, Any]:
+    """The codec and the settings in a file."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return read_codec(file), json.loads(attribute(file, "settings", str))
+    except (InputError, OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from error
 
 
 def _from_shard(folder: Path, settings: dict[str, Any]) -> Codec | None:

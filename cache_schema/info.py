@@ -1,18 +1,22 @@
 """What a cache holds, in numbers."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import h5py
 
 from cache_schema.fingerprint import flat
+from cache_schema.manifest import Entry
 from cache_schema.reader import CacheReader
-from cache_schema.shard import walk
-from cache_schema.spec import FORMAT_VERSION
+from cache_schema.shard import open_shard, walk
 
 
 def summary(reader: CacheReader) -> dict[str, Any]:
-    """Counts, bytes by kind of dataset, fingerprint and failures, as JSON types.
+    """Counts, bytes by kind of dataset, the codec and its cost, fingerprint and failures.
+
+    Returns:
+        JSON types.
 
     Raises:
         InputError: a shard cannot be read.
@@ -27,18 +31,24 @@ def summary(reader: CacheReader) -> dict[str, Any]:
         for path, node in walk(video.group()):
             if isinstance(node, h5py.Dataset):
                 kinds[path.split("/")[0]] += node.nbytes
+    shards = sorted({entry.shard for entry in reader.entries.values()})
+    file, header = open_shard(reader.path / shards[0])
+    file.close()
     return {
         "path": str(reader.path),
-        "schema_version": FORMAT_VERSION,
+        "schema_version": header.version,
         "dataset": reader.dataset,
         "split": reader.split,
         "codec": reader.codec.name,
+        "codec_rank": reader.codec.basis.rank if reader.codec.basis else None,
+        "codec_iou": codec_cost(reader.entries.values()),
         "videos": len(reader),
         "frames": sum(entry.frames for entry in reader.entries.values()),
         "expressions": expressions,
         "objects": objects,
         "clips": clips,
-        "shards": len({entry.shard for entry in reader.entries.values()}),
+        "shards": len(shards),
+        "file_bytes": sum((reader.path / name).stat().st_size for name in shards),
         "bytes": kinds.total(),
         "bytes_by_kind": dict(kinds.most_common()),
         "fingerprint": reader.fingerprint_hex,
@@ -47,23 +57,41 @@ def summary(reader: CacheReader) -> dict[str, Any]:
     }
 
 
+def codec_cost(entries: Iterable[Entry]) -> dict[str, float | int] | None:
+    """IoU of the segmenter's own masks, coded against exact, over all videos that measured it.
+
+    Returns:
+        ``mean`` over masks, ``worst`` mask, number of ``masks`` and ``videos``; or None.
+    """
+    costs = [entry.codec_iou for entry in entries if entry.codec_iou]
+    if not costs:
+        return None
+    masks = sum(cost.masks for cost in costs)
+    return {
+        "mean": sum(cost.mean * cost.masks for cost in costs) / masks,
+        "worst": min(cost.worst for cost in costs),
+        "masks": masks,
+        "videos": len(costs),
+    }
+
+
 def lines(found: dict[str, Any]) -> list[str]:
     """A summary as text, one figure a line."""
-    simple = (
-        "path",
-        "schema_version",
-        "dataset",
-        "split",
-        "codec",
-        "videos",
-        "frames",
-        "expressions",
-        "objects",
-        "clips",
-        "shards",
-    )
-    rows = [(name, str(found[name])) for name in simple]
-    rows.append(("bytes", f"{found['bytes']:,}"))
+    rows = [(name, str(found[name])) for name in ("path", "schema_version", "dataset", "split")]
+    rank, cost = found["codec_rank"], found["codec_iou"]
+    rows.append(("codec", found["codec"] + (f", rank {rank}" if rank else "")))
+    if cost:
+        rows.append(
+            (
+                "  mask IoU",
+                f"mean {cost['mean']:.4f}, worst {cost['worst']:.4f} "
+                f"({cost['masks']:,} masks of {cost['videos']:,} videos, coded against exact)",
+            )
+        )
+    else:
+        rows.append(("  mask IoU", "not measured"))
+    counts = ("videos", "frames", "expressions", "objects", "clips", "shards")
+    rows += [(name, f"{found[name]:,}") for name in (*counts, "file_bytes", "bytes")]
     rows += [(f"  {kind}", f"{size:,}") for kind, size in found["bytes_by_kind"].items()]
     rows.append(("fingerprint", found["fingerprint"]))
     rows += [(f"  {name}", value) for name, value in flat(found["fingerprint_fields"]).items()]

@@ -134,10 +134,11 @@ def _adopt(folder: Path, name: str, header: Header, known: Manifest) -> list[Any
                 elsewhere = video_id in known.videos and video_id not in listed
                 if not elsewhere and not damages(group, None):
                     sound.append(entry_of(group, video_id, name))
+    new = [entry for entry in sound if known.videos.get(entry.id) != entry]
     known.videos |= {entry.id: entry for entry in sound}
     lost = sorted(listed - {entry.id for entry in sound})
     lines: list[Any] = [{"id": i, "dropped": f"{name} does not hold it"} for i in lost]
     if not sound:
         path.unlink()
         return lines
-    return [*lines, *sound, sealed]
+    return [*lines, *new, sealed]

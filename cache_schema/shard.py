@@ -23,6 +23,7 @@ from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
 
 CRC = "crc32"
+REPAIR = "`python -m cache_schema verify {} --repair`"
 # HDF5's chunk cache only costs time when a chunk is a frame and every frame is read once.
 OPEN = {"rdcc_nbytes": 0}
 LIBVER = ("v110", "v110")
@@ -81,8 +82,8 @@ def open_shard(path: Path) -> tuple[h5py.File, Header]:
     except OSError as error:
         reason = str(error).split("(", 1)[-1].rstrip(")") if path.exists() else "it is missing"
         raise UnreadableShard(
-            f"shard {path} cannot be opened ({reason}): delete what is left of it "
-            "and run the same extraction again"
+            f"shard {path} cannot be opened ({reason}): run {REPAIR.format(path.parent)}, "
+            "then the same extraction again"
         ) from error
     try:
         return file, _read_header(file)
@@ -303,16 +304,17 @@ def _plain(node: h5py.Group | h5py.Dataset, name: str) -> int | str:
     return value
 
 
-def damages(video: h5py.Group, expected: str | None) -> list[str]:
-    """What is wrong with a video's data: nothing when it is sound.
+def damages(video: h5py.Group, expected: str | None, *, data: bool = True) -> list[str]:
+    """What is wrong with a video: nothing when it is sound.
 
     Args:
         video: its group.
         expected: the checksum its manifest line gives; None leaves that test out.
+        data: read the values and compare them with their checksums.
     """
     found = []
     try:
-        for path, node in walk(video):
+        for path, node in walk(video) if data else ():
             if isinstance(node, h5py.Dataset) and crc32(node) != attribute(node, CRC, int):
                 found.append(f"{path}: its bytes do not match its checksum")
         if expected is not None and checksum(video) != expected:

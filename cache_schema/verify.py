@@ -1,5 +1,10 @@
-"""Finds damage in a cache: every checksum is computed again, every shard and line matched."""
+"""Finds damage in a cache: digests and checksums computed again, shards and lines matched.
 
+The digest of a whole shard finds any byte that changed. Only where it differs, or where there is
+none, is every dataset compared with its own checksum, which tells the videos that are affected.
+"""
+
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,12 +12,14 @@ from pathlib import Path
 
 import h5py
 
-from cache_schema import manifest
+from cache_schema import codec_file, manifest
 from cache_schema.cli import InputError
-from cache_schema.manifest import Entry, Manifest
+from cache_schema.fingerprint import file_sha256
+from cache_schema.manifest import Entry, Manifest, SealedShard
 from cache_schema.names import escape, unescape
 from cache_schema.reader import CacheReader
-from cache_schema.shard import UnreadableShard, child, damages, members, open_shard
+from cache_schema.shard import REPAIR, UnreadableShard, child, damages, members, open_shard
+from cache_schema.spec import FORMAT_VERSION
 
 
 @dataclass
@@ -20,96 +27,175 @@ class Report:
     """What `verify` found.
 
     Attributes:
+        path: of the cache.
         videos: how many the manifest lists.
         damaged: id to what is wrong with it; these have to be extracted again.
-        other: sentences on shards that the manifest does not know.
+        shards: name to what is wrong with a shard that has lines, as a file.
+        other: sentences on what the manifest does not know.
+        codec_file: what is wrong with the codec kept beside the shards; '' when nothing is.
+        dropped: ids that an earlier repair took out and no extraction has brought back.
+        versions: format versions of the shards that could be opened.
+        repaired: what was found has been taken out since.
     """
 
+    path: Path
     videos: int
     damaged: dict[str, list[str]] = field(default_factory=dict)
+    shards: dict[str, str] = field(default_factory=dict)
     other: list[str] = field(default_factory=list)
+    codec_file: str = ""
+    dropped: list[str] = field(default_factory=list)
+    versions: set[int] = field(default_factory=set)
+    repaired: bool = False
 
     @property
     def sound(self) -> bool:
         """Nothing was found."""
-        return not self.damaged and not self.other
+        return not (self.damaged or self.shards or self.other or self.codec_file)
 
     def lines(self) -> Iterable[str]:
-        """The report as text."""
+        """The report as text; the last line names the videos to extract again."""
+        for name, what in self.shards.items():
+            yield f"{self.path / name}: {what}"
         for video_id, found in self.damaged.items():
             yield from (f"video {video_id!r}: {what}" for what in found)
         yield from self.other
+        if self.codec_file:
+            yield self.codec_file
+        if self.shards or self.damaged or self.codec_file:
+            yield (
+                "repaired: run the same extraction to bring back what is missing"
+                if self.repaired
+                else f"to repair it, run {REPAIR.format(self.path)}, then the same extraction"
+            )
         if self.damaged:
             names = ", ".join(map(repr, self.damaged))
             yield f"{len(self.damaged)} of {self.videos} videos are damaged: {names}"
-            yield (
-                f"to extract them again, delete their lines from {manifest.MANIFEST} "
-                "and run the same extraction"
-            )
+        elif self.shards:
+            yield f"all {self.videos} videos are sound, there is none to extract again"
         elif self.sound:
             yield f"{self.videos} videos are sound"
+        if self.dropped:
+            names = ", ".join(map(repr, self.dropped))
+            yield f"{len(self.dropped)} more, taken out by a repair, are to be extracted: {names}"
 
 
-def verify(path: str | os.PathLike[str]) -> Report:
-    """Check every dataset of every video against its checksum, and shards against the manifest.
+def verify(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
+    """Check every shard and every video of a cache.
+
+    Args:
+        path: the folder.
+        quick: leave out what reads the data: sizes, headers, names, shapes, attributes only.
 
     Raises:
-        InputError: the folder cannot be read as a cache of this format version at all.
+        InputError: the folder cannot be read as a cache at all.
     """
     folder = Path(path)
+    # First, so that what is finished meanwhile is at worst in the manifest only.
+    there = {p.name for p in folder.glob("shard-*.h5") if manifest.SHARD.fullmatch(p.name)}
     known = manifest.read(folder)
-    report = Report(len(known.videos))
-    listed: dict[str, list[Entry]] = {}
+    report = Report(folder, len(known.videos), dropped=sorted(known.dropped))
+    listed: dict[str, list[Entry]] = {name: [] for name in known.shards}
     for entry in known.videos.values():
         listed.setdefault(entry.shard, []).append(entry)
-    there = {p.name for p in folder.iterdir() if manifest.SHARD.fullmatch(p.name)}
     if not there and not listed:
         CacheReader(folder)  # raises: no finished video
     foreign: list[InputError] = []
     for name in sorted(there | listed.keys()):
-        entries = listed.get(name, [])
         try:
-            file, _ = open_shard(folder / name)
-        except InputError as error:
-            if not isinstance(error, UnreadableShard):
-                foreign.append(error)
-            report.damaged |= {entry.id: [str(error)] for entry in entries}
-            report.other += [] if entries else [str(error)]
-            continue
-        with file:
-            _check_shard(file, entries, known, report)
-    if foreign and len(foreign) == len(there):
-        raise foreign[0]  # not damage: another format version, or no cache of ours
+            _check_shard(folder / name, listed.get(name), known, report, quick)
+        except Foreign as error:
+            foreign.append(error)
+            report.shards[name] = str(error)
+            report.damaged |= {entry.id: [str(error)] for entry in listed.get(name, [])}
+    if foreign and len(foreign) == len(there | listed.keys()):
+        raise InputError(str(foreign[0]))
     _check_layout(folder, report)
     return report
 
 
-def _check_shard(file: h5py.File, entries: list[Entry], known: Manifest, report: Report) -> None:
-    """Compare the bytes of a shard's videos with their checksums, and its names with the lines."""
+class Foreign(InputError):
+    """A shard that is whole, but not ours: of another format version, or of another program."""
+
+
+def _check_shard(
+    path: Path, entries: list[Entry] | None, known: Manifest, report: Report, quick: bool
+) -> None:
+    """Check a shard and its videos; ``entries`` is None for one that no line names."""
+    sealed = known.shards.get(path.name)
+    wrong = file_damage(path, sealed, quick=quick)
     try:
-        videos = child(file, "videos", h5py.Group)
-        names = members(videos)
+        file, header = open_shard(path)
+        with file:
+            report.versions.add(header.version)
+            videos = child(file, "videos", h5py.Group)
+            names = members(videos)
+            data = not quick and (bool(wrong) or sealed is None)
+            for entry in entries or ():
+                found = video_damage(videos, entry, data=data)
+                if found:
+                    report.damaged[entry.id] = [f"{path}: {what}" for what in found]
     except InputError as error:
-        report.damaged |= {entry.id: [str(error)] for entry in entries}
-        report.other += [] if entries else [str(error)]
-        return
-    for entry in entries:
-        try:
-            found = damages(child(videos, escape(entry.id), h5py.Group), entry.checksum)
-        except InputError as error:
-            found = [str(error)]
-        if found:
-            report.damaged[entry.id] = [f"{file.filename}: {what}" for what in found]
+        wrong = wrong or file_damage(path, sealed, quick=False)
+        if not wrong and not isinstance(error, UnreadableShard):
+            raise Foreign(str(error)) from error
+        wrong = wrong or str(error)
+        report.damaged |= {entry.id: [str(error)] for entry in entries or ()}
+    else:
+        if sealed:
+            _check_names(path, names, known, report)
+        elif header.version == FORMAT_VERSION:
+            report.other.append(
+                f"{path} has no line in {manifest.MANIFEST}: the same extraction takes in "
+                "what is sound in it"
+            )
+    if wrong and entries is None:
+        report.other.append(f"{path} has no line in {manifest.MANIFEST}: {wrong}")
+    elif wrong:
+        report.shards[path.name] = wrong
+
+
+def file_damage(path: Path, sealed: SealedShard | None, *, quick: bool) -> str:
+    """What is wrong with a shard as a file, going by its line; '' when nothing is.
+
+    Raises:
+        InputError: it may not be read, which says nothing about it.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+        if sealed and size != sealed.size:
+            return f"it has {size} bytes instead of {sealed.size}"
+        if sealed and not quick and file_sha256(path) != sealed.sha256:
+            return "its bytes are not those that were written (SHA-256)"
+    except FileNotFoundError:
+        return "it is missing"
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise InputError(f"{path} cannot be read ({error.strerror})") from error
+        return f"it cannot be read ({error.strerror})"
+    return ""
+
+
+def video_damage(videos: h5py.Group, entry: Entry, *, data: bool) -> list[str]:
+    """What is wrong with a video that a line lists; see `damages`."""
+    try:
+        return damages(child(videos, escape(entry.id), h5py.Group), entry.checksum, data=data)
+    except InputError as error:
+        return [str(error)]
+
+
+def _check_names(path: Path, names: list[str], known: Manifest, report: Report) -> None:
+    """Every video in a sealed shard is known, if only as dropped or as copied elsewhere."""
     for name in names:
         try:
-            unknown = unescape(name) not in known.videos
+            video_id = unescape(name)
         except InputError:
-            unknown = True
-        # A copy of a video whose line names another shard was extracted again; it harms nobody.
-        if unknown:
+            video_id = None
+        if video_id not in known.videos and video_id not in known.dropped:
             report.other.append(
-                f"{file.filename}: {name!r} has no line in {manifest.MANIFEST}; "
-                "running the same extraction again takes it in"
+                f"{path}: {name!r} has no line in {manifest.MANIFEST}: the same extraction "
+                "extracts it again"
             )
 
 
@@ -128,6 +214,7 @@ def _check_layout(folder: Path, report: Report) -> None:
             video.mask_features([])
             video.video_queries()
             video.video_logits()
+            video.video_mask_embeds()
             video.tracks()
             video.objects()
             for k in range(video.num_clips):
@@ -137,3 +224,4 @@ def _check_layout(folder: Path, report: Report) -> None:
         except InputError as error:
             report.damaged[video_id] = [str(error)]
     reader.close()
+    report.codec_file = codec_file.damage(folder, reader.codec)

@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from cache_schema.codecs import CODECS, LOWRANK, Basis, Codec, get_codec
-from cache_schema.records import RLE, Clip, Expression, Geometry
+from cache_schema.records import RLE, Clip, CodecIoU, Expression, Geometry
 from cache_schema.writer import CacheWriter
 
 TAGS = ("static", "reversible", "irreversible")
@@ -133,7 +133,9 @@ def make_codec(name: str, channels: int = 16, rank: int = 6) -> Codec:
     return get_codec(name, Basis(mean, directions, np.ascontiguousarray(directions.T)))
 
 
-def write_video(writer: CacheWriter, video: SyntheticVideo, chunk: int = 3) -> None:
+def write_video(
+    writer: CacheWriter, video: SyntheticVideo, chunk: int = 3, codec_iou: CodecIoU | None = None
+) -> None:
     """Write a video, ``chunk`` frames at a time."""
     with writer.video(video.id, geometry=video.geometry, frame_names=video.frame_names) as out:
         for t in range(0, len(video.frame_names), chunk):
@@ -147,6 +149,7 @@ def write_video(writer: CacheWriter, video: SyntheticVideo, chunk: int = 3) -> N
             clips=video.clips,
             objects=video.objects,
             expressions=video.expressions,
+            codec_iou=codec_iou,
         )
 
 

@@ -1,0 +1,90 @@
+"""Takes damage out of a cache, so that the same extraction brings back what is missing.
+
+Only sound videos stay. A shard in which some are sound stays as it is, and its line is written
+anew with the digest of what it is now: every byte of it that a reader uses has been compared with
+the checksums in the manifest. Any other damaged shard is deleted. The manifest only grows, in one
+append, in an order in which its beginning is right on its own: a repair that is killed leaves a
+good manifest, and the next one does the rest.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from cache_schema import codec_file, manifest
+from cache_schema.cli import InputError
+from cache_schema.lock import CacheLock
+from cache_schema.recovery import seal_of
+from cache_schema.shard import child, open_shard
+from cache_schema.spec import FORMAT_VERSION
+from cache_schema.verify import Report, verify, video_damage
+
+
+def repair(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
+    """Verify a cache and drop what is damaged.
+
+    Args:
+        path: the folder.
+        quick: look for damage as a quick `verify` does; what is found is examined in full.
+
+    Returns:
+        What was found, and has been repaired.
+
+    Raises:
+        InputError: another process writes the cache, it cannot be read or written at all, or it
+            is of an older format version, which nothing refills.
+    """
+    folder = Path(path)
+    manifest.read(folder)  # before anything is written: is this a cache?
+    try:
+        lock = CacheLock(folder)
+        try:
+            manifest.heal(folder)
+            report = verify(folder, quick=quick)
+            if report.versions and FORMAT_VERSION not in report.versions:
+                raise InputError(
+                    f"{folder} is a cache of an older format version, which this program reads "
+                    "but does not continue: extract into another folder"
+                )
+            if not report.sound:
+                _drop(folder, report)
+                report.repaired = True
+        finally:
+            lock.release()
+    except OSError as error:
+        raise InputError(f"cannot repair the cache {folder}: {error.strerror}") from error
+    return report
+
+
+def _drop(folder: Path, report: Report) -> None:
+    known = manifest.read(folder)
+    videos: list[dict[str, Any]] = [
+        {"id": video_id, "dropped": found[0]}
+        for video_id, found in report.damaged.items()
+        if known.videos[video_id].shard not in report.shards
+    ]
+    shards: list[Any] = []
+    for name, why in report.shards.items():
+        entries = [entry for entry in known.videos.values() if entry.shard == name]
+        try:
+            # The digest first: what is vouched for is what is looked at after it.
+            sealed = seal_of(folder / name, name)
+            file, _ = open_shard(folder / name)
+            with file:
+                group = child(file, "videos", h5py.Group)
+                bad = {e.id for e in entries if video_damage(group, e, data=True)}
+        except (InputError, OSError):
+            bad = {entry.id for entry in entries}
+        bad |= report.damaged.keys() & {entry.id for entry in entries}
+        if len(bad) < len(entries):
+            videos += [{"id": video_id, "dropped": why} for video_id in sorted(bad)]
+            shards.append(sealed)
+        else:
+            (folder / name).unlink(missing_ok=True)
+            shards.append({"shard": name, "dropped": why})
+    manifest.sync_folder(folder)
+    manifest.append(folder, [*videos, *shards])
+    if report.codec_file:
+        (folder / codec_file.CODEC_FILE).unlink()
