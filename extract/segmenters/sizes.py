@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cache_schema.cli import InputError
@@ -63,7 +63,7 @@ def sizes_of(shapes: Mapping[str, Sequence[int]]) -> SegmenterConfig:
     )
 
 
-def _resnet(rows: Any, count: Any) -> dict[str, Any]:
+def _resnet(rows: Callable[..., int], count: Callable[[str], int]) -> dict[str, Any]:
     blocks = tuple(count(f"backbone.res{stage}.") for stage in (2, 3, 4, 5))
     depths = {blocks: depth for depth, blocks in RESNET_DEPTHS.items()}
     if blocks not in depths:
@@ -77,7 +77,7 @@ def _resnet(rows: Any, count: Any) -> dict[str, Any]:
     )
 
 
-def _swin(rows: Any, count: Any) -> dict[str, Any]:
+def _swin(rows: Callable[..., int], count: Callable[[str], int]) -> dict[str, Any]:
     tables = [
         f"backbone.layers.{stage}.blocks.0.attn.relative_position_bias_table" for stage in range(4)
     ]
