@@ -146,9 +146,8 @@ def test_chunks_never_change_what_is_said(vita: VITA, sizes: list[int], seed: in
         torch.testing.assert_close(features, whole.mask_features, atol=EXACT, rtol=0)
         found = vita.video(queries[None])
         for name in ("video_queries", "logits", "mask_embeds"):
-            torch.testing.assert_close(
-                getattr(found, name), getattr(video, name), atol=EXACT, rtol=0
-            )
+            expected = getattr(video, name)  # logits reach 10, where a float32 has steps of 1e-6
+            torch.testing.assert_close(getattr(found, name), expected, atol=EXACT, rtol=1e-6)
 
 
 @pytest.mark.parametrize("frames", [2, 4 * 25 + 1])
