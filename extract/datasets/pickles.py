@@ -28,7 +28,8 @@ def read_plain_pickle(path: Path) -> Any:
             # Files written by Python 2 hold byte strings.
             return _Plain(file, encoding="utf-8", errors="replace").load()
     except Exception as error:  # a malformed pickle may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"{path} is not a pickle of plain lists and dicts ({type(error).__name__}: {error});"
-            " download it again, from its publisher"
+            f"{path} is not a pickle of plain lists and dicts ({reason}); download it again, from"
+            " its publisher"
         ) from None

@@ -1,6 +1,7 @@
 """Formats under the readers: large JSON tables, run lengths, names."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -30,8 +31,20 @@ def test_a_table_reads_what_json_wrote(tmp_path_factory, table, indent):
         path = tmp_path_factory.mktemp("table") / "t.json"
         path.write_text(json.dumps(table, indent=indent, ensure_ascii=ascii_only), "utf-8")
         read = JsonTable(path)
-        assert len(read) == len(table)
+        assert len(read) == len(table) and list(read) == list(table)
         assert all(key in read and read[key] == value for key, value in table.items())
+
+
+def test_a_table_holds_places_and_not_values(tmp_path):
+    """Memory does not grow with the values: 8 MB of them take less than 200 kB."""
+    path, values = tmp_path / "t.json", 500
+    path.write_text(json.dumps({str(key): ["x" * 16_000] for key in range(values)}))
+    tracemalloc.start()
+    table = JsonTable(path)
+    assert sum(len(table[key][0]) for key in table) == 16_000 * values
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size > 8e6 and peak < 2e5
 
 
 @settings(max_examples=100, deadline=None)

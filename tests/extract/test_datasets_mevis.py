@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from cache_schema.cli import InputError
 from extract.datasets import DATASETS, MeViS
+from extract.text import normalise
+from tests.datasets_standins import make_mevis
+from tests.extract.refusals import refused
 
 SIZE = (24, 32)
 FRAMES = ["00000", "00001", "00002"]
@@ -63,15 +65,6 @@ def write(tmp_path):
     return write
 
 
-def refused(call, *words):
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-
-
 def test_reads_videos_expressions_and_masks(write, meta, masks):
     meta["videos"]["b"]["expressions"]["1"] = expression(anno_id=[], obj_id=[], tag="static")
     data = write(meta, masks)
@@ -88,6 +81,31 @@ def test_reads_videos_expressions_and_masks(write, meta, masks):
     frame = video.read_frame(2)
     assert frame.shape == (*SIZE, 3) and frame.dtype == np.uint8
     assert abs(frame.mean((0, 1)) - (160, 0, 0)).max() < 3  # RGB
+
+
+def test_version_2_has_sentences_without_a_target(tmp_path):
+    video = MeViS(make_mevis(tmp_path, v2=True), "train").video("train1")
+    assert [e.annotation_ids for e in video.expressions] == [["2"], ["3"], ["2", "3"], []]
+    assert set(video.objects) == {"2", "3"}
+
+
+def test_a_sentence_is_kept_as_it_was_written_and_folded_only_when_encoded(write, meta, masks):
+    text = write(meta, masks).video("b").expressions[0].text
+    assert text == "The  Bird flying away"
+    assert normalise(text) == "the bird flying away"
+
+
+def test_a_video_of_one_frame_is_kept(write, meta, masks):
+    """Public loaders drop it, in training only; that is for the training data to decide."""
+    meta["videos"]["a"]["frames"] = FRAMES[:1]
+    masks["8"] = masks["8"][1:]
+    data = write(meta, masks)
+    assert data.ids == ["b", "a"] and data.video("a").num_frames == 1
+
+
+def test_splits_that_are_there(tmp_path):
+    assert MeViS.splits(tmp_path) == []
+    assert MeViS.splits(make_mevis(tmp_path)) == ["train", "valid_u", "valid"]
 
 
 def test_without_masks_there_are_no_objects(write, meta):
@@ -166,6 +184,7 @@ def test_missing_files_and_folders(tmp_path):
         ({"frames": ["00000", "00001"]}, ["3 masks for 2 frames", "mask_dict.json"]),
         ({"expressions": []}, ['"expressions"']),
         ({"expressions": {"4": "text"}}, ["'4'"]),
+        ({"expressions": {"../4": expression()}}, ["'../4'", "plain name"]),
         ({"expressions": {"4": {"obj_id": [], "anno_id": []}}}, ["'4'", '"exp"']),
         ({"expressions": {"4": expression(exp=" \n")}}, ["'4'", "empty"]),
         ({"expressions": {"4": expression(anno_id=None)}}, ["'4'", '"anno_id"']),
@@ -211,6 +230,18 @@ def test_a_video_id_cannot_leave_the_folder(write, meta, masks, video_id):
 def test_masks_must_have_the_size_of_the_frames(write, meta, masks):
     video = write(meta, masks, size=(24, 40)).video("b")
     refused(lambda: video.read_frame(0), "video b", "24x32", "24x40", "annotation 7")
+
+
+def test_a_link_that_leads_to_itself_is_one_bad_frame(write, meta, masks, tmp_path):
+    video = write(meta, masks).video("b")
+    path = tmp_path / "train" / "JPEGImages" / "b" / "00001.jpg"
+    path.unlink()
+    path.symlink_to(path)
+    refused(lambda: video.read_frame(1), "video b", str(path), "cannot be read")
+    meta_path = tmp_path / "train" / "meta_expressions.json"
+    meta_path.unlink()
+    meta_path.symlink_to(meta_path)
+    refused(lambda: MeViS(tmp_path, "train"), "meta_expressions.json", "does not exist")
 
 
 def test_bad_frames(write, meta, masks, tmp_path):
