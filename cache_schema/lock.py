@@ -4,6 +4,7 @@ the process that holds it, so no crash leaves one behind."""
 import fcntl
 import os
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,17 @@ from cache_schema.cli import InputError
 LOCK = ".lock"
 WAIT = 60.0  # seconds for the first rank to heal the cache
 PAUSE = 0.05
+
+_held: weakref.WeakSet["CacheLock"] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    # A forked worker that outlives a killed parent must not keep its locks.
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 class CacheLock:
@@ -33,19 +45,19 @@ class CacheLock:
             raise ValueError(f"rank {rank} of {world_size}")
         self._folder, self._world_size = folder, world_size
         self._files: list[int] = []
+        _held.add(self)
         try:
             if world_size > 1 and not _try(self._open(f"{LOCK}-{rank}"), fcntl.LOCK_EX):
                 raise self._refusal()
             self._main = self._open(LOCK)
-            self.alone = _try(self._main, fcntl.LOCK_EX)
-            if world_size == 1:
-                if not self.alone:
-                    raise self._refusal()
-            elif self.alone:
+            single = world_size == 1
+            kinds = (fcntl.LOCK_EX,) if single else (fcntl.LOCK_EX, fcntl.LOCK_SH)
+            self.alone = self._take(kinds, 0 if single else WAIT) == fcntl.LOCK_EX
+            if not self.alone:
+                self._check_size()
+            elif not single:
                 os.ftruncate(self._main, 0)
                 os.pwrite(self._main, str(world_size).encode(), 0)
-            else:
-                self.share()
         except BaseException:
             self.release()
             raise
@@ -56,14 +68,23 @@ class CacheLock:
         Raises:
             InputError: another run got it.
         """
-        if self._world_size == 1:
-            return
-        end = time.monotonic() + WAIT
-        while not _try(self._main, fcntl.LOCK_SH):
-            if time.monotonic() > end:
+        if self._world_size > 1:
+            self._take((fcntl.LOCK_SH,), WAIT)
+            self.alone = False
+            self._check_size()
+
+    def _take(self, kinds: tuple[int, ...], patience: float) -> int:
+        """Take and return the first of these kinds of lock that can be had."""
+        end = time.monotonic() + patience
+        while True:
+            for kind in kinds:
+                if _try(self._main, kind):
+                    return kind
+            if time.monotonic() >= end:
                 raise self._refusal()
             time.sleep(PAUSE)
-        self.alone = False
+
+    def _check_size(self) -> None:
         # Ranks of runs of different sizes would write shards of the same number.
         if os.pread(self._main, 32, 0) != str(self._world_size).encode():
             raise self._refusal()

@@ -160,6 +160,8 @@ def open_writer(
     channels: int = 16,
     seed: int = 0,
     shard_bytes: int = 1 << 30,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> CacheWriter:
     """The writer that `write_cache` uses."""
     return CacheWriter(
@@ -169,6 +171,8 @@ def open_writer(
         split="train",
         codec=make_codec(codec, channels),
         shard_bytes=shard_bytes,
+        rank=rank,
+        world_size=world_size,
     )
 
 

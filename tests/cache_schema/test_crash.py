@@ -1,7 +1,11 @@
-"""Killed at any moment, the same command finishes what is missing: real SIGKILL."""
+"""Killed at any moment, the same command finishes what is missing: real SIGKILL.
+
+``DMVS_CRASHES=150 pytest -s tests/cache_schema/test_crash.py`` kills more often.
+"""
 
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -11,17 +15,13 @@ from cache_schema import manifest
 from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
 from tests.cache_schema.helpers import contents, die, in_child
-from tests.synthetic import write_cache
+from tests.synthetic import make_video, open_writer, write_cache, write_video
 
+CRASHES = int(os.environ.get("DMVS_CRASHES", 12))
 # Two videos a shard, three shards.
-SIZES = {
-    "num_videos": 5,
-    "shard_bytes": 4000,
-    "num_expressions": 1,
-    "num_clips": 1,
-    "C": 2,
-    "num_frames": 4,
-}
+VIDEO = {"num_expressions": 1, "num_clips": 1, "C": 2, "num_frames": 4}
+SIZES = {"num_videos": 5, "shard_bytes": 4000, **VIDEO}
+VIDEOS = [make_video(i, **VIDEO) for i in range(SIZES["num_videos"])]
 
 
 @pytest.fixture(scope="module")
@@ -78,22 +78,54 @@ def test_killed_at_a_step_of_sealing(tmp_path, monkeypatch, uninterrupted, name,
     check_resumed(path, uninterrupted)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_killed_at_random_moments_again_and_again(tmp_path, uninterrupted, seed):
-    rng = random.Random(seed)
-    path = tmp_path / "cache"
-    for _ in range(3):
-        child = os.fork()
-        if child == 0:
-            write_cache(path, **SIZES)
-            os._exit(0)
-        time.sleep(rng.uniform(0.001, 0.12))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        if (path / "manifest.jsonl").exists():
-            # Everything that the manifest lists is really there.
-            assert not (manifest.read(path).videos and verify(path).damaged)
-    check_resumed(path, uninterrupted)
+def write_and_tell(path, pipe):
+    """Write what is missing; tell the parent which videos the writer calls safe, as it goes."""
+    with open_writer(path, channels=SIZES["C"], shard_bytes=SIZES["shard_bytes"]) as writer:
+        for video in VIDEOS:
+            if video.id not in writer.done:
+                write_video(writer, video, chunk=1)
+                os.write(pipe, "".join(f"{done}\n" for done in writer.done).encode())
+
+
+def test_killed_at_random_moments_again_and_again(tmp_path, uninterrupted):
+    """Each cache is killed until one run gets through; nothing that was safe is ever lost."""
+    rng = random.Random(0)
+    start = time.monotonic()
+    assert in_child(lambda: write_cache(tmp_path / "timed", **SIZES)) == 0
+    duration = time.monotonic() - start
+    kills = caches = 0
+    while kills < CRASHES:
+        path = tmp_path / f"cache{caches}"
+        killed = True
+        while killed:
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    write_and_tell(path, writing)
+                    status = 0
+                finally:
+                    os._exit(status)
+            os.close(writing)
+            time.sleep(rng.uniform(0, duration))
+            os.kill(child, signal.SIGKILL)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            assert status in (0, -signal.SIGKILL)
+            killed = status != 0
+            kills += killed
+            with open(reading) as pipe:
+                safe = set(pipe.read().split())
+            if killed and (path / "manifest.jsonl").exists():
+                # Everything that the manifest lists is really there.
+                known = manifest.read(path).videos
+                assert safe <= known.keys()
+                assert not (known and verify(path).damaged)
+            assert not killed or len(list(path.glob(".shard-*"))) <= 1
+        check_resumed(path, uninterrupted)
+        shutil.rmtree(path)
+        caches += 1
+    print(f"{kills} kills, {caches} caches")
 
 
 def test_torn_manifest_line_is_healed_and_its_video_not_lost(tmp_path, uninterrupted):
