@@ -101,10 +101,8 @@ def check_split(name: str, root: Path, split: str | None, *, full: bool = False)
     report, referred, short = Report(videos=len(dataset)), set(), []
     for video_id in tqdm(dataset.ids, desc=f"{name} {split or ''}", unit="video", leave=False):
         try:
-            if isinstance(dataset, PALETTE) and not full:
-                video = dataset.video(video_id, objects=False)  # which would decode the masks
-            else:
-                video = dataset.video(video_id)
+            # Reading the objects decodes what is a PNG.
+            video = dataset.video(video_id, objects=full or not isinstance(dataset, PALETTE))
         except InputError as error:
             report.wrong.append(str(error))
             continue

@@ -79,8 +79,12 @@ class VideoFolder:
         """Nothing: there are no annotation files."""
         return {}
 
-    def video(self, video_id: str) -> SourceVideo:
+    def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
         """A video. Frames of a file are named 00000, 00001, ...
+
+        Args:
+            video_id: one of `ids`.
+            objects: as for other data sets; here there are none.
 
         Raises:
             InputError: no frames, a file that cannot be decoded, or two frames of one name.

@@ -64,8 +64,12 @@ class MeViS:
         paths = [self.meta.path] + ([self.masks.path] if self.masks is not None else [])
         return {path.name: file_sha256(path) for path in paths}
 
-    def video(self, video_id: str) -> SourceVideo:
+    def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
         """A video with its expressions and masks; frames are not touched yet.
+
+        Args:
+            video_id: one of `ids`.
+            objects: whether to read the masks.
 
         Raises:
             InputError: anything wrong with this video's annotation; names file, video and key.
@@ -81,7 +85,7 @@ class MeViS:
             frame_names=frames,
             frames=ImageFiles([folder / f"{name}.jpg" for name in frames], video_id),
             expressions=made,
-            objects=self._objects(video_id, made, frames),
+            objects=self._objects(video_id, made, frames) if objects else {},
         )
 
     def _expression(

@@ -7,6 +7,7 @@ are those of VITA's configurations ("INPUT.PSEUDO").
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,29 +52,37 @@ class Warp:
         return cv2.warpAffine(mask, self.maps[t], self.size[::-1], flags=cv2.INTER_NEAREST)
 
 
-def draw_warp(rng: np.random.Generator, masks: list[np.ndarray], *, frames: int) -> Warp:
-    """Draw a clip of an image.
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """A clip as it was drawn: with a crop or, if that would hide an object, without."""
 
-    Args:
-        rng: decides everything; a crop that is taken back changes nothing else.
-        masks: (H, W) uint8 of the objects that must stay in view; at least one.
-        frames: T.
-    """
-    height, width = masks[0].shape
-    window = _draw_window(rng, height, width, frames) if rng.random() < 0.5 else None
+    whole: Warp
+    cropped: Warp | None
+
+    @property
+    def flipped(self) -> bool:
+        return self.whole.flipped
+
+    def settle(self, masks: list[np.ndarray]) -> Warp:
+        """The clip to take, given the masks, (H, W) uint8, of the objects to keep in view."""
+        if self.cropped is None or not _in_view(self.cropped, masks):
+            return self.whole
+        return self.cropped
+
+
+def draw_clip(rng: np.random.Generator, size: tuple[int, int], *, frames: int) -> Draw:
+    """Draw a clip of T frames of an image of (H, W) pixels."""
+    window = _draw_window(rng, *size, frames) if rng.random() < 0.5 else None
     short, flipped = int(rng.choice(SHORT)), bool(rng.random() < 0.5)
     angles = np.sort(rng.uniform(-ANGLE, ANGLE, frames))[:: 1 if rng.random() < 0.5 else -1]
     centre = rng.uniform(*CENTRE, size=2)
 
     def compose(boxes: np.ndarray) -> Warp:
-        size = _resized(*boxes[0, 2:], short, LONG)
-        return Warp(size, flipped, _maps(boxes, size, flipped, angles, centre))
+        shown = _resized(*boxes[0, 2:], short, LONG)
+        return Warp(shown, flipped, _maps(boxes, shown, flipped, angles, centre))
 
-    whole = compose(np.tile(np.array([0, 0, height, width], float), (frames, 1)))
-    if window is None:
-        return whole
-    cropped = compose(window)
-    return cropped if _in_view(cropped, masks) else whole
+    whole = np.tile(np.array([0, 0, *size], float), (frames, 1))
+    return Draw(compose(whole), None if window is None else compose(window))
 
 
 def _draw_window(rng: np.random.Generator, height: int, width: int, frames: int) -> np.ndarray:
@@ -138,14 +147,20 @@ class WarpedImage:
     Args:
         path: the image.
         size: (H, W) that the image must have: that of its annotations.
-        warp: the clip.
+        draw: the clip.
+        masks: called once, for what `Draw.settle` takes.
         video_id: for error messages.
     """
 
     path: Path
     size: tuple[int, int]
-    warp: Warp
+    draw: Draw
+    masks: Callable[[], list[np.ndarray]]
     video_id: str
+
+    @cached_property
+    def warp(self) -> Warp:
+        return self.draw.settle(self.masks())
 
     def read(self, index: int) -> np.ndarray:
         return self.warp.image(self._image, index)

@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Iterator
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
 from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.pickles import read_plain_pickle
-from extract.datasets.pseudo_video import Warp, WarpedImage, draw_warp, mirrored
+from extract.datasets.pseudo_video import Warp, WarpedImage, draw_clip, mirrored
 from extract.datasets.records import RLE, SourceExpression, SourceVideo, check_rle, encode_mask
 
 IMAGE_FOLDERS = ("train2014", "images/mscoco/images/train2014")
@@ -25,7 +26,7 @@ LARGEST = 1 << 14  # pixels a side
 
 
 class RefCOCO:
-    """Pseudo-videos of a split: each image gives ``variants`` of them, `draw_warp` says how.
+    """Pseudo-videos of a split: each image gives ``variants`` of them, `draw_clip` says how.
 
     The id of a video is ``<image>_<variant>``. All sentences about an image share its variants,
     and say "right" for "left" where it is flipped. Annotation ids are those of instances.json.
@@ -133,15 +134,20 @@ class RefCOCO:
         image_id, variant = (int(part) for part in video_id.split("_"))
         path, size = self.image_path(video_id)
         refs = self._refs[image_id]
-        masks = {str(ref["ann_id"]): self._mask(video_id, ref["ann_id"], size) for ref in refs}
         rng = np.random.default_rng([self.seed, image_id, variant])
-        warp = draw_warp(rng, list(masks.values()), frames=self.frames)
+        draw = draw_clip(rng, size, frames=self.frames)
+
+        @cache
+        def masks() -> dict[str, np.ndarray]:
+            return {str(r["ann_id"]): self._mask(video_id, r["ann_id"], size) for r in refs}
+
+        frames = WarpedImage(path, size, draw, lambda: list(masks().values()), video_id)
         return SourceVideo(
             id=video_id,
             frame_names=[f"{t:05d}" for t in range(self.frames)],
-            frames=WarpedImage(path, size, warp, video_id),
-            expressions=self._expressions(video_id, refs, warp.flipped),
-            objects={i: _track(mask, warp) for i, mask in masks.items()} if objects else {},
+            frames=frames,
+            expressions=self._expressions(video_id, refs, draw.flipped),
+            objects={i: _track(m, frames.warp) for i, m in masks().items()} if objects else {},
         )
 
     def _error(self, video_id: str, what: str) -> InputError:

@@ -78,6 +78,7 @@ def test_reads_videos_expressions_and_masks(write, meta, masks):
     assert (first.object_ids, first.annotation_ids) == (["0"], ["7"])
     assert (second.annotation_ids, second.tag) == ([], "static")
     assert video.objects == {"7": masks["7"]}
+    assert data.video("b", objects=False).objects == {}
     frame = video.read_frame(2)
     assert frame.shape == (*SIZE, 3) and frame.dtype == np.uint8
     assert abs(frame.mean((0, 1)) - (160, 0, 0)).max() < 3  # RGB

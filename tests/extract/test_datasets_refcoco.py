@@ -84,6 +84,14 @@ def test_variants_depend_on_image_variant_and_seed_only(root):
     assert not np.array_equal(maps(one, "100_0"), maps(RefCOCO(root, "train", seed=1), "100_0"))
 
 
+def test_without_objects_a_clip_is_the_same(root):
+    data = RefCOCO(root, "train", variants=12)
+    for k in range(12):
+        bare, full = (data.video(f"100_{k}", objects=wanted) for wanted in (False, True))
+        assert bare.objects == {} and bare.expressions == full.expressions
+        assert np.array_equal(bare.read_frame(3), full.read_frame(3))
+
+
 def test_fingerprint_has_files_and_settings(root):
     before = RefCOCO(root, "train").fingerprint()
     assert set(before) == {"refcoco/refs(unc).p", "refcoco/instances.json", "variants"}
