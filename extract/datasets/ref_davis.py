@@ -49,27 +49,15 @@ class RefDAVIS:
         names = VALID if split in VALID else (split,)
         self._files: list[Path] = []
         self._sentences: dict[str, list[tuple[str, str]]] | None = None
+        self.meta: MetaExpressions | None = None
         prepared = [self._meta_path(name) for name in names if self._meta_path(name).is_file()]
-        self.meta = MetaExpressions(prepared[0]) if prepared else None
-        if self.meta is not None:
-            folder = self.root / self.meta.path.parent.name
-            self.images, annotations = folder / "JPEGImages", [folder / "Annotations"]
-            self.ids = self.meta.ids
-            self._files.append(self.meta.path)
-        else:
-            davis = self.root / "DAVIS" if (self.root / "DAVIS").is_dir() else self.root
-            self.images = davis / "JPEGImages" / "480p"
-            # The benchmark's scores are of the annotations of the unsupervised challenge.
-            annotations = [davis / f"Annotations{kind}" / "480p" for kind in ("_unsupervised", "")]
-            self.ids = self._read_list(davis, names)
-            if sentences:
-                self._sentences = self._read_texts()
+        folders = self._open_prepared(prepared[0]) if prepared else self._open_raw(names, sentences)
         #: Whether every frame must have a mask; of other splits only first frames have any.
         self.needs_masks = split in ("train", *VALID)
         #: Folder of the masks; None in splits without ground truth.
-        self.annotations = next((folder for folder in annotations if folder.is_dir()), None)
+        self.annotations = next((folder for folder in folders if folder.is_dir()), None)
         if self.annotations is None and self.needs_masks:
-            raise InputError(f"{annotations[0]} does not exist; unpack DAVIS with its annotations")
+            raise InputError(f"{folders[0]} does not exist; unpack DAVIS with its annotations")
 
     @classmethod
     def splits(cls, root: Path) -> list[str]:
@@ -119,6 +107,25 @@ class RefDAVIS:
             expressions=expressions,
             objects=self._objects(video_id, frames, expressions) if objects else {},
         )
+
+    def _open_prepared(self, path: Path) -> list[Path]:
+        """Takes sentences and frames from one layout; returns where masks may be."""
+        self.meta = MetaExpressions(path)
+        self.ids = self.meta.ids
+        self._files.append(path)
+        folder = self.root / path.parent.name
+        self.images = folder / "JPEGImages"
+        return [folder / "Annotations"]
+
+    def _open_raw(self, names: tuple[str, ...], sentences: bool) -> list[Path]:
+        """The same from the other layout."""
+        davis = self.root / "DAVIS" if (self.root / "DAVIS").is_dir() else self.root
+        self.images = davis / "JPEGImages" / "480p"
+        self.ids = self._read_list(davis, names)
+        if sentences:
+            self._sentences = self._read_texts()
+        # The benchmark's scores are of the annotations of the unsupervised challenge.
+        return [davis / f"Annotations{kind}" / "480p" for kind in ("_unsupervised", "")]
 
     def _meta_path(self, name: str) -> Path:
         return self.root / "meta_expressions" / name / "meta_expressions.json"
