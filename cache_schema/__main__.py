@@ -1,6 +1,7 @@
 """Look at a cache, and repair it::
 
     python -m cache_schema info CACHE [--json]
+    python -m cache_schema stats CACHE [--out PICTURE.png] [--json]
     python -m cache_schema verify CACHE [--quick] [--repair]
 
 Exit status: 0 sound, 1 damaged (``verify`` lists the videos; also when it repaired the cache),
@@ -10,8 +11,9 @@ Exit status: 0 sound, 1 damaged (``verify`` lists the videos; also when it repai
 import argparse
 import json
 import sys
+from pathlib import Path
 
-from cache_schema import cli, info
+from cache_schema import cli, info, stats
 from cache_schema.reader import CacheReader
 from cache_schema.repair import repair
 from cache_schema.verify import verify
@@ -24,6 +26,10 @@ def main(argv: list[str]) -> int:
     show = commands.add_parser("info", help="what the cache holds, in numbers")
     show.add_argument("cache", metavar="CACHE", help="the cache folder")
     show.add_argument("--json", action="store_true", help="print JSON")
+    sizes = commands.add_parser("stats", help="frames, objects and words, how they are spread")
+    sizes.add_argument("cache", metavar="CACHE", help="the cache folder")
+    sizes.add_argument("--out", metavar="PICTURE.png", type=Path, help="draw histograms")
+    sizes.add_argument("--json", action="store_true", help="print JSON")
     check = commands.add_parser("verify", help="compute every checksum again")
     check.add_argument("cache", metavar="CACHE", help="the cache folder")
     check.add_argument(
@@ -41,6 +47,15 @@ def main(argv: list[str]) -> int:
         # ASCII JSON: an id may hold what the terminal cannot print.
         text = json.dumps(found, indent=2) if arguments.json else "\n".join(info.lines(found))
         print(text)
+        return 0
+    if arguments.command == "stats":
+        reader = CacheReader(arguments.cache)
+        counts = stats.collect(reader)
+        found = stats.summary(counts)
+        if arguments.out:
+            title = f"{reader.dataset}, {reader.split}: {len(reader)} videos"
+            stats.draw(counts, title, arguments.out)
+        print(json.dumps(found, indent=2) if arguments.json else "\n".join(stats.lines(found)))
         return 0
     look = repair if arguments.repair else verify
     report = look(arguments.cache, quick=arguments.quick)
