@@ -137,7 +137,8 @@ def _pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Arrays (n_b, ...) to (B, max n, ...) float32, zeros at the end, and the mask (B, max n)."""
     lengths = torch.tensor([len(array) for array in arrays])
     longest = int(lengths.max())
-    padded = torch.zeros(len(arrays), longest, *arrays[0].shape[1:])
+    padded = torch.empty(len(arrays), longest, *arrays[0].shape[1:])
     for row, array in zip(padded, arrays, strict=True):
         row[: len(array)] = torch.from_numpy(array)
+        row[len(array) :] = 0.0
     return padded, torch.arange(longest) < lengths[:, None]

@@ -4,6 +4,8 @@
 to be turned round. Here a mask stays in the order of its runs, column by column.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 Sides = tuple[int, int, int, int]
@@ -11,38 +13,45 @@ Sides = tuple[int, int, int, int]
 DIGITS = 7  # of 5 bits, for a count: what a mask of 2^31 pixels needs
 
 
-def run_ends(counts: str, pixels: int) -> np.ndarray:
-    """Where the runs of a mask end, the first of them of zeros and perhaps empty.
+def run_ends(counts: Sequence[str], pixels: int) -> list[np.ndarray]:
+    """Where the runs of masks end, the first run of each of zeros and perhaps empty.
 
     Args:
-        counts: COCO's compressed string: numbers in digits of 5 bits, the lowest first, from the
+        counts: COCO's compressed strings: numbers in digits of 5 bits, the lowest first, from the
             fourth number on as the difference to the last but one.
         pixels: H * W.
 
     Returns:
-        (runs,) int64, ascending, the last one H * W.
+        For each mask (runs,) int64, ascending, the last one H * W.
 
     Raises:
-        ValueError: it is no such string, or its runs do not make a mask of that size.
+        ValueError: one is no such string, or its runs do not make a mask of that size.
     """
-    digits = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
-    is_last = (digits & 32) == 0
+    if not counts:
+        return []
+    digits = np.frombuffer("".join(counts).encode(), np.uint8).astype(np.int64) - 48
+    is_last = (digits & 32) == 0  # of the digits of a number
+    stops = np.cumsum([len(text) for text in counts])
+    # A character that is no digit would be one too many here, or make a number too long.
+    if "" in counts or stops[-1] != len(digits) or not is_last[stops - 1].all():
+        raise ValueError("it is not COCO's compressed string")
     lasts = np.flatnonzero(is_last)
     firsts = np.concatenate([[0], lasts[:-1] + 1])
     lengths = lasts - firsts + 1
-    in_range = len(digits) and digits.min() >= 0 and digits.max() < 64 and is_last[-1]
-    if not in_range or lengths.max() > DIGITS:
+    if digits.min() < 0 or digits.max() > 63 or lengths.max() > DIGITS:
         raise ValueError("it is not COCO's compressed string")
     place = np.arange(len(digits)) - np.repeat(firsts, lengths)
     runs = np.add.reduceat((digits & 31) << (5 * place), firsts)
     # The highest bit of the last digit is the sign, in two's complement.
     runs -= ((digits[lasts] & 16) != 0).astype(np.int64) << (5 * lengths)
-    for chain in (runs[1::2], runs[2::2]):
-        np.cumsum(chain, out=chain)
-    ends = np.cumsum(runs)
-    if runs.min() < 0 or ends[-1] != pixels:
-        raise ValueError(f"its runs do not make a mask of {pixels} pixels")
-    return ends
+    found = []
+    for own in np.split(runs, np.searchsorted(lasts, stops[:-1])):
+        for chain in (own[1::2], own[2::2]):
+            np.cumsum(chain, out=chain)
+        found.append(np.cumsum(own))
+        if own.min() < 0 or found[-1][-1] != pixels:
+            raise ValueError(f"its runs do not make a mask of {pixels} pixels")
+    return found
 
 
 def paint(ends: np.ndarray, mask: np.ndarray) -> None:
@@ -50,11 +59,12 @@ def paint(ends: np.ndarray, mask: np.ndarray) -> None:
 
     Args:
         ends: from `run_ends`.
-        mask: (W * H,) zeros, column by column.
+        mask: (W * H,) uint8 zeros, column by column.
     """
-    bounds = ends.tolist()
-    for start, end in zip(bounds[0::2], bounds[1::2], strict=False):
-        mask[start:end] = 1
+    runs = np.diff(ends[: len(ends) // 2 * 2])  # without the zeros at the beginning and the end
+    values = np.ones(len(runs), np.uint8)
+    values[1::2] = 0
+    mask[ends[0] : ends[0] + runs.sum()] = values.repeat(runs)
 
 
 def sides(ends: np.ndarray, height: int) -> Sides | None:

@@ -78,16 +78,17 @@ def _visible_runs(
         )
     height, width = video.geometry.height, video.geometry.width
     masks = video.object(annotation_id)
-    found = []
-    for t in map(int, indices):
-        rle = masks[t]
-        try:
-            ends = None if rle is None else run_ends(rle["counts"], height * width)
-        except ValueError as error:
-            raise InputError(
-                f"video {video.id!r}: the mask of annotation {annotation_id!r} in frame {t} cannot "
-                f"be decoded ({error}); extract the video again"
-            ) from None
+    rles = [masks[int(t)] for t in indices]
+    try:
+        runs = iter(run_ends([rle["counts"] for rle in rles if rle is not None], height * width))
+    except ValueError as error:
+        raise InputError(
+            f"video {video.id!r}: a mask of annotation {annotation_id!r} cannot be decoded "
+            f"({error}); extract the video again"
+        ) from None
+    found: list[tuple[np.ndarray, Sides] | None] = []
+    for rle in rles:
+        ends = None if rle is None else next(runs)
         place = None if ends is None else sides(ends, height)
         found.append((ends, place) if place else None)
     return found
