@@ -1,91 +1,63 @@
-"""Score anybody's masks: J, F and J&F of PNG files in the layout of a MeViS submission.
+"""Score anybody's masks: J, F and J&F of PNG files in the layout of a submission.
 
-    python -m scripts.score --dataset mevis --root D --split S --pred DIR_OR_ZIP --out metrics.json
+    python -m scripts.score --dataset NAME --root D [--split S] --pred DIR_OR_ZIP --out metrics.json
 
-The predictions are ``<video>/<expression>/<frame>.png``, what is not zero is object. As in the
-benchmark's own evaluation a video without any predictions scores 0.
+Of the data set only annotations are read. Layouts; what is missing scores 0 and is listed:
+    mevis            <video>/<expression>/<frame>.png, what is not zero is object
+    ref_youtube_vos  the same, or all of it in a folder Annotations
+    ref_davis        anno_{0..3}/<sequence>/<frame>.png, the ids of the objects (palette or grey)
 """
 
 import argparse
 import sys
-import zipfile
 from pathlib import Path
-
-import numpy as np
-from tqdm import tqdm
 
 from cache_schema import cli
 from cache_schema.cli import InputError
-from extract.datasets.mevis import MeViS
-from extract.datasets.records import SourceVideo
-from train.evaluation import report
-from train.evaluation.mevis import Score, Tally, Truth
-from train.evaluation.pngs import read_mask
+from scripts.annotations import DATASETS, open_dataset, with_truth
+from train.evaluation import davis_report, parallel, report
+from train.evaluation.davis_masks import score_maps
+from train.evaluation.mask_scores import score_masks
 
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
+    arguments = _parser().parse_args(argv)
+    if arguments.workers < 1:
+        raise InputError(f"--workers {arguments.workers}: at least one process has to work")
+    data = open_dataset(arguments.dataset, arguments.root, arguments.split)
+    score = score_maps if arguments.dataset == "ref_davis" else score_masks
+    content = score(
+        with_truth(data),
+        Path(arguments.pred),
+        num_videos=len(data),
+        workers=arguments.workers,
+        strict=arguments.strict,
+    )
+    report.write_metrics(Path(arguments.out), content)
+    table = davis_report.table if arguments.dataset == "ref_davis" else report.file_table
+    print(f"{table(content)}\n")
+    print(report.missing_lines(content["missing"]), end="")
+    print(f"metrics: {arguments.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.score",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dataset", default="mevis", choices=["mevis"])
-    parser.add_argument("--root", required=True, help="folder of the splits")
-    parser.add_argument("--split", default="valid_u", help="default: valid_u")
+    parser.add_argument("--dataset", default="mevis", choices=list(DATASETS))
+    parser.add_argument("--root", required=True, help="folder of the data set")
+    parser.add_argument("--split", help="default: valid_u of MeViS, valid of the others")
     parser.add_argument("--pred", required=True, help="folder or zip of the masks")
     parser.add_argument("--out", required=True, help="metrics.json to write")
-    arguments = parser.parse_args(argv)
-
-    data = MeViS(arguments.root, arguments.split)
-    if data.masks is None:
-        raise InputError(f"{data.folder} has no mask_dict.json, so there is no truth to score with")
-    predictions = _open(Path(arguments.pred))
-    scores: dict[str, Score] = {}
-    tags, texts = {}, {}
-    for video in tqdm(data, total=len(data), unit="video", leave=False):
-        of_video = score_video(video, predictions)
-        for expression, score in zip(video.expressions, of_video, strict=True):
-            key = f"{video.id}/{expression.id}"
-            scores[key], tags[key], texts[key] = score, expression.tag, expression.text
-    content = report.metrics(scores, {}, tags=tags, texts=texts)
-    report.write_metrics(Path(arguments.out), content)
-    print(f"{report.table(content, name='score')}\n\nmetrics: {arguments.out}")
-    return 0
-
-
-def _open(path: Path) -> Path | zipfile.Path:
-    if path.is_dir():
-        return path
-    if path.is_file() and zipfile.is_zipfile(path):
-        return zipfile.Path(path)
-    raise InputError(f"{path} is neither a folder nor a zip file; give the masks to score")
-
-
-def score_video(video: SourceVideo, predictions: Path | zipfile.Path) -> list[Score]:
-    """Scores of a video's expressions.
-
-    Raises:
-        InputError: a mask is missing, broken or of another size than the truth.
-    """
-    if not (predictions / video.id).is_dir():
-        return [Score(0.0, 0.0)] * len(video.expressions)
-    tally, truth = Tally(len(video.expressions)), None
-    for t, frame in enumerate(video.frame_names):
-        masks = [
-            read_mask(predictions / video.id / expression.id / f"{frame}.png")
-            for expression in video.expressions
-        ]
-        if len({mask.shape for mask in masks}) > 1:
-            raise InputError(
-                f"the masks of video {video.id}, frame {frame} are of several sizes: "
-                f"{sorted({mask.shape for mask in masks})}"
-            )
-        if truth is None:
-            ids = [expression.annotation_ids for expression in video.expressions]
-            truth = Truth(video.objects, ids, size=masks[0].shape, where=video.id)
-        tally.add(truth.frame(t), np.stack(masks))
-    return tally.scores()
+    parser.add_argument("--strict", action="store_true", help="stop at the first missing mask")
+    parser.add_argument(
+        "--workers", type=int, default=parallel.cores(), help="processes (default: the cores)"
+    )
+    return parser
 
 
 if __name__ == "__main__":

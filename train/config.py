@@ -26,7 +26,7 @@ CHOICES = {
     "data.clip_source": ("bank", "video"),
     "data.frame_choice": ("first", "random"),
     "schedule.type": ("step", "poly"),
-    "evaluation.rule": ("threshold", "top1"),
+    "evaluation.rule": ("auto", "threshold", "top1"),
 }
 
 

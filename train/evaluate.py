@@ -3,8 +3,9 @@
     python -m train.evaluate CONFIG --cache CACHE --checkpoint CKPT --out DIR [--controls]
     python -m train.evaluate CONFIG --cache CACHE --from-predictions FILE --out DIR --sigma 0.5
 
-writes DIR/predictions.h5, DIR/metrics.json and, with --save-masks, DIR/masks/<video>/<expression>/
-<frame>.png (0 and 255, at the original size).
+writes DIR/predictions.h5, DIR/metrics.json and, with --save-masks, DIR/masks in the layout of the
+benchmark (`train.evaluation.pngs`). The protocol is that of the cache's data set: Ref-DAVIS17 is
+scored as DAVIS scores (`train.evaluation.davis`), all others expression by expression.
 """
 
 import argparse
@@ -26,9 +27,16 @@ from train.__main__ import pick_device
 from train.checkpoint import latest_checkpoint
 from train.config import Options, load_config
 from train.data import video_batch
-from train.evaluation import controls, report
-from train.evaluation.mevis import Score
-from train.evaluation.scoring import Item, score_video
+from train.evaluation import controls, davis_report, report
+from train.evaluation.cache_scores import (
+    DAVIS,
+    ONE_OBJECT,
+    Task,
+    check_origin,
+    score_davis,
+    score_expressions,
+)
+from train.evaluation.records import Item
 from train.models.dmvs import DMVS
 from train.predictions import Predictions, PredictionsWriter
 from train.replay import keep
@@ -62,7 +70,7 @@ def main(argv: list[str]) -> int:
             out / "predictions.h5",
             fingerprint=reader.fingerprint_hex,
             checkpoint=file_sha256(checkpoint),
-            rule=config.evaluation.rule,
+            rule=pick_rule(config, reader.dataset),
             sigma=sigma,
         ) as writer:
             for item, scores, embeds in predict(reader, head, videos, device=device):
@@ -99,7 +107,7 @@ def _close(
     out = Path(arguments.out)
     if content is not None:
         report.write_metrics(out / "metrics.json", content)
-        print(f"{report.table(content)}\n")
+        print(f"{(davis_report if 'annotators' in content else report).table(content)}\n")
         if share := report.share_of_best(content):
             print(f"{share}\n")
         if arguments.controls and arguments.from_predictions:
@@ -110,6 +118,13 @@ def _close(
     print(f"predictions: {predictions.path}")
     if arguments.save_masks:
         print(f"masks:       {out / 'masks'}")
+
+
+def pick_rule(config: Config, dataset: str) -> str:
+    """How queries are kept: the config's rule or, with "auto", that of the data set."""
+    if config.evaluation.rule != "auto":
+        return config.evaluation.rule
+    return "top1" if dataset in ONE_OBJECT else "threshold"
 
 
 def list_expressions(reader: CacheReader) -> dict[str, list[Item]]:
@@ -124,7 +139,8 @@ def list_expressions(reader: CacheReader) -> dict[str, list[Item]]:
         items = []
         for expression_id in video.expression_ids:
             e = video.expression(expression_id)
-            items.append(Item(video_id, expression_id, e.text, e.tag, list(e.annotation_ids)))
+            ids = list(e.object_ids), list(e.annotation_ids)
+            items.append(Item(video_id, expression_id, e.text, e.tag, *ids))
         if items:
             videos[video_id] = items
     if not videos:
@@ -221,43 +237,13 @@ def evaluate(
     Raises:
         InputError: the predictions are of another cache, or incomplete.
     """
-    if predictions.fingerprint != reader.fingerprint_hex:
-        raise InputError(
-            f"{predictions.path} was predicted from the cache {predictions.fingerprint[:12]}, but "
-            f"{reader.path} is {reader.fingerprint_hex[:12]}; give the cache it came from"
-        )
+    check_origin(reader, predictions)
     if not has_truth and masks is None:
         return None
-    # One list of {expression: score} a row of the table; only "shuffled" has several rounds.
-    rows: dict[str, list[dict[str, Score]]] = {}
-    for video_id, items in tqdm(videos.items(), desc="masks", unit="video", leave=False):
-        video = reader.video(video_id)
-        groups = [predictions.get(video_id, item.expression) for item in items]
-        rounds = [[e[keep(s, rule=predictions.rule, sigma=sigma)] for s, e in groups]]
-        rounds += [[kept[item.key] for item in items] for kept in shuffled]
-        for name, of_video in score_video(
-            video,
-            items,
-            rounds,
-            codec=reader.codec,
-            has_truth=has_truth,
-            with_controls=with_controls,
-            masks=masks,
-            device=device,
-        ).items():
-            row = rows.setdefault(name, [{} for _ in of_video])
-            for total, scores in zip(row, of_video, strict=True):
-                total.update(zip((i.key for i in items), scores, strict=True))
-    if not has_truth:
-        return None
-    listed = {item.key: item for items in videos.values() for item in items}
-    (scores,) = rows.pop("DMVS")
-    return report.metrics(
-        scores,
-        rows,
-        tags={key: item.tag for key, item in listed.items()},
-        texts={key: item.text for key, item in listed.items()},
-    )
+    task = Task(reader, predictions, videos, sigma, shuffled, masks, device)
+    if reader.dataset == DAVIS:
+        return score_davis(task)
+    return score_expressions(task, with_controls=with_controls)
 
 
 def _check_sizes(config: Config, reader: CacheReader, videos: Mapping[str, Sequence[Item]]) -> None:

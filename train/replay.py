@@ -75,18 +75,46 @@ def replay(
     Yields:
         (G, H, W) bool, the union over each expression's queries; T times.
     """
+    for frame in _highest_logits(video, groups, codec=codec, device=device):
+        masks = np.zeros((len(groups), video.geometry.height, video.geometry.width), bool)
+        for mask, logits in zip(masks, frame, strict=True):
+            if logits is not None:
+                mask[:] = (logits > 0).cpu().numpy()
+        yield masks
+
+
+def probabilities(
+    video: Video,
+    groups: Sequence[np.ndarray],
+    *,
+    codec: Codec,
+    device: torch.device | str = "cpu",
+) -> Iterator[np.ndarray]:
+    """As `replay`, but how sure the masks are: (G, H, W) float32, 0 without any query."""
+    for frame in _highest_logits(video, groups, codec=codec, device=device):
+        maps = np.zeros((len(groups), video.geometry.height, video.geometry.width), np.float32)
+        for found, logits in zip(maps, frame, strict=True):
+            if logits is not None:
+                found[:] = logits.sigmoid().cpu().numpy()
+        yield maps
+
+
+def _highest_logits(
+    video: Video, groups: Sequence[np.ndarray], *, codec: Codec, device: torch.device | str
+) -> Iterator[Iterator[Tensor | None]]:
+    """For each frame and group the highest logit of its queries, (H, W); None without queries.
+
+    The union of masks is where it is above 0.
+    """
     counts = [len(group) for group in groups]
-    union = np.zeros((len(groups), video.geometry.height, video.geometry.width), bool)
     kept = [group for group in groups if len(group)]
-    embeds = torch.from_numpy(np.concatenate(kept)).float().to(device) if kept else None
+    if not kept:
+        yield from (iter([None] * len(groups)) for _ in range(video.num_frames))
+        return
+    embeds = torch.from_numpy(np.concatenate(kept)).float().to(device)
     for t in range(video.num_frames):
-        if embeds is not None:
-            logits = _frame_logits(video, t, embeds, codec).split(counts)  # G of (N, h, w)
-            for mask, part in zip(union, logits, strict=True):
-                if len(part):
-                    # Some query's logit is above 0 where the largest is.
-                    mask[:] = (to_original(part, video.geometry).amax(0) > 0).cpu().numpy()
-        yield union.copy()
+        logits = _frame_logits(video, t, embeds, codec).split(counts)  # G of (N, h, w)
+        yield (to_original(part, video.geometry).amax(0) if len(part) else None for part in logits)
 
 
 def vita_masks(

@@ -69,7 +69,7 @@ def done(place: Path) -> tuple[Path, dict]:
 
 def test_metrics_have_the_promised_keys(done: tuple[Path, dict]) -> None:
     _, metrics = done
-    assert set(metrics) == FIGURES | {"per_tag", "per_expression", "controls"}
+    assert set(metrics) == FIGURES | {"per_tag", "N-acc", "T-acc", "per_expression", "controls"}
     assert metrics["num_expressions"] == len(metrics["per_expression"]) == 12
     assert set(metrics["controls"]) == {"shuffled", "every_object", "nothing", "best_choice"}
     for figures in (metrics, *metrics["controls"].values()):

@@ -12,7 +12,8 @@ from pycocotools import mask as coco
 
 from cache_schema.cli import InputError
 from train.evaluation import pngs, report
-from train.evaluation.mevis import Score, Tally, Truth, average, summary
+from train.evaluation.jf import Outline
+from train.evaluation.mevis import Score, Tally, Truth, accuracies, average, summary
 
 SHIPPED = Path(__file__).parents[1] / "data" / "jf"
 GOLDENS = [SHIPPED] + [Path(p) for p in [os.environ.get("DMVS_GOLDENS")] if p]
@@ -36,14 +37,14 @@ def test_every_expression_scores_as_the_original(folder: Path) -> None:
         ids = [[str(a) for a in e["anno_id"]] for e in video["expressions"].values()]
         objects = {a: masks[a] for of_expression in ids for a in of_expression}
         size = next(tuple(m["size"]) for of_object in objects.values() for m in of_object if m)
-        truth, tally = Truth(objects, ids, size=size, where=video_id), Tally(len(ids))
+        truth, tally = Truth(objects, ids, size=size, where=video_id), Tally([True] * len(ids))
         for t, frame in enumerate(video["frames"]):
             # A video without any file scores 0: the original's rule, outside of the protocol.
             coded = [files.get(f"pred/{video_id}/{e}/{frame}.png") for e in video["expressions"]]
             if None in coded:
                 break
             images = [cv2.imdecode(np.frombuffer(c, np.uint8), 0) > 0 for c in coded]
-            tally.add(truth.frame(t), np.stack(images))
+            tally.add(truth.outlines(t), [Outline.of(image) for image in images])
         else:
             for e, score in zip(video["expressions"], tally.scores(), strict=True):
                 scores[f"{video_id}_{e}"] = score
@@ -72,14 +73,38 @@ def test_truth_refuses_unknown_objects_and_other_sizes() -> None:
     truth = Truth({"7": [rle(np.ones((4, 4)))]}, [["7"]], size=(8, 9), where="v")
     with pytest.raises(InputError, match=r"video v: .*object 7 in frame 0 has the size \[4, 4\]"):
         truth.frame(0)
+    broken = {"7": [{"size": [8, 9], "counts": "0"}]}
+    with pytest.raises(InputError, match="object 7 in frame 0 cannot be decoded: its runs do not"):
+        Truth(broken, [["7"]], size=(8, 9), where="v").outlines(0)
 
 
 def test_frames_then_expressions_are_averaged() -> None:
-    on, off = np.ones((1, 4, 4), bool), np.zeros((1, 4, 4), bool)
-    tally = Tally(1)
+    on, off = Outline.of(np.ones((4, 4), bool)), Outline.of(np.zeros((4, 4), bool))
+    tally = Tally([True, False])
     for truth, prediction in ((on, on), (off, off), (on, off), (on, off)):
-        tally.add(truth, prediction)
-    assert tally.scores() == [Score(0.5, 1.0)]  # a full mask has no boundary
+        tally.add([truth, truth], [prediction, None])
+    # A full mask has no boundary; what is missing scores 0.
+    assert tally.scores() == [Score(0.5, 1.0, True, True), Score(0.0, 0.0, False, False)]
+    tally.skip()
+    assert tally.scores()[0] == Score(0.4, 0.8, True, True)
+
+
+def test_truths_of_one_meaning_are_prepared_once() -> None:
+    mask = np.zeros((1, 8, 9), bool)
+    mask[:, :2] = True
+    truth = Truth({"1": [rle(mask[0])], "2": [None]}, [["1"], ["2", "1"], ["1"], []],
+                  size=(8, 9), where="v")  # fmt: skip
+    outlines = truth.outlines(0)
+    assert outlines[0] is outlines[2] and outlines[0] is not outlines[1]
+    assert [outline.area for outline in outlines] == [18, 18, 18, 0]
+
+
+def test_no_target_and_target_accuracy() -> None:
+    pairs = [(False, False), (False, True), (False, False), (True, True), (True, False)]
+    found = [Score(1.0, 1.0, target, seen) for target, seen in pairs]
+    assert accuracies(found) == {"N-acc": pytest.approx(2 / 3), "T-acc": 0.5}
+    assert accuracies(found[3:]) == {"N-acc": None, "T-acc": 0.5}
+    assert accuracies([]) == {"N-acc": None, "T-acc": None}
 
 
 def test_summary_counts_tags_in_a_fixed_order_and_skips_the_untagged() -> None:
@@ -102,7 +127,8 @@ def test_metrics_and_table(tmp_path: Path) -> None:
         scores, {"shuffled": rounds, "best_choice": best}, tags=tags, texts=texts
     )
     assert set(content) == {
-        "J", "F", "J&F", "num_expressions", "per_tag", "per_expression", "controls",
+        "J", "F", "J&F", "num_expressions", "per_tag", "N-acc", "T-acc", "per_expression",
+        "controls",
     }  # fmt: skip
     assert content["per_expression"]["a/0"] == {
         "J": 1.0, "F": 0.5, "J&F": 0.75, "tag": "static", "text": "one",

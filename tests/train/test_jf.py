@@ -51,9 +51,17 @@ def test_masks_inside_a_large_frame_score_as_the_uncropped_formula() -> None:
         assert jf.frame_scores(truth, prediction)[1] == pytest.approx(_plain(truth, prediction))
 
 
+def _boundary_map(mask: np.ndarray) -> np.ndarray:
+    edge = np.zeros_like(mask)
+    edge[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
+    edge[:-1] |= mask[:-1] ^ mask[1:]
+    edge[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
+    return edge
+
+
 def _plain(truth: np.ndarray, prediction: np.ndarray) -> float:
     """F by distances between all boundary pixels of the whole frame."""
-    edges = [np.argwhere(jf.boundary_map(m)) for m in (truth, prediction)]
+    edges = [np.argwhere(_boundary_map(m)) for m in (truth, prediction)]
     distance = np.linalg.norm(edges[0][:, None] - edges[1][None], axis=-1)
     near = distance <= jf.boundary_radius(*truth.shape)
     recall, precision = near.any(1).mean(), near.any(0).mean()

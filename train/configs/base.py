@@ -54,5 +54,7 @@ train = dict(
 )
 evaluation = dict(
     sigma=0.7,
-    rule="threshold",  # every query above sigma; or "top1", the best one only
+    # "threshold": every query above sigma; "top1": the best one only; "auto": top1 on data sets
+    # whose expressions mean one object each (Ref-YouTube-VOS, Ref-DAVIS17, RefCOCO).
+    rule="auto",
 )

@@ -2,78 +2,126 @@
 
 Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation",
 CVPR 2016, in the form of the DAVIS 2017 evaluation that MeViS took over.
+
+Both count pixels and nothing else, so masks have one bit a pixel (`train.evaluation.bits`): the
+dilation with a disk that F needs is an OR of shifted words. An `Outline` is what one mask brings
+to any comparison; a truth that is compared with many predictions is prepared once.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from math import isqrt
 
-import cv2
 import numpy as np
+
+from train.evaluation import bits
 
 BOUNDARY_FRACTION = 0.008  # of the image diagonal
 
 
+@lru_cache(maxsize=64)
 def boundary_radius(height: int, width: int) -> int:
     """Distance in pixels within which two boundary pixels match: ceil(0.008 x diagonal)."""
     return int(np.ceil(BOUNDARY_FRACTION * np.linalg.norm((height, width))))
 
 
-@lru_cache(maxsize=64)
-def _disk(radius: int) -> np.ndarray:
-    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    return (x * x + y * y <= radius * radius).astype(np.uint8)
+def row_words(height: int, width: int) -> int:
+    """Words a row of a packed mask: dilated rows must not reach their neighbours."""
+    return (width + boundary_radius(height, width) + 63) // 64
 
 
-def boundary_map(mask: np.ndarray) -> np.ndarray:
-    """Boundary pixels of a mask: those unlike their right, lower or lower right neighbour.
-
-    A border of the image is no boundary: a full mask has none.
+class Outline:
+    """A mask as J and F need it: its pixels, its boundary and what is near the boundary.
 
     Args:
-        mask: (H, W) bool.
-
-    Returns:
-        (H, W) bool.
+        pixels: (H, `row_words`) uint64, packed.
+        size: (H, W).
     """
-    boundary = np.zeros_like(mask)
-    boundary[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
-    boundary[:-1] |= mask[:-1] ^ mask[1:]
-    boundary[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
-    return boundary
+
+    def __init__(self, pixels: np.ndarray, size: tuple[int, int]) -> None:
+        self.size = size
+        self._radius = boundary_radius(*size)
+        # Only what is in reach of the mask is kept: its boundary lies up to one row above it.
+        reach = self._radius + 1
+        self._rows = _span(pixels.any(1), reach)
+        self._words = _span(pixels.any(0), (2 * reach + 63) // 64)
+        self._pixels = np.ascontiguousarray(pixels[self._rows, self._words])
+        self.area = bits.count(self._pixels)
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> "Outline":
+        """Of a mask (H, W) bool."""
+        size = (mask.shape[0], mask.shape[1])
+        return cls(bits.pack(mask, row_words(*size)), size)
+
+    @cached_property
+    def _edge(self) -> np.ndarray:
+        """Boundary pixels: those unlike their right, lower or lower right neighbour.
+
+        A border of the image is no boundary: a full mask has none.
+        """
+        pixels = self._pixels
+        right = bits.shifted(pixels, -1)  # each pixel's right neighbour
+        words = pixels.shape[1]  # the last column of all and the last that is kept have none
+        inner = bits.first(min(self.size[1] - 64 * self._words.start, 64 * words) - 1, words)
+        edge = (pixels ^ right) & inner
+        edge[:-1] |= pixels[:-1] ^ pixels[1:]
+        edge[:-1] |= (pixels[:-1] ^ right[1:]) & inner
+        return edge
+
+    @cached_property
+    def length(self) -> int:
+        """Number of boundary pixels."""
+        return bits.count(self._edge)
+
+    @cached_property
+    def _near(self) -> np.ndarray:
+        """All within the radius of a boundary pixel: the boundary dilated with a disk."""
+        near = np.zeros_like(self._edge)
+        wide, half = self._edge, 0
+        # A disk's rows grow towards its middle; those that would leave the mask's rows are cut.
+        for dy in range(min(self._radius, len(near) - 1), -1, -1):
+            wider = isqrt(self._radius**2 - dy * dy)
+            wide, half = _widened(wide, half, wider), wider
+            near[dy:] |= wide[: len(wide) - dy]
+            near[: len(near) - dy] |= wide[dy:]
+        # What the shifts took over a row's start came back behind the end of the one above.
+        return near & bits.first(64 * near.shape[1] - self._radius, near.shape[1])
+
+    def _shared(self, other: "Outline") -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """What both have kept, as rows and words of each."""
+        rows, words = _common(self._rows, other._rows), _common(self._words, other._words)
+        return (rows[0], words[0]), (rows[1], words[1])
 
 
-def frame_scores(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
+def scores(truth: Outline, prediction: Outline) -> tuple[float, float]:
     """J and F of one frame.
-
-    Args:
-        truth, prediction: (H, W) bool, of one shape.
 
     Returns:
         J = intersection over union, 1 if both masks are empty.
         F = harmonic mean of the boundaries' precision and recall. Both boundaries empty: 1;
         one of them: 0. So a full mask against an empty one has J = 0 and F = 1.
-    """
-    height, width = truth.shape
-    x, y, w, h = cv2.boundingRect((truth | prediction).view(np.uint8))
-    if not w:
-        return 1.0, 1.0
-    # Boundary pixels lie at most one pixel outside the masks, and only they are counted: the
-    # frame outside the masks' common box plus one pixel changes nothing.
-    window = np.s_[max(y - 1, 0) : y + h + 1, max(x - 1, 0) : x + w + 1]
-    truth, prediction = truth[window], prediction[window]
-    overlap = np.count_nonzero(truth & prediction)
-    region = float(overlap / (np.count_nonzero(truth) + np.count_nonzero(prediction) - overlap))
 
-    edges = boundary_map(truth), boundary_map(prediction)
-    counts = [np.count_nonzero(edge) for edge in edges]
-    if not all(counts):
-        return region, float(not any(counts))
-    disk = _disk(boundary_radius(height, width))
-    near = [cv2.dilate(edge.view(np.uint8), disk).view(bool) for edge in edges]
-    recall = np.count_nonzero(edges[0] & near[1]) / counts[0]
-    precision = np.count_nonzero(edges[1] & near[0]) / counts[1]
+    Raises:
+        ValueError: the masks are of two sizes.
+    """
+    if truth.size != prediction.size:
+        raise ValueError(f"masks of the sizes {truth.size} and {prediction.size}")
+    a, b = truth._shared(prediction)
+    overlap = bits.count(truth._pixels[a] & prediction._pixels[b])
+    union = truth.area + prediction.area - overlap
+    region = overlap / union if union else 1.0
+    if not (truth.length and prediction.length):
+        return region, float(truth.length == prediction.length)
+    recall = bits.count(truth._edge[a] & prediction._near[b]) / truth.length
+    precision = bits.count(prediction._edge[b] & truth._near[a]) / prediction.length
     if not precision + recall:
         return region, 0.0
-    return region, float(2 * precision * recall / (precision + recall))
+    return region, 2 * precision * recall / (precision + recall)
+
+
+def frame_scores(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
+    """J and F of one frame, see `scores`; both masks are (H, W) bool."""
+    return scores(Outline.of(truth), Outline.of(prediction))
 
 
 def video_scores(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +138,31 @@ def video_scores(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray,
     """
     if truth.shape != prediction.shape or truth.ndim != 3:
         raise ValueError(f"masks of shapes {truth.shape} and {prediction.shape}, not one (T, H, W)")
-    truth, prediction = truth.astype(bool), prediction.astype(bool)  # copies: no stride surprises
-    scores = [frame_scores(g, p) for g, p in zip(truth, prediction, strict=True)]
-    region, boundary = np.array(scores, dtype=np.float64).reshape(-1, 2).T
+    frames = zip(truth.astype(bool), prediction.astype(bool), strict=True)
+    found = [frame_scores(g, p) for g, p in frames]
+    region, boundary = np.array(found, dtype=np.float64).reshape(-1, 2).T
     return region, boundary
+
+
+def _widened(rows: np.ndarray, half: int, wider: int) -> np.ndarray:
+    """Rows dilated by ``half`` to both sides, dilated by ``wider`` instead."""
+    while half < wider:
+        by = min(wider - half, 2 * half + 1, 63)  # further on, there would be gaps
+        rows = rows | bits.shifted(rows, by) | bits.shifted(rows, -by)
+        half += by
+    return rows
+
+
+def _span(present: np.ndarray, reach: int) -> slice:
+    """From the first that is present to the last, and as far as ``reach`` around them."""
+    found = np.flatnonzero(present)
+    if not len(found):
+        return slice(0, 0)
+    return slice(max(int(found[0]) - reach, 0), min(int(found[-1]) + 1 + reach, len(present)))
+
+
+def _common(a: slice, b: slice) -> tuple[slice, slice]:
+    """What two spans share, counted from the start of each."""
+    start, stop = max(a.start, b.start), min(a.stop, b.stop)
+    stop = max(start, stop)
+    return slice(start - a.start, stop - a.start), slice(start - b.start, stop - b.start)

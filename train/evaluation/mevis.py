@@ -3,28 +3,36 @@
 Ding et al., "MeViS: A Large-scale Benchmark for Video Segmentation with Motion Expressions",
 ICCV 2023. J and F are averaged over all frames of an expression, then over the expressions. The
 truth of an expression is the union of its annotated objects' masks; one that means nothing in
-the video has an empty truth, which only an empty prediction matches.
+the video has an empty truth, which only an empty prediction matches. Ref-YouTube-VOS scores in the
+same way, with one object an expression.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco
 
 from cache_schema.cli import InputError
 from cache_schema.records import RLE
-from train.evaluation import jf
+from train.evaluation import bits, jf, rle
+from train.evaluation.jf import Outline
 
 TAGS = ("static", "reversible", "irreversible")  # what an expression of the demo needs
 
 
 @dataclass(frozen=True)
 class Score:
-    """J and F of one expression, from 0 to 1."""
+    """J and F of one expression, from 0 to 1.
+
+    Attributes:
+        target: whether it means anything in its video.
+        found: whether anything was predicted in any frame.
+    """
 
     region: float
     boundary: float
+    target: bool = True
+    found: bool = True
 
     @property
     def mean(self) -> float:
@@ -33,21 +41,34 @@ class Score:
 
 
 class Tally:
-    """Averages J and F over the frames of several expressions, one frame at a time."""
+    """Averages J and F over the frames of several expressions, one frame at a time.
 
-    def __init__(self, num_expressions: int) -> None:
-        self._sums = np.zeros((num_expressions, 2))
+    Args:
+        targets: for each expression whether it means anything in the video.
+    """
+
+    def __init__(self, targets: Sequence[bool]) -> None:
+        self._targets = list(targets)
+        self._sums = np.zeros((len(targets), 2))
+        self._found = np.zeros(len(targets), bool)
         self._frames = 0
 
-    def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Count one frame of every expression; both arguments are (E, H, W) bool."""
-        for total, g, p in zip(self._sums, truth, prediction, strict=True):
-            total += jf.frame_scores(g, p)
+    def add(self, truth: Sequence[Outline], prediction: Sequence[Outline | None]) -> None:
+        """Count one frame of every expression; a missing prediction scores 0."""
+        for e, (true, predicted) in enumerate(zip(truth, prediction, strict=True)):
+            if predicted is not None:
+                self._sums[e] += jf.scores(true, predicted)
+                self._found[e] |= predicted.area > 0
+        self._frames += 1
+
+    def skip(self) -> None:
+        """Count one frame without any prediction."""
         self._frames += 1
 
     def scores(self) -> list[Score]:
         """One score an expression."""
-        return [Score(float(j), float(f)) for j, f in self._sums / self._frames]
+        rows = zip(self._sums / self._frames, self._targets, self._found, strict=True)
+        return [Score(float(j), float(f), target, bool(found)) for (j, f), target, found in rows]
 
 
 class Truth:
@@ -77,28 +98,48 @@ class Truth:
                 f"video {where}: expressions mean the objects {', '.join(missing[:5])}, but their "
                 "masks are not there; check mask_dict.json and extract the video again"
             )
-        self._objects, self._annotation_ids = objects, annotation_ids
-        self._size, self._where = size, where
+        self._objects, self._size, self._where = objects, size, where
+        self._sets = [tuple(sorted(set(ids))) for ids in annotation_ids]
+
+    def outlines(self, t: int) -> list[Outline]:
+        """Truth of frame t for every expression; those that mean the same share theirs."""
+        distinct = {ids: Outline(self._union(ids, t), self._size) for ids in set(self._sets)}
+        return [distinct[ids] for ids in self._sets]
 
     def frame(self, t: int) -> np.ndarray:
         """Truth of frame t: (E, H, W) bool."""
-        decoded = {}
-        for annotation in {a for ids in self._annotation_ids for a in ids}:
-            rle = self._objects[annotation][t]
-            if rle is None:
-                continue
-            if tuple(rle["size"]) != self._size:
-                raise InputError(
-                    f"video {self._where}: the mask of object {annotation} in frame {t} has the "
-                    f"size {rle['size']}, the frame {list(self._size)}; check mask_dict.json"
-                )
-            decoded[annotation] = coco.decode(rle).view(bool)
-        truth = np.zeros((len(self._annotation_ids), *self._size), bool)
-        for mask, ids in zip(truth, self._annotation_ids, strict=True):
-            for annotation in ids:
-                if annotation in decoded:
-                    mask |= decoded[annotation]
-        return truth
+        masks = [bits.unpack(self._union(ids, t), self._size[1]) for ids in self._sets]
+        return np.stack(masks) if masks else np.zeros((0, *self._size), bool)
+
+    def _union(self, ids: Iterable[str], t: int) -> np.ndarray:
+        """(H, words) uint64."""
+        union = np.zeros((self._size[0], jf.row_words(*self._size)), np.uint64)
+        for annotation in ids:
+            union |= unpack_object(
+                self._objects[annotation][t],
+                self._size,
+                where=f"video {self._where}: the mask of object {annotation} in frame {t}",
+            )
+        return union
+
+
+def unpack_object(code: RLE | None, size: tuple[int, int], *, where: str) -> np.ndarray:
+    """An object's mask in one frame, packed: (H, `jf.row_words`) uint64; None is empty.
+
+    Raises:
+        InputError: the mask is malformed or of another size.
+    """
+    words = jf.row_words(*size)
+    if code is None:
+        return np.zeros((size[0], words), np.uint64)
+    if tuple(code["size"]) != size:
+        raise InputError(
+            f"{where} has the size {code['size']}, the frame {list(size)}; check mask_dict.json"
+        )
+    try:
+        return rle.pack(code, words)
+    except ValueError as error:
+        raise InputError(f"{where} cannot be decoded: {error}; extract the video again") from None
 
 
 def average(scores: Iterable[Score]) -> dict[str, float | int]:
@@ -112,6 +153,21 @@ def average(scores: Iterable[Score]) -> dict[str, float | int]:
         "F": boundary,
         "J&F": (region + boundary) / 2,
         "num_expressions": len(scores),
+    }
+
+
+def accuracies(scores: Iterable[Score]) -> dict[str, float | None]:
+    """How often it is seen that an expression means nothing, or something (MeViS v2).
+
+    N-acc: share of the expressions without a target whose prediction is empty in all frames.
+    T-acc: share of the others whose prediction is not. None where there are no such expressions.
+    """
+    scores = list(scores)
+    nothing = [not s.found for s in scores if not s.target]
+    something = [s.found for s in scores if s.target]
+    return {
+        "N-acc": float(np.mean(nothing)) if nothing else None,
+        "T-acc": float(np.mean(something)) if something else None,
     }
 
 

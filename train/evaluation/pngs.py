@@ -1,11 +1,10 @@
-"""Predicted masks as PNG files, in the layout of a MeViS submission.
+"""Predicted masks as PNG files, in the layouts of the benchmarks, at the original size.
 
-``<folder>/<video>/<expression>/<frame>.png``, 0 and 255, at the original size of the video.
+MeViS and Ref-YouTube-VOS: ``<folder>/<video>/<expression>/<frame>.png``, 0 and 255. Ref-DAVIS17:
+``<folder>/anno_{0..3}/<video>/<frame>.png``, object ids with a palette.
 """
 
 import re
-import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -13,18 +12,34 @@ import numpy as np
 
 from cache_schema.cli import InputError
 from cache_schema.names import escape
+from train.evaluation.png_codec import encode_mask
 
 
-def mask_path(folder: Path, video: str, expression: str, frame: str) -> Path:
-    """Where a mask lies.
+def mask_name(video: str, expression: str, frame: str) -> str:
+    """Where an expression's mask lies in its folder.
 
     Ids that are no plain file names are escaped as in the cache, so that none leaves the folder.
     """
-    video, expression, frame = (
-        part if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", part) else escape(part)
-        for part in (video, expression, frame)
-    )
-    return folder / video / expression / f"{frame}.png"
+    return f"{_plain(video)}/{_plain(expression)}/{_plain(frame)}.png"
+
+
+def map_name(annotator: int, video: str, frame: str) -> str:
+    """Where an annotator's map of objects lies in its folder."""
+    return f"anno_{annotator}/{_plain(video)}/{_plain(frame)}.png"
+
+
+def _plain(part: str) -> str:
+    return part if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", part) else escape(part)
+
+
+def mask_path(folder: Path, video: str, expression: str, frame: str) -> Path:
+    """`mask_name`, as a path."""
+    return folder / mask_name(video, expression, frame)
+
+
+def map_path(folder: Path, annotator: int, video: str, frame: str) -> Path:
+    """`map_name`, as a path."""
+    return folder / map_name(annotator, video, frame)
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
@@ -33,23 +48,33 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    written = False
-    with suppress(OSError, cv2.error):
+    write_png(path, encode_mask(mask))
+
+
+def write_png(path: Path, data: bytes) -> None:
+    """Write a PNG, and the folders above it.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(path), mask.astype(np.uint8) * 255)
-    if not written:
-        raise InputError(f"{path} cannot be written; check the folder and the space left on it")
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error}); check the folder and the space left on it"
+        ) from None
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Read a mask, (H, W) bool: what is not zero. A `zipfile.Path` will do as well.
+    """Read a mask, (H, W) bool: what is not zero.
 
     Raises:
         InputError: the file is missing or not an image.
     """
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"the mask {path} cannot be read ({error}); predict again") from None
     image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
     if image is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cache_schema.cli import InputError
-from train.evaluation.mevis import Score, summary
+from train.evaluation.mevis import Score, accuracies, summary
 
 NAMES = {
     "shuffled": "shuffled text",
@@ -16,6 +16,8 @@ NAMES = {
     "nothing": "nothing",
     "best_choice": "best choice",
 }
+
+SHOWN = 5  # of what is missing
 
 
 def metrics(
@@ -33,7 +35,7 @@ def metrics(
             several the standard deviation of J&F over them is added as ``J&F_std``.
         tags, texts: of each expression.
     """
-    result = summary(scores, tags)
+    result = {**summary(scores, tags), **accuracies(scores.values())}
     result["per_expression"] = {
         key: {
             "J": score.region,
@@ -93,6 +95,32 @@ def table(content: Mapping, name: str = "DMVS") -> str:
         rows.append([NAMES.get(row, row), *(f"{100 * v:.1f}" for v in values)])
     counts = [content["num_expressions"], *(content["per_tag"][t]["num_expressions"] for t in tags)]
     rows.append(["expressions", *map(str, counts), "", ""])
+    return align(rows)
+
+
+def file_table(content: Mapping) -> str:
+    """The table of masks on disk: `table`, and how often nothing and something was found."""
+    lines = [table(content, name="score")]
+    names = {"N-acc": "expressions without a target", "T-acc": "expressions with a target"}
+    for key, of in names.items():
+        if content[key] is not None:
+            found = "found to have none" if key == "N-acc" else "found to have one"
+            lines.append(f"{key} {100 * content[key]:.1f}: {of} that were {found}")
+    return "\n".join(lines)
+
+
+def missing_lines(missing: Mapping[str, Sequence[str]]) -> str:
+    """What is missing and scored 0, a line a kind; metrics.json lists all of it."""
+    return "".join(
+        f"missing {kind}, scored 0: {len(names)} ({', '.join(names[:SHOWN])}"
+        f"{', ...' if len(names) > SHOWN else ''})\n"
+        for kind, names in missing.items()
+        if names
+    )
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """A table with a rule under its first and above its last row; figures stand to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()

@@ -1,7 +1,6 @@
 """One video's expressions: replayed, scored frame by frame beside the controls, and written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +9,11 @@ import torch
 from cache_schema.codecs import Codec
 from cache_schema.reader import Video
 from train.evaluation import controls
+from train.evaluation.jf import Outline
 from train.evaluation.mevis import Score, Tally, Truth
 from train.evaluation.pngs import mask_path, write_mask
+from train.evaluation.records import Item
 from train.replay import replay, vita_masks
-
-
-@dataclass(frozen=True)
-class Item:
-    """One expression of the cache, without its features."""
-
-    video: str
-    expression: str
-    text: str
-    tag: str
-    annotation_ids: list[str]
-
-    @property
-    def key(self) -> str:
-        """Its name in metrics.json."""
-        return f"{self.video}/{self.expression}"
 
 
 def score_video(
@@ -58,25 +43,26 @@ def score_video(
         For each row of the table (DMVS and controls) for each round one score an expression;
         nothing without ground truth.
     """
-    size, count = (video.geometry.height, video.geometry.width), len(items)
+    size = (video.geometry.height, video.geometry.width)
     annotation_ids = [item.annotation_ids if has_truth else [] for item in items]
+    targets = [bool(ids) for ids in annotation_ids]
     truth = Truth(video.objects(), annotation_ids, size=size, where=video.id)
-    own = VitaControls(video, count, codec=codec, device=device) if with_controls else None
-    tallies = [Tally(count) for _ in rounds]
-    flat = [embeds for kept in rounds for embeds in kept]
-    for t, frame in enumerate(replay(video, flat, codec=codec, device=device)):
-        frame = frame.reshape(len(rounds), count, *size)  # (rounds * E, H, W) -> rounds, E, H, W
+    own = VitaControls(video, targets, codec=codec, device=device) if with_controls else None
+    tallies = [Tally(targets) for _ in rounds]
+    # One product a round, so that a round's masks are the same to the bit whatever else is scored.
+    frames = zip(*(replay(video, kept, codec=codec, device=device) for kept in rounds), strict=True)
+    for t, of_rounds in enumerate(frames):  # rounds of (E, H, W)
         if masks is not None:
-            for item, mask in zip(items, frame[0], strict=True):
+            for item, mask in zip(items, of_rounds[0], strict=True):
                 path = mask_path(masks, item.video, item.expression, video.frame_names[t])
                 write_mask(path, mask)
         if not has_truth:
             continue
-        true = truth.frame(t)
-        for tally, predicted in zip(tallies, frame, strict=True):
-            tally.add(true, predicted)
+        true = truth.outlines(t)
+        for tally, predicted in zip(tallies, of_rounds, strict=True):
+            tally.add(true, [Outline.of(mask) for mask in predicted])
         if own is not None:
-            own.add(true)
+            own.add(true, truth.frame(t))
     if not has_truth:
         return {}
     first, *others = [tally.scores() for tally in tallies]
@@ -91,34 +77,36 @@ class VitaControls:
 
     Args:
         video: of the cache.
-        num_expressions: E.
+        targets: for each of the E expressions whether it means anything.
         codec: of the cache.
         device: where the masks are computed.
     """
 
     def __init__(
-        self, video: Video, num_expressions: int, *, codec: Codec, device: torch.device | str
+        self, video: Video, targets: Sequence[bool], *, codec: Codec, device: torch.device | str
     ) -> None:
         self._sure = controls.every_object(video.video_logits())
         self._frames = vita_masks(video, codec=codec, device=device)
         size = (video.geometry.height, video.geometry.width)
         self._masks, self._truth = controls.PackedMasks(size), controls.PackedMasks(size)
-        self._every, self._nothing, self._best = (Tally(num_expressions) for _ in range(3))
+        self._every, self._nothing, self._best = (Tally(targets) for _ in range(3))
 
-    def add(self, truth: np.ndarray) -> None:
+    def add(self, truth: Sequence[Outline], truth_masks: np.ndarray) -> None:
         """Count the next frame; its truth is (E, H, W) bool."""
         masks = next(self._frames)  # (N_v, H, W)
-        self._every.add(truth, np.broadcast_to(masks[self._sure].any(0), truth.shape))
-        self._nothing.add(truth, np.zeros_like(truth))
+        every, nothing = masks[self._sure].any(0), np.zeros(masks.shape[1:], bool)
+        self._every.add(truth, [Outline.of(every)] * len(truth))
+        self._nothing.add(truth, [Outline.of(nothing)] * len(truth))
         self._masks.add(masks)
-        self._truth.add(truth)
+        self._truth.add(truth_masks)
 
     def scores(self) -> dict[str, list[Score]]:
         """For each control one score an expression, after the last frame."""
         masks, truths = self._masks.words(), self._truth.words()  # (N_v or E, T, words)
         best = np.stack([controls.best_choice(masks, truth)[0] for truth in truths])
         for t in range(truths.shape[1]):
-            self._best.add(self._truth.unpack(truths[:, t]), self._masks.unpack(best[:, t]))
+            true, chosen = self._truth.unpack(truths[:, t]), self._masks.unpack(best[:, t])
+            self._best.add(list(map(Outline.of, true)), list(map(Outline.of, chosen)))
         return {
             "every_object": self._every.scores(),
             "nothing": self._nothing.scores(),

@@ -1,0 +1,199 @@
+"""How much faster masks are scored than by the benchmark's own steps, and that both say the same.
+
+    python -m scripts.bench_score [--videos 4] [--frames 16] [--repeats 3] [--json FILE]
+
+Draws videos of 480x854 with six objects and twelve expressions each, and writes predicted masks
+with OpenCV and with Pillow, the two usual ways. The reference is one process that reads both masks
+of each frame, counts pixels for J, and for F finds both boundaries and dilates them with a disk,
+with OpenCV. Ours is what `scripts.score` runs, with all cores, processes started anew each time.
+The two take turns; times are the medians of the repeats.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from cache_schema import cli
+from cache_schema.cli import InputError
+from train.evaluation import parallel
+from train.evaluation.mask_scores import score_masks
+from train.evaluation.records import AnnotatedVideo, Item
+
+SIZE = (480, 854)
+OBJECTS = 6
+EXPRESSIONS = 12
+#: How many expressions mean the same objects; MeViS has 14 expressions and 4 objects a video.
+SHARING = {"each its own": 1, "shared by 3": 3}
+WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
+    "OpenCV": lambda path, mask: cv2.imwrite(str(path), mask),
+    "Pillow": lambda path, mask: Image.fromarray(mask).save(path),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench_score",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--videos", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=parallel.cores(), help="default: the cores")
+    parser.add_argument("--json", help="file to write the figures to")
+    arguments = parser.parse_args(argv)
+    if min(arguments.videos, arguments.frames, arguments.repeats, arguments.workers) < 1:
+        raise InputError("--videos, --frames, --repeats and --workers have to be at least 1")
+    machine = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": parallel.cores(),
+        "workers": arguments.workers,
+        "python": platform.python_version(),
+        "opencv": cv2.__version__,
+        "numpy": np.__version__,
+    }
+    rows = [
+        {"masks": writer, "truth": sharing, **_measure(writer, sharing, arguments)}
+        for writer in WRITERS
+        for sharing in SHARING
+    ]
+    print(f"{'masks by':10}{'truth':16}{'reference':>12}{'ours':>12}{'ratio':>8}{'difference':>12}")
+    for row in rows:
+        print(
+            f"{row['masks']:10}{row['truth']:16}{row['reference_ms']:9.2f} ms"
+            f"{row['ours_ms']:9.2f} ms{row['ratio']:7.1f}x{row['difference']:12.0e}"
+        )
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
+def _measure(writer: str, sharing: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds a mask of both, their ratio, and the largest difference in J or F."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        videos = [
+            _draw(root, f"video{v}", arguments.frames, SHARING[sharing], WRITERS[writer], seed=v)
+            for v in range(arguments.videos)
+        ]
+        slow, fast = [], []
+        for _ in range(arguments.repeats):
+            start = time.perf_counter()
+            expected = {key: score for v in videos for key, score in _reference(v, root).items()}
+            slow.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            content = score_masks(videos, root, num_videos=len(videos), workers=arguments.workers)
+            fast.append(time.perf_counter() - start)
+        found = {key: (e["J"], e["F"]) for key, e in content["per_expression"].items()}
+        difference = max(np.abs(np.subtract(found[key], expected[key])).max() for key in expected)
+        masks = len(expected) * arguments.frames
+        return {
+            "reference_ms": 1e3 * median(slow) / masks,
+            "ours_ms": 1e3 * median(fast) / masks,
+            "ratio": median(s / f for s, f in zip(slow, fast, strict=True)),
+            "difference": float(difference),
+        }
+
+
+def _draw(
+    root: Path,
+    name: str,
+    frames: int,
+    sharing: int,
+    write: Callable[[Path, np.ndarray], None],
+    seed: int,
+) -> AnnotatedVideo:
+    """Blobs that wander, and predictions that are off by a little: (H, W) masks on disk."""
+    rng = np.random.default_rng(seed)
+    truth = np.stack([_blobs(rng, frames) for _ in range(OBJECTS)])
+    objects = {str(o): [_encode(mask) for mask in truth[o]] for o in range(OBJECTS)}
+    items = []
+    for e in range(EXPRESSIONS):
+        meaning = e // sharing
+        ids = [str(meaning % OBJECTS)]
+        if meaning % 4 == 3:  # some mean two objects
+            ids.append(str((meaning + 1 + meaning // OBJECTS) % OBJECTS))
+        items.append(Item(name, str(e), "", "", ids, ids))
+        (root / name / str(e)).mkdir(parents=True)
+        for t in range(frames):
+            mask = truth[[int(i) for i in ids], t].max(0)
+            mask = np.roll(mask, rng.integers(-6, 7, 2), axis=(0, 1))
+            write(root / name / str(e) / f"{t:05d}.png", mask * np.uint8(255))
+    return AnnotatedVideo(name, [f"{t:05d}" for t in range(frames)], items, objects, SIZE)
+
+
+def _blobs(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """One wobbly disk that moves, (T, H, W) uint8 of 0 and 1: 1 to 12 percent of the image."""
+    angle = np.linspace(0, 2 * np.pi, 80, endpoint=False)
+    radius = rng.uniform(40, 125) * (1 + np.cumsum(rng.normal(0, 0.03, 80)))
+    (y, x), step = rng.uniform((60, 60), np.subtract(SIZE, 60)), rng.uniform(-6, 6, 2)
+    masks = np.zeros((frames, *SIZE), np.uint8)
+    for t, mask in enumerate(masks):
+        points = np.stack([x + step[1] * t + radius * np.cos(angle),
+                           y + step[0] * t + radius * np.sin(angle)], axis=1)  # fmt: skip
+        cv2.fillPoly(mask, [points.astype(np.int32)], 1)
+    return masks
+
+
+def _encode(mask: np.ndarray) -> dict:
+    rle = coco.encode(np.asfortranarray(mask))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+
+
+def _reference(video: AnnotatedVideo, root: Path) -> dict[str, tuple[float, float]]:
+    """J and F of every expression, by the steps of the benchmark's evaluator."""
+    cv2.setNumThreads(1)
+    radius = int(np.ceil(0.008 * np.linalg.norm(SIZE)))
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    disk = (x * x + y * y <= radius * radius).astype(np.uint8)
+    scores = {}
+    for item in video.items:
+        frames = []
+        for t, frame in enumerate(video.frames):
+            path = root / video.id / item.expression / f"{frame}.png"
+            prediction = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0
+            truth = np.zeros(SIZE, np.uint8)
+            for annotation in item.annotation_ids:
+                truth += coco.decode(video.objects[annotation][t])
+            frames.append(_frame(truth > 0, prediction, disk))
+        scores[item.key] = tuple(np.mean(frames, axis=0))
+    return scores
+
+
+def _frame(truth: np.ndarray, prediction: np.ndarray, disk: np.ndarray) -> tuple[float, float]:
+    union = np.count_nonzero(truth | prediction)
+    region = np.count_nonzero(truth & prediction) / union if union else 1.0
+    edges = [_edge(truth), _edge(prediction)]
+    near = [cv2.dilate(edge, disk) for edge in edges]
+    lengths = [np.count_nonzero(edge) for edge in edges]
+    if not all(lengths):
+        return region, float(not any(lengths))
+    recall = np.count_nonzero(edges[0] & near[1]) / lengths[0]
+    precision = np.count_nonzero(edges[1] & near[0]) / lengths[1]
+    both = precision + recall
+    return region, 2 * precision * recall / both if both else 0.0
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:
+    edge = np.zeros_like(mask)
+    edge[:, :-1] = mask[:, 1:] ^ mask[:, :-1]
+    edge[:-1] |= mask[1:] ^ mask[:-1]
+    edge[:-1, :-1] |= mask[1:, 1:] ^ mask[:-1, :-1]
+    return edge.view(np.uint8)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,132 @@
+"""Scores of stored predictions over all videos of a cache, by the protocol of its data set."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cache_schema.cli import InputError
+from cache_schema.reader import CacheReader, Video
+from train.evaluation import davis_report, report
+from train.evaluation.davis import Result
+from train.evaluation.davis_scoring import score_sequence
+from train.evaluation.mevis import Score
+from train.evaluation.records import Item
+from train.evaluation.scoring import score_video
+from train.predictions import Predictions
+from train.replay import keep
+
+DAVIS = "ref_davis"
+#: Data sets whose expressions mean one object each; in the others they may mean several or none.
+ONE_OBJECT = (DAVIS, "ref_youtube_vos", "refcoco", "refcoco+", "refcocog")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is replayed, and how.
+
+    Attributes:
+        videos: the expressions of each video.
+        sigma: queries above it are kept; with the rule ``top1`` it does not matter.
+        shuffled: for each round the kept mask embeddings (N, C) of every expression when it gets
+            the text of another.
+        masks: folder for the masks as PNG; None writes none.
+    """
+
+    reader: CacheReader
+    predictions: Predictions
+    videos: Mapping[str, Sequence[Item]]
+    sigma: float
+    shuffled: Sequence[Mapping[str, np.ndarray]] = ()
+    masks: Path | None = None
+    device: torch.device | str = "cpu"
+
+    def __iter__(self) -> Iterator[tuple[Video, Sequence[Item], list[list[np.ndarray]]]]:
+        """Each video, its E expressions, and for each round their kept mask embeddings."""
+        for video_id, items in tqdm(self.videos.items(), desc="masks", unit="video", leave=False):
+            groups = [self.predictions.get(video_id, item.expression) for item in items]
+            rule = self.predictions.rule
+            rounds = [[e[keep(s, rule=rule, sigma=self.sigma)] for s, e in groups]]
+            rounds += [[kept[item.key] for item in items] for kept in self.shuffled]
+            yield self.reader.video(video_id), items, rounds
+
+
+def check_origin(reader: CacheReader, predictions: Predictions) -> None:
+    """Refuse predictions of another cache."""
+    if predictions.fingerprint != reader.fingerprint_hex:
+        raise InputError(
+            f"{predictions.path} was predicted from the cache {predictions.fingerprint[:12]}, but "
+            f"{reader.path} is {reader.fingerprint_hex[:12]}; give the cache it came from"
+        )
+
+
+def score_expressions(task: Task, *, with_controls: bool) -> dict | None:
+    """Expression by expression, as MeViS and Ref-YouTube-VOS are scored.
+
+    Args:
+        with_controls: score the controls that need no head, too.
+
+    Returns:
+        The content of metrics.json; None if there is no ground truth.
+    """
+    # One list of {expression: score} a row of the table; only "shuffled" has several rounds.
+    rows: dict[str, list[dict[str, Score]]] = {}
+    several = task.reader.dataset not in ONE_OBJECT
+    truth = {video_id: task.reader.video(video_id).num_objects > 0 for video_id in task.videos}
+    for video, items, rounds in task:
+        # In MeViS all expressions of a video may mean nothing; elsewhere the truth is missing.
+        for name, of_video in score_video(
+            video,
+            items,
+            rounds,
+            codec=task.reader.codec,
+            has_truth=truth[video.id] or (several and any(truth.values())),
+            with_controls=with_controls,
+            masks=task.masks,
+            device=task.device,
+        ).items():
+            row = rows.setdefault(name, [{} for _ in of_video])
+            for total, scores in zip(row, of_video, strict=True):
+                total.update(zip((i.key for i in items), scores, strict=True))
+    if not rows:
+        return None
+    listed = {item.key: item for items in task.videos.values() for item in items}
+    (scores,) = rows.pop("DMVS")
+    return report.metrics(
+        scores,
+        rows,
+        tags={key: item.tag for key, item in listed.items()},
+        texts={key: item.text for key, item in listed.items()},
+    )
+
+
+def score_davis(task: Task) -> dict | None:
+    """Annotator by annotator, as Ref-DAVIS17 is scored. The only control is shuffled text.
+
+    Returns:
+        The content of metrics.json; None if there is no ground truth.
+    """
+    rounds: list[list[Result]] = [[] for _ in range(1 + len(task.shuffled))]
+    for video, items, kept in task:
+        results = score_sequence(
+            video,
+            items,
+            kept,
+            codec=task.reader.codec,
+            has_truth=video.num_objects > 0,
+            masks=task.masks,
+            device=task.device,
+        )
+        for total, result in zip(rounds, results, strict=bool(results)):
+            total.append(result)
+    own, *shuffled = rounds
+    if not own:
+        return None
+    content = davis_report.metrics(own)
+    if shuffled:
+        controls = [davis_report.metrics(results) for results in shuffled]
+        content["controls"] = {"shuffled": davis_report.mean_of_rounds(controls)}
+    return content

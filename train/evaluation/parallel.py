@@ -1,0 +1,45 @@
+"""One function over many tasks, in several processes, with few tasks in memory at a time."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+import cv2
+
+Task, Result = TypeVar("Task"), TypeVar("Result")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(
+    function: Callable[[Task], Result], tasks: Iterable[Task], *, workers: int
+) -> Iterator[Result]:
+    """The results, in the order of the tasks.
+
+    Args:
+        function: of a module, so that it can be handed to another process.
+        tasks: taken as they are needed; plain data.
+        workers: 1 works in this process.
+
+    Raises:
+        What the function raises; tasks that have not started are dropped then.
+    """
+    if workers == 1:
+        yield from map(function, tasks)
+        return
+    pool = ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,))
+    try:
+        waiting: deque = deque()
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
