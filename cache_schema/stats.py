@@ -99,10 +99,14 @@ def draw(counts: Mapping[str, list[int]], title: str, path: Path) -> None:
         step = -(-(high - low + 1) // BARS)  # whole numbers to a bar, the same for every bar
         edges = np.arange(low, high + step + 1, step) - 0.5
         axis.hist(numbers, edges, color="#4c72b0", edgecolor="white", linewidth=0.5)
-        axis.set_xlim(edges[0] - 1.5 * step, edges[-1] + 1.5 * step)
+        axis.set_xlim(edges[0] - 0.4 * step, edges[-1] + 0.4 * step)
         axis.axvline(np.mean(numbers), color="#c44e52", label=f"mean {np.mean(numbers):.4g}")
         axis.legend(frameon=False)
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
-        raise InputError(f"the picture {path} cannot be written ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"the picture {path} cannot be written ({reason}): give a name that ends in .png, in "
+            "a folder that exists"
+        ) from error

@@ -1,6 +1,8 @@
 """What the reader gives back is what was written, in every process, with few open files."""
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +157,31 @@ def test_the_ten_lines_of_the_format_page_read_a_cache(tmp_path):
     assert found["names"] == made.frame_names
     logits = np.einsum("nc,chw->nhw", made.video_mask_embeds, made.mask_features[0])
     np.testing.assert_allclose(found["logits"], logits, atol=1e-5)
+
+
+ONLY_NUMPY_AND_H5PY = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        package = name.partition(".")[0]
+        if package not in {*sys.stdlib_module_names, "numpy", "h5py", "cache_schema", "encodings"}:
+            raise ImportError(f"{name} is not NumPy or h5py")
+
+sys.meta_path.insert(0, Refuse())
+from cache_schema import stats
+from cache_schema.reader import CacheReader
+
+reader = CacheReader(sys.argv[1], ram_bytes=1000)
+print(stats.summary(stats.collect(reader))["words per expression"]["total"])
+video = reader.video("video000")
+print(video.mask_features([1])["values"].shape, video.objects().keys())
+"""
+
+
+def test_a_reader_needs_only_numpy_and_h5py(tmp_path):
+    write_cache(tmp_path, num_videos=1)
+    command = [sys.executable, "-c", ONLY_NUMPY_AND_H5PY, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "20" and "(1, 16, 8, 12)" in done.stdout
