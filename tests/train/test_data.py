@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from cache_schema.cli import InputError
-from cache_schema.reader import CacheReader
+from cache_schema.reader import CacheReader, Video
 from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache, write_video
 from tests.train.test_affinity import boxes_of
-from train.data import ClipDataset, CounterBatches, collate, video_batch
+from train.config import load_config
+from train.data import Batch, ClipDataset, CounterBatches, collate, video_batch
 from train.data.targets import clip_targets
 
 
@@ -199,3 +201,76 @@ def test_caches_of_other_models_are_refused(cache: tuple, tmp_path: Path) -> Non
     write_cache(tmp_path / "c", N_v=7)
     with pytest.raises(InputError, match="video queries are .7, 16. and .4, 16."):
         ClipDataset([cache[0], CacheReader(tmp_path / "c")], seed=0)
+
+
+def test_a_mask_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    video = make_video(0)
+    video.objects["0"][2]["counts"] = "1234"
+    with open_writer(tmp_path / "c") as writer:
+        write_video(writer, video)
+    read = CacheReader(tmp_path / "c").video(video.id)
+    clip_targets(read, video.expressions[0], np.array([0, 1]))
+    with pytest.raises(InputError, match="'video000': a mask of annotation '0' cannot be decoded"):
+        clip_targets(read, video.expressions[0], np.array([1, 2]))
+
+
+@pytest.mark.parametrize("codec", ["float16", "lowrank-int8"])
+@pytest.mark.parametrize("ram_bytes", [0, 30000])
+def test_workers_and_memory_change_nothing(tmp_path: Path, codec: str, ram_bytes: int) -> None:
+    write_cache(tmp_path / "c", num_videos=2, codec=codec, shard_bytes=1)
+    plain = ClipDataset([CacheReader(tmp_path / "c")], seed=5)
+    expected = [collate([plain[3 * i + j] for j in range(3)]) for i in range(6)]
+    dataset = ClipDataset([CacheReader(tmp_path / "c", ram_bytes=ram_bytes)], seed=5)
+    for workers in (0, 2):
+        loader = DataLoader(
+            dataset, batch_sampler=CounterBatches(3, 6), collate_fn=collate, num_workers=workers
+        )
+        for batch, other in zip(loader, expected, strict=True):
+            assert_equal(batch, other)
+            shared = [t.is_shared() for f in batch.mask_features for t in f.stored.values()]
+            assert set(shared) == {workers > 0}
+
+
+def assert_equal(batch: Batch, other: Batch) -> None:
+    for name, tensor in vars(batch.inputs).items():
+        assert torch.equal(tensor, getattr(other.inputs, name)), name
+    for features, theirs in zip(batch.mask_features, other.mask_features, strict=True):
+        assert features.stored.keys() == theirs.stored.keys()
+        for name, tensor in features.stored.items():
+            assert torch.equal(tensor, theirs.stored[name])
+    for targets, theirs in zip(batch.targets, other.targets, strict=True):
+        assert torch.equal(targets.masks, theirs.masks) and targets.extent == theirs.extent
+        assert torch.equal(targets.labels, theirs.labels)
+    for distance, theirs in zip(batch.distances, other.distances, strict=True):
+        assert torch.equal(distance, theirs)
+
+
+def test_features_are_read_where_the_batch_holds_them(
+    cache: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled = []
+    real = Video.mask_features
+
+    def spy(self: Video, indices: np.ndarray, out: dict) -> dict:
+        filled.extend(array.ctypes.data for array in out.values())
+        return real(self, indices, out)
+
+    monkeypatch.setattr(Video, "mask_features", spy)
+    dataset = ClipDataset([cache[0]], seed=0)
+    batch = collate([dataset[0], dataset[1]])
+    assert [f.stored["values"].data_ptr() for f in batch.mask_features] == filled
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_features_and_targets_are_pinned_when_asked_for(cache: tuple) -> None:
+    batch = collate([ClipDataset([cache[0]], seed=0, pinned=True)[0]])
+    assert batch.mask_features[0].stored["values"].is_pinned()
+    assert batch.targets[0].masks.is_pinned()
+    assert_equal(batch.to("cuda").to("cpu"), collate([ClipDataset([cache[0]], seed=0)[0]]))
+
+
+def test_a_negative_amount_of_memory_is_refused() -> None:
+    config = "train/configs/demo.py"
+    assert load_config(config, {"data.ram_gb": 0}).data.ram_gb == 0.0
+    with pytest.raises(InputError, match="data.ram_gb is negative"):
+        load_config(config, {"data.ram_gb": -0.5})
