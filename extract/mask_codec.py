@@ -83,22 +83,28 @@ def encode(features: Tensor, codec: Codec) -> dict[str, np.ndarray]:
     scales = features.new_empty((len(features), *layout["scales"][0]), dtype=torch.float32)
     # One for all frames: fresh memory costs more than the arithmetic.
     buffer = torch.empty(layout["values"][0], device=features.device).flatten(1)
+    projection = _projection(codec.basis, features.device) if codec.basis else None
     for k, frame in enumerate(features):
-        codes = values[k].flatten(1)
-        scales[k] = _quantise(_components(frame.flatten(1), codec.basis, buffer), codes, buffer)
+        components = _components(frame.flatten(1), projection, buffer)
+        scales[k] = _quantise(components, values[k].flatten(1), buffer)
     if not scales.isfinite().all():
         raise InputError(NOT_FINITE)
     return {"values": values.cpu().numpy(), "scales": scales.cpu().numpy()}
 
 
-def _components(flat: Tensor, basis: Basis | None, buffer: Tensor) -> Tensor:
+def _projection(basis: Basis, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``a`` (R, C) and ``b`` (R, 1) of a F + b = (F - mean) encoder: no centred copy of F."""
+    offset = torch.from_numpy(-(basis.mean @ basis.encoder)[:, None])
+    return torch.from_numpy(basis.encoder).to(device).T, offset.to(device)
+
+
+def _components(flat: Tensor, projection: tuple[Tensor, Tensor] | None, buffer: Tensor) -> Tensor:
     """What is to be quantised of a frame (C, h*w) in float32: itself, or (R, h*w) in ``buffer``."""
-    if basis is None:
+    if projection is None:
         return flat.float()
-    encoder, mean = (torch.from_numpy(a).to(flat.device) for a in (basis.encoder, basis.mean))
+    encoder, offset = projection
     with torch.autocast(flat.device.type, enabled=False):
-        # (F - mean) encoder, without a centred copy of the C channels
-        return torch.addmm(-(mean @ encoder)[:, None], encoder.T, flat.float(), out=buffer)
+        return torch.addmm(offset, encoder, flat.float(), out=buffer)
 
 
 def _quantise(components: Tensor, codes: Tensor, buffer: Tensor) -> Tensor:
@@ -290,6 +296,7 @@ def iou_by_rank(features: Tensor, embeds: Tensor, basis: Basis) -> np.ndarray:
     embeds = embeds.float()
     decoder, mean = (torch.from_numpy(a).to(embeds.device) for a in (basis.decoder, basis.mean))
     weights, bias = embeds @ decoder.T, embeds @ mean  # (N, R), (N,)
+    projection = _projection(basis, features.device)
     frames = []
     for frame in features:
         flat = frame.float().flatten(1)
@@ -298,7 +305,7 @@ def iou_by_rank(features: Tensor, embeds: Tensor, basis: Basis) -> np.ndarray:
         exact = exact[shown]  # (M, h*w)
         buffer = flat.new_empty(basis.rank, flat.shape[1])
         codes = torch.empty_like(buffer, dtype=torch.int8)
-        scales = _quantise(_components(flat, basis, buffer), codes, buffer)
+        scales = _quantise(_components(flat, projection, buffer), codes, buffer)
         scaled = (weights * scales)[shown]  # (M, R)
         logits = bias[shown][:, None].repeat(1, flat.shape[1])
         curve = []

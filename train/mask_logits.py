@@ -7,7 +7,7 @@ features, so the C channels are never made and a product has only R:
 """
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -30,11 +30,16 @@ def project(embeds: Tensor, codec: Codec) -> tuple[Tensor, Tensor | None]:
     """
     if codec.basis is None:
         return embeds, None
-    decoder, mean = (
-        torch.from_numpy(array).to(embeds.device)
-        for array in (codec.basis.decoder, codec.basis.mean)
-    )
+    decoder, mean = _basis(codec, embeds.device)
     return embeds @ decoder.T, embeds @ mean
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept has to serve training, too
+def _basis(codec: Codec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Decoder and mean on a device; a copy for every product would wait for it each time."""
+    decoder, mean = map(torch.from_numpy, (codec.basis.decoder, codec.basis.mean))
+    return decoder.to(device), mean.to(device)
 
 
 def mask_logits(

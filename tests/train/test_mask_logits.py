@@ -128,3 +128,12 @@ def test_features_travel_coded(codec: Codec) -> None:
         n: (a.shape, a.itemsize) for n, a in stored.items()
     }
     assert there.shape == (2, 3, 4)
+
+
+def test_replay_in_inference_mode_leaves_training_possible() -> None:
+    codec = make_codec(LOWRANK, CHANNELS)
+    stored, embeds = make(codec, 1, 3, 4, 2)
+    with torch.inference_mode():
+        mask_logits(stored, embeds, codec=codec)
+    MaskFeatures(stored, codec).logits(embeds.requires_grad_()).sum().backward()
+    assert embeds.grad.abs().sum() > 0
