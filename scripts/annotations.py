@@ -1,6 +1,8 @@
 """Data sets as the scoring scripts need them: plain records, without frames."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from cache_schema.cli import InputError
@@ -38,22 +40,23 @@ def with_truth(data: Dataset) -> Iterator[AnnotatedVideo]:
         # Only in MeViS may all sentences of a video mean nothing.
         if not video.objects and not isinstance(data, MeViS):
             raise InputError(f"video {video.id} has no masks, so there is no truth to score with")
-        yield _plain(video, None)
+        yield _plain(video)
 
 
-def with_sizes(data: Dataset) -> Iterator[AnnotatedVideo]:
-    """The videos of a split, without truth; a size is None where the first frame is not there."""
+def without_truth(data: Dataset) -> Iterator[AnnotatedVideo]:
+    """What a submission has to hold; sizes are None where neither frames nor masks tell."""
     for video in data:
-        try:
-            size = video.size()
-        except InputError:
-            size = _plain(video, None).annotated_size
-        yield _plain(video, size)
+        record = _plain(video)
+        size = record.annotated_size
+        if size is None:
+            with suppress(InputError):
+                size = video.size()
+        yield replace(record, objects={}, size=size)
 
 
-def _plain(video: SourceVideo, size: tuple[int, int] | None) -> AnnotatedVideo:
+def _plain(video: SourceVideo) -> AnnotatedVideo:
     items = [
         Item(video.id, e.id, e.text, e.tag, e.object_ids, e.annotation_ids)
         for e in video.expressions
     ]
-    return AnnotatedVideo(video.id, video.frame_names, items, video.objects, size)
+    return AnnotatedVideo(video.id, video.frame_names, items, video.objects, None)

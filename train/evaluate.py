@@ -33,6 +33,7 @@ from train.evaluation.cache_scores import (
     ONE_OBJECT,
     Task,
     check_origin,
+    list_expressions,
     score_davis,
     score_expressions,
 )
@@ -125,30 +126,6 @@ def pick_rule(config: Config, dataset: str) -> str:
     if config.evaluation.rule != "auto":
         return config.evaluation.rule
     return "top1" if dataset in ONE_OBJECT else "threshold"
-
-
-def list_expressions(reader: CacheReader) -> dict[str, list[Item]]:
-    """The expressions of every video that has any.
-
-    Raises:
-        InputError: there are none in the whole cache.
-    """
-    videos = {}
-    for video_id in reader.video_ids:
-        video = reader.video(video_id)
-        items = []
-        for expression_id in video.expression_ids:
-            e = video.expression(expression_id)
-            ids = list(e.object_ids), list(e.annotation_ids)
-            items.append(Item(video_id, expression_id, e.text, e.tag, *ids))
-        if items:
-            videos[video_id] = items
-    if not videos:
-        raise InputError(
-            f"{reader.path} has no expressions, so there is nothing to predict; extract a data set "
-            "that has them"
-        )
-    return videos
 
 
 def predict(

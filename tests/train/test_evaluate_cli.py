@@ -6,24 +6,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from cache_schema import cli
 from cache_schema.reader import CacheReader
 from tests import synthetic
+from tests.train.protocol_caches import write_cache, write_head
 from train import evaluate
 from train.config import load_config
 from train.evaluation import jf, pngs
 from train.evaluation.mevis import Truth
 from train.predictions import Predictions
 from train.replay import keep, replay
-from train.runner import build_head
 
-CONFIG = """
-model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
-             num_heads=4, feedforward_dim=32)
-evaluation = dict(sigma=0.5)
-"""
 FIGURES = {"J", "F", "J&F", "num_expressions"}
 
 
@@ -31,7 +25,7 @@ FIGURES = {"J", "F", "J&F", "num_expressions"}
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with cache, cache without truth, config and the checkpoint of an untrained head."""
     place = tmp_path_factory.mktemp("evaluate")
-    (place / "config.py").write_text(CONFIG)
+    write_head(place)
     videos = synthetic.write_cache(place / "cache", num_videos=3, num_frames=(4, 6, 3))
     with synthetic.open_writer(place / "no_truth", seed=1) as writer:
         for video in videos:
@@ -40,12 +34,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with synthetic.open_writer(place / "no_text", seed=2) as writer:
         videos[0].expressions = []
         synthetic.write_video(writer, videos[0])
-    torch.manual_seed(0)
-    head = build_head(load_config(place / "config.py"))
-    with torch.no_grad():
-        head.class_head.weight.mul_(4)  # an untrained head says 0.5 to everything
-    weights = {f"head.{name}": value for name, value in head.state_dict().items()}
-    torch.save({"meta": {"iter": 0}, "state_dict": weights}, place / "iter_0.pth")
     return place
 
 
@@ -140,13 +128,62 @@ def test_another_sigma_is_scored_without_the_head(
     stored = str(done[0] / "predictions.h5")
     assert _run(place, tmp_path / "same", source=stored) == 0
     same = json.loads((tmp_path / "same" / "metrics.json").read_text())
-    assert "controls" not in same
-    assert same["J&F"] == pytest.approx(done[1]["J&F"], abs=1e-3)
+    assert same == {key: value for key, value in done[1].items() if key != "controls"}
     assert _run(place, tmp_path / "strict", "--sigma", "1", "--controls", source=stored) == 0
     strict = json.loads((tmp_path / "strict" / "metrics.json").read_text())
     assert strict["J&F"] == strict["controls"]["nothing"]["J&F"]
     assert set(strict["controls"]) == {"every_object", "nothing", "best_choice"}
     assert "shuffled text needs the head" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sigma", ["0.3", "0.55"])
+def test_a_replay_at_another_sigma_is_a_new_evaluation_to_the_bit(
+    place: Path, done: tuple[Path, dict], tmp_path: Path, sigma: str
+) -> None:
+    stored = str(done[0] / "predictions.h5")  # of sigma 0.5
+    again = ["--sigma", sigma, "--save-masks"]
+    assert _run(place, tmp_path / "replayed", *again, source=stored) == 0
+    assert _run(place, tmp_path / "anew", *again, "--controls") == 0
+    replayed, anew = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("replayed", "anew")
+    )
+    del anew["controls"]
+    assert replayed == anew and anew["J"] != done[1]["J"]
+    masks = sorted((tmp_path / "anew" / "masks").rglob("*.png"))
+    assert len(masks) == 4 * (4 + 6 + 3)
+    for path in masks:
+        other = tmp_path / "replayed" / path.relative_to(tmp_path / "anew")
+        assert path.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "rule"),
+    [("mevis", "threshold"), ("ref_youtube_vos", "top1"), ("ref_davis", "top1"),
+     ("refcoco", "top1"), ("folder", "threshold")],
+)  # fmt: skip
+def test_the_rule_is_that_of_the_data_set_unless_it_is_given(
+    place: Path, dataset: str, rule: str
+) -> None:
+    config = load_config(place / "config.py")
+    assert evaluate.pick_rule(config, dataset) == rule
+    for given in ("threshold", "top1"):
+        config = load_config(place / "config.py", {"evaluation.rule": given})
+        assert evaluate.pick_rule(config, dataset) == given
+
+
+def test_ref_youtube_vos_is_scored_where_its_objects_are(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_cache(tmp_path / "known", "ref_youtube_vos")
+    assert _run(place, tmp_path / "out", "--controls", cache=str(tmp_path / "known")) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["num_expressions"] == 12 and "best_choice" in metrics["controls"]
+    assert Predictions(tmp_path / "out" / "predictions.h5").rule == "top1"
+    write_cache(tmp_path / "secret", "ref_youtube_vos", truth=False)
+    assert _run(place, tmp_path / "none", "--save-masks", cache=str(tmp_path / "secret")) == 0
+    assert "no ground truth: 12 expressions" in capsys.readouterr().out
+    assert not (tmp_path / "none" / "metrics.json").exists()
+    assert len(list((tmp_path / "none" / "masks").rglob("*.png"))) == 4 * 4 + 8 * 5
 
 
 def test_the_table_is_printed(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

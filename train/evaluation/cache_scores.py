@@ -54,6 +54,30 @@ class Task:
             yield self.reader.video(video_id), items, rounds
 
 
+def list_expressions(reader: CacheReader) -> dict[str, list[Item]]:
+    """The expressions of every video that has any.
+
+    Raises:
+        InputError: there are none in the whole cache.
+    """
+    videos = {}
+    for video_id in reader.video_ids:
+        video = reader.video(video_id)
+        items = []
+        for expression_id in video.expression_ids:
+            e = video.expression(expression_id)
+            ids = list(e.object_ids), list(e.annotation_ids)
+            items.append(Item(video_id, expression_id, e.text, e.tag, *ids))
+        if items:
+            videos[video_id] = items
+    if not videos:
+        raise InputError(
+            f"{reader.path} has no expressions, so there is nothing to predict; extract a data set "
+            "that has them"
+        )
+    return videos
+
+
 def check_origin(reader: CacheReader, predictions: Predictions) -> None:
     """Refuse predictions of another cache."""
     if predictions.fingerprint != reader.fingerprint_hex:

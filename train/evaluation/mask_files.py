@@ -39,6 +39,16 @@ class MaskFiles:
             return (self.path / name).is_dir()
         return any(entry.startswith(f"{name}/") for entry in self._zip.NameToInfo)
 
+    def names(self) -> list[str]:
+        """The files of a zip as they are named in it, folders left out.
+
+        Raises:
+            InputError: it is a folder.
+        """
+        if self._zip is None:
+            raise InputError(f"{self.path} is a folder; give the zip that is to be handed in")
+        return [info.filename for info in self._zip.infolist() if not info.is_dir()]
+
     def read(self, name: str) -> bytes | None:
         """Content of a file; None if there is none of that name.
 

@@ -116,11 +116,7 @@ class MaskDecoder:
             self._simple += 1 if packed is not None else -2
             if packed is not None:
                 return packed
-        # The benchmarks' own evaluators read masks so, whatever the mode.
-        image = cv2.imdecode(np.frombuffer(png.data, np.uint8), cv2.IMREAD_GRAYSCALE)
-        if image is None:
-            raise ValueError("its image data are broken")
-        return bits.pack(image, words)
+        return bits.pack(grey_values(png), words)
 
 
 def _unfiltered(rows: np.ndarray, words: int) -> np.ndarray | None:
@@ -147,6 +143,18 @@ def _unfiltered(rows: np.ndarray, words: int) -> np.ndarray | None:
         mask = total ^ before
     # Only then are the values really 0 and 255, and not sums beyond.
     return None if (on & ~mask).any() or (off & mask).any() else mask
+
+
+def grey_values(png: PNG) -> np.ndarray:
+    """The image in grey, (H, W) uint8, as the benchmarks' evaluators read masks of any mode.
+
+    Raises:
+        ValueError: the image data are broken.
+    """
+    image = cv2.imdecode(np.frombuffer(png.data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise ValueError("its image data are broken")
+    return image
 
 
 def labels(png: PNG) -> np.ndarray:

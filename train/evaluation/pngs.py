@@ -28,8 +28,13 @@ def map_name(annotator: int, video: str, frame: str) -> str:
     return f"anno_{annotator}/{_plain(video)}/{_plain(frame)}.png"
 
 
+def is_plain(part: str) -> bool:
+    """Whether an id can be the name of a file or folder as it is."""
+    return re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", part) is not None
+
+
 def _plain(part: str) -> str:
-    return part if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", part) else escape(part)
+    return part if is_plain(part) else escape(part)
 
 
 def mask_path(folder: Path, video: str, expression: str, frame: str) -> Path:

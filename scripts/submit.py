@@ -1,0 +1,113 @@
+"""Pack masks for a benchmark's server, or say what it would reject.
+
+    python -m scripts.submit --cache CACHE --predictions FILE --out FILE.zip [--sigma 0.5]
+    python -m scripts.submit --pred DIR (--cache CACHE | --dataset NAME --root D --split S)
+                             --out FILE.zip
+    python -m scripts.submit --check FILE.zip (--cache CACHE | --dataset NAME --root D --split S)
+
+Predictions are those of train.evaluate; a folder may hold the masks of any method, in the layout of
+scripts.score. Exit status: 0 all is well, 1 the server would reject it, 2 something cannot be read.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from cache_schema import cli
+from cache_schema.cli import InputError
+from cache_schema.reader import CacheReader
+from scripts.annotations import DATASETS, open_dataset, without_truth
+from train.__main__ import pick_device
+from train.evaluation import cache_submission, parallel
+from train.evaluation.records import AnnotatedVideo
+from train.evaluation.submission import Rejected, from_files
+from train.evaluation.submission_check import check, report_lines
+from train.predictions import Predictions
+
+
+def main(argv: list[str]) -> int:
+    """Command line; see the module's docstring."""
+    arguments = _parser().parse_args(argv)
+    _check(arguments)
+    try:
+        if arguments.predictions:
+            count = _from_predictions(arguments)
+        else:
+            dataset, videos, num_videos = _described(arguments)
+            how = {"num_videos": num_videos, "workers": arguments.workers}
+            if arguments.check:
+                problems = check(Path(arguments.check), dataset, videos, **how)
+                if problems:
+                    raise Rejected(problems)
+                print(f"{arguments.check} holds all that {dataset} wants")
+                return 0
+            source, out = Path(arguments.pred), Path(arguments.out)
+            count = from_files(source, dataset, videos, out, **how)
+    except Rejected as rejected:
+        print(f"would be rejected:\n{report_lines(rejected.problems)}")
+        return 1
+    print(f"submission: {arguments.out} ({count} masks)")
+    return 0
+
+
+def _from_predictions(arguments: argparse.Namespace) -> int:
+    predictions = Predictions(arguments.predictions)
+    return cache_submission.from_cache(
+        CacheReader(arguments.cache),
+        predictions,
+        Path(arguments.out),
+        sigma=predictions.sigma if arguments.sigma is None else arguments.sigma,
+        device=pick_device(arguments.device),
+    )
+
+
+def _described(arguments: argparse.Namespace) -> tuple[str, Iterable[AnnotatedVideo], int]:
+    """The data set's name, and its videos as the cache or the data set itself has them."""
+    if arguments.cache:
+        reader = CacheReader(arguments.cache)
+        videos = cache_submission.cache_videos(reader)
+        return reader.dataset, videos, len(videos)
+    data = open_dataset(arguments.dataset, arguments.root, arguments.split or "valid")
+    return arguments.dataset, without_truth(data), len(data)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    if arguments.predictions and not arguments.cache:
+        raise InputError("--predictions needs the --cache that they were predicted from")
+    if not arguments.cache and not (arguments.dataset and arguments.root):
+        raise InputError("what has to be handed in is not said: give --cache, or --dataset, --root")
+    if not arguments.check and not arguments.out:
+        raise InputError("give --out, the zip to write")
+    if arguments.sigma is not None and not 0 <= arguments.sigma <= 1:
+        raise InputError(f"--sigma {arguments.sigma}: a score is from 0 to 1, and so is sigma")
+    if arguments.workers < 1:
+        raise InputError(f"--workers {arguments.workers}: at least one process has to work")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.submit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--predictions", metavar="FILE", help="predictions.h5 of an evaluation")
+    what.add_argument("--pred", metavar="DIR", help="folder (or zip) of anybody's masks")
+    what.add_argument("--check", metavar="ZIP", help="say what is wrong with a submission")
+    parser.add_argument("--cache", help="cache of the split")
+    parser.add_argument("--dataset", choices=list(DATASETS), help="instead of --cache")
+    parser.add_argument("--root", help="folder of the data set")
+    parser.add_argument("--split", help="default: valid")
+    parser.add_argument("--out", metavar="ZIP", help="submission to write")
+    parser.add_argument("--sigma", type=float, help="keep queries above (default: the stored one)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--workers", type=int, default=parallel.cores(), help="processes (default: the cores)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

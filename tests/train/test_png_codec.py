@@ -1,0 +1,140 @@
+"""PNGs of masks: the quick decoder against OpenCV and Pillow, and what is said of broken files."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from train.evaluation import bits, jf
+from train.evaluation import png_codec as codec
+
+FILTERS = {
+    "none": cv2.IMWRITE_PNG_FILTER_NONE, "sub": cv2.IMWRITE_PNG_FILTER_SUB,
+    "up": cv2.IMWRITE_PNG_FILTER_UP, "average": cv2.IMWRITE_PNG_FILTER_AVG,
+    "paeth": cv2.IMWRITE_PNG_FILTER_PAETH, "mixed": cv2.IMWRITE_PNG_ALL_FILTERS,
+}  # fmt: skip
+
+
+def _by_opencv(values: np.ndarray, kind: int) -> bytes:
+    return cv2.imencode(".png", values, [cv2.IMWRITE_PNG_FILTER, kind])[1].tobytes()
+
+
+def _by_pillow(image: Image.Image, **how: int) -> bytes:
+    made = io.BytesIO()
+    image.save(made, "PNG", **how)
+    return made.getvalue()
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    png = codec.PNG.parse(data)
+    return bits.unpack(codec.MaskDecoder().decode(png), png.size[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_masks_of_any_writer_come_back(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 150))
+    rng = np.random.default_rng(data.draw(st.integers(0, 9999)))
+    value = data.draw(st.sampled_from([255, 1, 128, 254]))
+    if data.draw(st.booleans()):
+        mask = rng.random((height, width)) < data.draw(st.sampled_from([0, 0.02, 0.5, 1]))
+    else:
+        mask = np.zeros((height, width), bool)
+        y, x = rng.integers(0, height), rng.integers(0, width)
+        mask[y : y + rng.integers(1, 9), x : x + rng.integers(1, 99)] = True
+    values = mask * np.uint8(value)
+    for kind in FILTERS.values():
+        np.testing.assert_array_equal(_decoded(_by_opencv(values, kind)), mask)
+    np.testing.assert_array_equal(_decoded(_by_pillow(Image.fromarray(values))), mask)
+    np.testing.assert_array_equal(_decoded(codec.encode_mask(mask)), mask)
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_grey_values_are_no_mask_of_two(kind: str) -> None:
+    """Values between, and differences that would only seem to switch on and off."""
+    rng = np.random.default_rng(0)
+    for palette in ([0, 255, 254], [0, 1, 2], [0, 7, 255]):
+        values = rng.choice(np.uint8(palette), (20, 70))
+        np.testing.assert_array_equal(_decoded(_by_opencv(values, FILTERS[kind])), values > 0)
+
+
+def test_the_usual_writers_are_read_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.zeros((60, 90), np.uint8)
+    cv2.circle(mask, (40, 30), 20, 255, -1)
+    files = [_by_opencv(mask, FILTERS[kind]) for kind in ("none", "sub", "up")]
+    files += [cv2.imencode(".png", mask)[1].tobytes(), codec.encode_mask(mask > 0)]
+    monkeypatch.setattr(codec, "grey_values", lambda png: pytest.fail("OpenCV was asked"))
+    for data in files:
+        np.testing.assert_array_equal(_decoded(data), mask > 0)
+
+
+def test_a_writer_of_other_files_is_asked_once_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    paeth = codec.PNG.parse(_by_opencv(np.eye(9, dtype=np.uint8) * 255, FILTERS["paeth"]))
+    decoder, asked = codec.MaskDecoder(), []
+    monkeypatch.setattr(codec, "_unfiltered", lambda rows, words: asked.append(rows.shape) or None)
+    for _ in range(3):
+        assert bits.count(decoder.decode(paeth)) == 9
+    assert len(asked) == 1
+
+
+def test_masks_of_other_modes_are_read_as_opencv_reads_them() -> None:
+    mask = np.zeros((12, 20), np.uint8)
+    mask[3:7, 4:15] = 1
+    grey = Image.fromarray(mask * 255)
+    palette = Image.fromarray(mask)
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    for image in (grey.convert("1"), grey.convert("RGB"), grey.convert("LA"), palette):
+        np.testing.assert_array_equal(_decoded(_by_pillow(image)), mask > 0)
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2], [0, 254, 255], list(range(256))])
+def test_labels_come_back_whatever_the_depth(ids: list[int]) -> None:
+    values = np.random.default_rng(0).choice(np.uint8(ids), (11, 13))
+    png = codec.PNG.parse(codec.encode_labels(values))
+    assert (png.mode, png.size) == ("P", (11, 13))
+    np.testing.assert_array_equal(codec.labels(png), values)
+    few = Image.fromarray(values % 4)
+    few.putpalette([i for i in range(4) for _ in range(3)])
+    small = codec.PNG.parse(_by_pillow(few))
+    assert small.mode == "P" and small.depth < 8 and small.filtered().shape[0] == 11
+    np.testing.assert_array_equal(codec.labels(small), values % 4)
+
+
+def test_the_palette_is_that_of_davis() -> None:
+    image = Image.open(io.BytesIO(codec.encode_labels(np.zeros((2, 2), np.uint8))))
+    assert image.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+
+
+def test_broken_files_are_told_apart() -> None:
+    whole = codec.encode_mask(np.eye(8, 9, dtype=bool))
+    for data, words in (
+        (b"", "not a PNG"),
+        (b"GIF89a" + whole, "not a PNG"),
+        (whole[:20], "cut short"),
+        (whole[:-1], "cut short"),
+        (whole[:19] + b"\0" + whole[20:], "checksum"),
+        (codec.SIGNATURE + whole[33:], "no header"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            codec.PNG.parse(data)
+    huge = _by_pillow(Image.new("1", (codec.MAX_PIXELS + 1, 1)))
+    with pytest.raises(ValueError, match="its header says"):
+        codec.PNG.parse(huge)
+
+
+def test_bits_are_those_of_the_mask() -> None:
+    rng = np.random.default_rng(0)
+    for width in (1, 63, 64, 65, 200):
+        mask = rng.random((7, width)) > 0.5
+        words = jf.row_words(7, width)
+        packed = bits.pack(mask, words)
+        assert packed.shape == (7, words) and bits.count(packed) == mask.sum()
+        np.testing.assert_array_equal(bits.unpack(packed, width), mask)
+        odd = np.cumsum(mask, axis=1) % 2 == 1
+        np.testing.assert_array_equal(bits.unpack(bits.parity(packed), width), odd)
+        right = bits.unpack(bits.shifted(packed, 1), width)
+        np.testing.assert_array_equal(right[:, 1:], mask[:, :-1])

@@ -1,0 +1,192 @@
+"""Writes the zip of a submission; what belongs into it says `train.evaluation.submission_check`.
+
+Masks go straight into the zip, one video after the other. Each is checked before it is written, and
+the zip appears under its name only if it is complete. Here they come from somebody's files; from
+stored predictions see `train.evaluation.cache_submission`.
+"""
+
+import os
+import zipfile
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from cache_schema.cli import InputError
+from train.evaluation import parallel
+from train.evaluation.mask_files import open_masks
+from train.evaluation.png_codec import PNG, encode_labels, encode_mask, grey_values, labels
+from train.evaluation.records import AnnotatedVideo
+from train.evaluation.submission_check import (
+    DAVIS,
+    TOP,
+    Problem,
+    check_png,
+    file_names,
+    list_missing,
+)
+
+
+class Rejected(Exception):
+    """The masks do not make a submission; ``problems`` says why."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(f"{len(problems)} problems")
+        self.problems = problems
+
+
+class SubmissionWriter:
+    """A zip that appears under its name when it is complete, and not at all otherwise.
+
+    Args:
+        path: the zip; a present one is replaced.
+        dataset: one of `LAYOUTS`.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+
+    def __init__(self, path: Path, dataset: str) -> None:
+        self.path, self._dataset = path, dataset
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.num_files = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # PNGs are compressed already.
+            self._zip = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_STORED)
+        except OSError as error:
+            raise InputError(
+                f"{path.parent} cannot be written to ({error}); give another --out"
+            ) from None
+
+    def add(self, video: AnnotatedVideo, masks: Iterable[tuple[str, bytes]]) -> None:
+        """Write the masks of a video, as names and checked PNGs, in any order.
+
+        Raises:
+            Rejected: one is missing, or not one of the video.
+            InputError: the zip cannot be written.
+        """
+        missing = {name for row in file_names(self._dataset, video) for name in row}
+        for name, data in masks:
+            if name not in missing:
+                raise Rejected([Problem("extra file", name)])
+            missing.remove(name)
+            try:
+                # A fixed date: the same masks make the same zip.
+                self._zip.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be written ({error})") from None
+            self.num_files += 1
+        if missing:
+            raise Rejected([Problem("missing frame", name) for name in sorted(missing)])
+
+    def __enter__(self) -> "SubmissionWriter":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._zip.close()
+            if kind is None:
+                _publish(self._temporary, self.path)
+        except OSError as failure:
+            raise InputError(f"{self.path} cannot be written ({failure})") from None
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a complete file its name, on disk."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def from_files(
+    source: Path,
+    dataset: str,
+    videos: Iterable[AnnotatedVideo],
+    path: Path,
+    *,
+    num_videos: int,
+    workers: int,
+) -> int:
+    """Pack somebody's masks into a submission, in the mode that the server wants.
+
+    Args:
+        source: folder or zip of the masks; with or without the folder Annotations.
+        dataset: one of `LAYOUTS`.
+        videos: what has to be in it; truth is not needed.
+        path: the zip to write.
+        num_videos: for the progress bar.
+        workers: processes.
+
+    Returns:
+        The number of masks.
+
+    Raises:
+        InputError: neither folder nor zip.
+        Rejected: masks are missing, broken or of another size.
+    """
+    top = TOP[dataset].rstrip("/")
+    prefix = TOP[dataset] if top and open_masks(source).has_folder(top) else ""
+    pack = partial(_pack_video, source=source, dataset=dataset, prefix=prefix)
+    problems: list[Problem] = []
+    with SubmissionWriter(path, dataset) as writer:
+        work = parallel.run(
+            pack, (v for v in videos if v.items or dataset == DAVIS), workers=workers
+        )
+        for video, masks, found in tqdm(
+            work, total=num_videos, desc="pack", unit="video", disable=None
+        ):
+            problems += found
+            if not problems:
+                writer.add(video, masks)
+        if problems:
+            raise Rejected(problems)
+    return writer.num_files
+
+
+def _pack_video(
+    video: AnnotatedVideo, *, source: Path, dataset: str, prefix: str
+) -> tuple[AnnotatedVideo, list[tuple[str, bytes]], list[Problem]]:
+    """The masks of a video as names and checked PNGs, or what is wrong with them."""
+    files, size = open_masks(source), video.annotated_size
+    masks: list[tuple[str, bytes]] = []
+    problems: list[Problem] = []
+    rows, gaps = file_names(dataset, video), []
+    for row in rows:
+        gaps.append([])
+        for name in row:
+            data = files.read(prefix + name.removeprefix(TOP[dataset]))
+            if data is None:
+                gaps[-1].append(name)
+                continue
+            data = _converted(data, dataset)
+            problem, size = check_png(data, dataset, size)
+            if problem is None:
+                masks.append((name, data))
+            else:
+                problems.append(Problem(problem.kind, f"{name}: {problem.where}"))
+    return video, masks, problems + list(list_missing(dataset, video, rows, gaps))
+
+
+def _converted(data: bytes, dataset: str) -> bytes:
+    """A mask in the mode that the server wants; as it is if it cannot be read."""
+    try:
+        png = PNG.parse(data)
+        if dataset == DAVIS:
+            return data if png.mode == "P" else encode_labels(labels(png))
+        values = grey_values(png)
+        fits = png.mode == "L" and not ((values != 0) & (values != 255)).any()
+        return data if fits else encode_mask(values > 0)
+    except ValueError:
+        return data
