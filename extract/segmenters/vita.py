@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Mask2FormerForUniversalSegmentation
 
+from extract.segmenters.backbone import FoldedBackbone
 from extract.segmenters.config import SegmenterConfig
+from extract.segmenters.frame_decoder import decode_queries, float32
+from extract.segmenters.pixel_decoder import decode_pixels
 from extract.segmenters.vita_head import VideoOutput, VITAHead
 
 
@@ -30,13 +33,24 @@ class VITA(nn.Module):
     Weights are random until `extract.segmenters.weights.load_weights` fills them in. To train the
     parts, build them on their own (`SegmenterConfig.mask2former`, `VITAHead`): their state
     dictionaries load into ``frame_model`` and ``head``.
+
+    The library's Mask2Former holds the weights of the frame level; `FoldedBackbone`,
+    `decode_pixels` and `decode_queries` compute with them what its forward pass would, and say how.
+
+    Attributes:
+        autocast: None, or the narrow type (``torch.bfloat16``, ``torch.float16``) in which the
+            backbone, the attention and feed-forward layers of the frame decoder and the video head
+            multiply. As in the reference, the pixel decoder stays float32, and so do norms,
+            softmax, residual sums and masks. Outputs are float32 in any case.
     """
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         self.config = config
+        self.autocast: torch.dtype | None = None
         self.frame_model = Mask2FormerForUniversalSegmentation(config.mask2former())
         self.head = VITAHead(config)
+        self._backbone = FoldedBackbone(self.frame_model.model.pixel_level_module.encoder)
         self.requires_grad_(False)
         self.eval()
 
@@ -49,7 +63,7 @@ class VITA(nn.Module):
         """Where the weights are, and where images have to be."""
         return self.head.decoder_norm.weight.device
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def frames(self, images: Tensor) -> FrameOutput:
         """Frame queries and mask features of a chunk of frames; frames do not see each other.
 
@@ -58,31 +72,41 @@ class VITA(nn.Module):
         """
         model = self.frame_model.model
         decoder = model.pixel_level_module.decoder
-        # VITA projects the finest map of the pixel decoder itself. The library returns that map
-        # only after Mask2Former's own projection, so it is taken on its way in.
-        finest: list[Tensor] = []
-        hook = decoder.mask_projection.register_forward_pre_hook(
-            lambda _, inputs: finest.append(inputs[0])
-        )
-        try:
-            pixels = model.pixel_level_module(images)
-        finally:
-            hook.remove()
-        # Below the library's own forward pass: that one also classifies the queries of every layer.
-        layers = model.transformer_module(
-            multi_scale_features=pixels.decoder_hidden_states,
-            mask_features=pixels.decoder_last_hidden_state,
-        ).intermediate_hidden_states  # (N_f, t, C) each, after the norm
-        return FrameOutput(
-            frame_queries=layers[-1].transpose(0, 1).contiguous(),  # (t, N_f, C)
-            mask_features=self.head.vita_mask_features(finest[0]),  # (t, C_mask, h, w)
-        )
+        with self._narrow():
+            maps = self._backbone(images)
+        with float32(images.device):
+            pixels = decode_pixels(decoder, maps)
+            mask_features = self._mask_features(pixels.finest)
+        with self._narrow():
+            queries = decode_queries(model.transformer_module, decoder.mask_projection, pixels)
+        return FrameOutput(frame_queries=queries.float(), mask_features=mask_features)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def video(self, frame_queries: Tensor) -> VideoOutput:
         """Video queries, class logits and mask embeddings of B clips.
 
         Args:
             frame_queries: (B, T, N_f, C) float32.
         """
-        return self.head(frame_queries)
+        with self._narrow():
+            output = self.head(frame_queries)
+        return VideoOutput(
+            video_queries=output.video_queries.float(),
+            logits=output.logits.float(),
+            mask_embeds=output.mask_embeds.float(),
+        )
+
+    def _narrow(self) -> torch.autocast:
+        """The context of what may multiply in the narrow type."""
+        narrow = self.autocast
+        return torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None)
+
+    def _mask_features(self, finest: Tensor) -> Tensor:
+        """VITA's projection of the finest map, (t, C, h, w) -> (t, C_mask, h, w) contiguous.
+
+        As a product: the convolution would keep the map's channels last, for others to reorder.
+        """
+        projection = self.head.vita_mask_features
+        weight = projection.weight.flatten(1).expand(len(finest), -1, -1)  # (t, C_mask, C)
+        features = torch.baddbmm(projection.bias[:, None], weight, finest.flatten(2))
+        return features.unflatten(2, finest.shape[-2:])

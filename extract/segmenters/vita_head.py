@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from extract.segmenters.attention import multihead
 from extract.segmenters.config import SegmenterConfig
 
 
@@ -197,7 +198,7 @@ class SelfAttention(nn.Module):
     def forward(self, queries: Tensor, position: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         placed = queries if position is None else queries + position
-        attended = self.self_attn(placed, placed, queries, need_weights=False)[0]
+        attended = multihead(self.self_attn, placed, placed, queries)
         return self.norm(queries + attended)
 
 
@@ -211,7 +212,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, *, position: Tensor) -> Tensor:
         """(B, N, C) queries, (B, M, C) keys and values -> (B, N, C)."""
-        attended = self.multihead_attn(queries + position, keys, values, need_weights=False)[0]
+        attended = multihead(self.multihead_attn, queries + position, keys, values)
         return self.norm(queries + attended)
 
 
@@ -226,7 +227,7 @@ class FeedForward(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return self.norm(queries + self.linear2(F.relu(self.linear1(queries))))
+        return self.norm(queries + self.linear2(F.relu(self.linear1(queries), inplace=True)))
 
 
 class MLP(nn.Module):

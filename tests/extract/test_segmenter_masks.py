@@ -3,6 +3,7 @@
 import torch
 
 from cache_schema.records import Geometry
+from extract.segmenters import masks
 from extract.segmenters.masks import mask_logits, to_original, tracks
 
 # resized without change to 24x40 and padded to 32x64: 6x10 of 8x16 cells are image
@@ -70,3 +71,12 @@ def test_tracks_measure_the_box_area_and_certainty() -> None:
     expected = torch.tensor([0.5, 0.5, 1, 1, 2 / 60, both])
     torch.testing.assert_close(found[0, 1].float(), expected, atol=1e-3, rtol=0)
     assert (found[1] == 0).all()
+
+
+def test_tracks_do_not_depend_on_what_is_measured_together(monkeypatch) -> None:
+    logits = 3 * noise(2, 5, 8, 16) - 2
+    together = tracks(logits, GEOMETRY)
+    monkeypatch.setattr(masks, "CACHED_CELLS", 120)  # two masks of 60 cells
+    assert torch.equal(tracks(logits, GEOMETRY), together)
+    assert torch.equal(tracks(logits[:1, 3:4], GEOMETRY), together[3:4, :1])
+    assert tracks(logits[:, :0], GEOMETRY).shape == (0, 2, 6)

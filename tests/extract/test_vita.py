@@ -99,7 +99,6 @@ def test_shapes_of_frames(vita: VITA) -> None:
     output = vita.frames(queries(2, 3, 64, 96))
     assert output.frame_queries.shape == (2, 20, 64)
     assert output.mask_features.shape == (2, 64, 16, 24)
-    assert not vita.frame_model.model.pixel_level_module.decoder.mask_projection._forward_pre_hooks
 
 
 def test_vita_is_frozen(vita: VITA) -> None:

@@ -1,0 +1,117 @@
+"""Mask2Former's pixel decoder for inference: backbone maps to attended and fine maps.
+
+Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation" (CVPR 2022).
+The library's modules hold the weights. What differs from the library's forward pass:
+
+- Sampling is `deformable_attention`, and resizing is `resize`.
+- What depends on a frame's size only is computed once for a size, and not for every frame.
+- Maps have their channels last, so that their cells are tokens without a copy; sums and ReLU are
+  done in place.
+- Mask2Former's own mask features, of which inference needs only coarse ones, are left out.
+
+The numbers are the same up to rounding.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from extract.segmenters.deformable import SamplingGrid, sample, sampling_grid, value_table
+from extract.segmenters.tokens import (
+    Shape,
+    first_rows,
+    map_of,
+    position_tokens,
+    resize,
+    tokens_of,
+)
+
+# Tokens whose way through a layer fits a processor's cache: more at a time are slower there.
+CACHED_TOKENS = 2048
+
+
+@dataclass
+class Pixels:
+    """What the pixel decoder says of t frames.
+
+    Attributes:
+        levels: (t, h_l*w_l, C) float32, the attended maps as tokens, coarse to fine.
+        shapes: h_l and w_l of each.
+        finest: (t, C, h, w) float32, the map at stride 4, before any mask projection.
+    """
+
+    levels: list[Tensor]
+    shapes: tuple[Shape, ...]
+    finest: Tensor
+
+
+def decode_pixels(decoder: nn.Module, maps: tuple[Tensor, ...]) -> Pixels:
+    """Deformable attention over the coarse maps, then a feature pyramid down to stride 4.
+
+    Args:
+        decoder: the library's ``Mask2FormerPixelDecoder``.
+        maps: (t, C_l, h_l, w_l) of the backbone, fine to coarse.
+    """
+    # (t, C_l, h_l, w_l), in memory (t, h_l, w_l, C_l)
+    maps = [each.float().contiguous(memory_format=torch.channels_last) for each in maps]
+    coarse = [
+        project(each) for project, each in zip(decoder.input_projections, maps[::-1], strict=False)
+    ]
+    shapes = tuple(tuple(each.shape[-2:]) for each in coarse)
+    tokens = torch.cat([tokens_of(each) for each in coarse], 1)  # (t, S, C)
+    positions = torch.cat(
+        [
+            position_tokens(tokens.shape[-1], shape, tokens.device) + embedding
+            for shape, embedding in zip(shapes, decoder.level_embed, strict=True)
+        ]
+    )  # (S, C)
+    for layer in decoder.encoder.layers:
+        attention = layer.self_attn
+        grid = sampling_grid(shapes, attention.n_heads, attention.n_points, tokens.device)
+        tokens = _encoder_layer(layer, tokens, positions, grid)
+    levels = list(tokens.split([height * width for height, width in shapes], 1))
+
+    finer, shape = levels[-1], shapes[-1]
+    fine = maps[: decoder.num_fpn_levels][::-1]
+    for each, lateral, output in zip(
+        fine, decoder.lateral_convolutions, decoder.output_convolutions, strict=True
+    ):
+        coarser, shape = resize(finer, shape, tuple(each.shape[-2:])), tuple(each.shape[-2:])
+        finer = tokens_of(output(lateral(each).add_(map_of(coarser, shape))))
+    return Pixels(levels, shapes, map_of(finer, shape))
+
+
+def _encoder_layer(
+    layer: nn.Module, tokens: Tensor, positions: Tensor, grid: SamplingGrid
+) -> Tensor:
+    """Deformable self-attention and feed-forward layer, each with residual and norm after it."""
+    table = value_table(layer.self_attn, tokens)
+    frames, length, _ = tokens.shape
+    starts = first_rows(frames, len(table) // frames, tokens.device)
+    output = torch.empty_like(tokens)
+    for some, part in _blocks(frames, length, tokens.device):
+        before = tokens[some, part]
+        attended = sample(
+            layer.self_attn,
+            before + positions[part],
+            table,
+            grid,
+            tokens=part,
+            starts=starts[some],
+        )
+        between = layer.self_attn_layer_norm(attended.add_(before))
+        widened = F.relu_(layer.fc1(between))
+        output[some, part] = layer.final_layer_norm(layer.fc2(widened).add_(between))
+    return output
+
+
+def _blocks(frames: int, length: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Frames and tokens to go through a layer together: what a processor caches, or all."""
+    tokens = CACHED_TOKENS if device.type == "cpu" else frames * length
+    together = max(tokens // length, 1)
+    for frame in range(0, frames, together):
+        for token in range(0, length, tokens):
+            yield slice(frame, frame + together), slice(token, token + tokens)

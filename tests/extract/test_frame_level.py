@@ -1,0 +1,253 @@
+"""The frame level against the library's own forward pass, which it replaces; and its numbers."""
+
+import copy
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from stage_one import DEMO
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention as LibraryAttention,
+)
+
+from extract.config import load_config
+from extract.demo.world import make_scene
+from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
+from extract.segmenters import pixel_decoder as pixel_decoder_module
+from extract.segmenters.deformable import sample, sampling_grid, value_table
+from extract.segmenters.masks import mask_logits, to_original
+from extract.segmenters.tokens import first_rows, map_of, resize, tokens_of
+from extract.segmenters.vita import FrameOutput
+
+BACKBONES = {
+    "resnet": {"type": "resnet", "depth": 50, "stem_channels": 8, "res2_channels": 32},
+    "swin": {
+        "type": "swin",
+        "embed_dim": 16,
+        "depths": (1, 1, 2, 1),
+        "num_heads": (1, 2, 2, 4),
+        "window_size": 4,
+    },
+}
+TOLERANCE = 1e-5
+
+
+def config_of(backbone: str) -> SegmenterConfig:
+    return SegmenterConfig(
+        backbone=BACKBONES[backbone],
+        num_frame_queries=7,
+        num_video_queries=5,
+        window_size=3,
+        num_classes=4,
+        hidden_dim=64,
+        mask_dim=24,
+        num_heads=4,
+        feedforward_dim=48,
+        pixel_decoder_layers=2,
+        decoder_layers=5,
+    )
+
+
+def randomised(vita: VITA, seed: int) -> VITA:
+    """Norms that are no identity but let no activation grow, and points that leave their maps."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator)
+
+    for module in vita.modules():
+        if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)):
+            module.weight.copy_(1 + 0.2 * noise(module.weight))
+            module.bias.copy_(0.2 * noise(module.bias))
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(0.2 * noise(module.running_mean))
+            module.running_var.copy_(2 + noise(module.running_var).square())
+        if isinstance(module, LibraryAttention):
+            module.sampling_offsets.weight.copy_(0.3 * noise(module.sampling_offsets.weight))
+    return vita
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def vita(request: pytest.FixtureRequest) -> VITA:
+    torch.manual_seed(1)
+    return randomised(VITA(config_of(request.param)), 2)
+
+
+def images(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def by_the_library(vita: VITA, frames: Tensor) -> FrameOutput:
+    """The same from the library's forward pass of each module."""
+    model, finest = vita.frame_model.model, []
+    hook = model.pixel_level_module.decoder.mask_projection.register_forward_pre_hook(
+        lambda _, inputs: finest.append(inputs[0])
+    )
+    pixels = model.pixel_level_module(frames)
+    hook.remove()
+    layers = model.transformer_module(
+        multi_scale_features=pixels.decoder_hidden_states,
+        mask_features=pixels.decoder_last_hidden_state,
+    ).intermediate_hidden_states
+    return FrameOutput(layers[-1].transpose(0, 1), vita.head.vita_mask_features(finest[0]))
+
+
+def assert_close(found: FrameOutput, expected: FrameOutput) -> None:
+    torch.testing.assert_close(found.mask_features, expected.mask_features, atol=TOLERANCE, rtol=0)
+    # A query may differ whose mask has a logit that is zero up to rounding.
+    apart = (found.frame_queries - expected.frame_queries).abs().amax(-1) > TOLERANCE  # (t, N_f)
+    assert apart.sum() <= 1
+
+
+# 32 leaves the coarsest map a single cell along an axis; the odd ones are no multiple of 32.
+@pytest.mark.parametrize(
+    "size", [(32, 32), (32, 96), (64, 96), (96, 64), (128, 160), (75, 101), (33, 130)]
+)
+def test_equals_the_library(vita: VITA, size: tuple[int, int]) -> None:
+    frames = images(3, 3, *size)
+    ours, theirs = vita.frames(frames), by_the_library(vita, frames)
+    assert ours.mask_features.is_contiguous() and ours.frame_queries.is_contiguous()
+    assert_close(ours, theirs)
+
+
+def test_the_comparison_would_notice_a_mask(vita: VITA) -> None:
+    """Queries depend on what they may see: without masks they are others."""
+    frames = images(1, 3, 64, 96)
+    everywhere = copy.deepcopy(vita)
+    projection = everywhere.frame_model.model.pixel_level_module.decoder.mask_projection
+    projection.weight.zero_(), projection.bias.zero_()
+    difference = vita.frames(frames).frame_queries - everywhere.frames(frames).frame_queries
+    assert difference.abs().max() > 1000 * TOLERANCE
+
+
+def test_blocks_do_not_change_the_result(vita: VITA, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = images(3, 3, 64, 96)  # 126 tokens
+    whole = vita.frames(frames)
+    for tokens in (50, 126, 300):
+        monkeypatch.setattr(pixel_decoder_module, "CACHED_TOKENS", tokens)
+        parts = vita.frames(frames)
+        assert_close(parts, whole)
+
+
+def test_weights_may_change_after_the_first_frame(vita: VITA) -> None:
+    frames = images(1, 3, 64, 64)
+    torch.manual_seed(3)
+    other = randomised(VITA(vita.config), 4)
+    expected = other.frames(frames)
+    used = copy.deepcopy(vita)
+    before = used.frames(frames)
+    used.frame_model.load_state_dict(other.frame_model.state_dict())
+    used.head.load_state_dict(other.head.state_dict())
+    after = used.frames(frames)
+    assert (after.frame_queries - before.frame_queries).abs().max() > 0.1
+    assert_close(after, expected)
+
+
+def test_use_leaves_the_state_dictionary_alone(vita: VITA) -> None:
+    fresh = VITA(vita.config).state_dict()
+    vita.frames(images(1, 3, 64, 64))
+    used = vita.state_dict()
+    assert {name: tensor.shape for name, tensor in used.items()} == {
+        name: tensor.shape for name, tensor in fresh.items()
+    }
+
+
+def test_what_is_no_number_passes_through(vita: VITA) -> None:
+    """Whoever reads the output can see it; nothing stops on the way."""
+    frames = images(2, 3, 64, 96)
+    frames[1, :, 20:40, 30:50] = torch.nan
+    output = vita.frames(frames)
+    assert output.frame_queries[1].isnan().any() and output.mask_features[1].isnan().any()
+    assert output.frame_queries[0].isfinite().all() and output.mask_features[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_little_and_puts_out_float32(dtype: torch.dtype) -> None:
+    """On a trained model: with random weights, masks hang on the last bits of their logits."""
+    config = SegmenterConfig.from_dict(load_config(DEMO).segmenter)
+    vita = load_vita(config, DEMO.parents[1] / "assets" / "vita_tiny.safetensors")
+    preprocess = Preprocessor(None, None, config.pixel_mean, config.pixel_std)
+    drawn, _ = make_scene((0, 2, 0)).draw()
+    prepared = [preprocess(frame) for frame in drawn[:4]]
+    frames = torch.stack([image for image, _ in prepared])
+    seen, masks = [], []
+    for vita.autocast in (None, dtype):
+        output = vita.frames(frames)
+        video = vita.video(output.frame_queries[None])
+        seen.append([*vars(output).values(), video.video_queries, video.logits, video.mask_embeds])
+        logits = mask_logits(output.mask_features, video.mask_embeds[0])
+        masks.append(to_original(logits, prepared[0][1]) > 0)
+    for exact, narrow in zip(*seen, strict=True):
+        assert narrow.dtype == torch.float32
+        assert 0 < (narrow - exact).abs().mean() < 0.02 * exact.std()
+    assert (masks[0] != masks[1]).float().mean() < 1e-3
+
+
+def test_autocast_around_it_changes_nothing(vita: VITA) -> None:
+    frames = images(1, 3, 64, 64)
+    expected = vita.frames(frames)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = vita.frames(frames)
+    assert torch.equal(found.mask_features, expected.mask_features)
+    assert torch.equal(found.frame_queries, expected.frame_queries)
+
+
+SHAPES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=3, max_size=3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(shapes=SHAPES, seed=st.integers(0, 1000), spread=st.sampled_from([0.0, 0.5, 4.0, 1e6]))
+def test_sampling_equals_the_library(
+    shapes: list[tuple[int, int]], seed: int, spread: float
+) -> None:
+    torch.manual_seed(seed)
+    attention = LibraryAttention(embed_dim=16, num_heads=2, n_levels=3, n_points=4)
+    with torch.no_grad():
+        attention.sampling_offsets.weight.normal_(0, spread)
+        attention.sampling_offsets.bias.normal_(0, spread)
+    length = sum(height * width for height, width in shapes)
+    tokens, positions = torch.randn(2, length, 16), torch.randn(length, 16)
+    centres = [
+        torch.stack(
+            torch.meshgrid(
+                (torch.arange(width) + 0.5) / width,
+                (torch.arange(height) + 0.5) / height,
+                indexing="xy",
+            ),
+            -1,
+        ).flatten(0, 1)
+        for height, width in shapes
+    ]
+    with torch.no_grad():
+        expected, _ = attention(
+            tokens,
+            encoder_hidden_states=tokens,
+            position_embeddings=positions,
+            reference_points=torch.cat(centres)[None, :, None].expand(2, -1, 3, -1),
+            spatial_shapes_list=shapes,
+        )
+        found = sample(
+            attention,
+            tokens + positions,
+            value_table(attention, tokens),
+            sampling_grid(tuple(shapes), 2, 4, tokens.device),
+            tokens=slice(0, length),
+            starts=first_rows(2, length * 2, tokens.device),
+        )
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    new_shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_resizing_equals_interpolation(shape: tuple[int, int], new_shape: tuple[int, int]) -> None:
+    maps = images(2, 3, *shape)
+    expected = F.interpolate(maps, new_shape, mode="bilinear", align_corners=False)
+    found = map_of(resize(tokens_of(maps), shape, new_shape), new_shape)
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
