@@ -129,6 +129,8 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     elif isinstance(default, float):
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
         value, expected = (float(value) if fits else value), "a number"
+    elif isinstance(default, bool):
+        fits, expected = isinstance(value, bool), "True or False"
     else:
         fits = type(value) is type(default)
         expected = "a word" if isinstance(default, str) else "a whole number"
@@ -153,6 +155,8 @@ def _check_values(config: Mapping[str, Any]) -> None:
         section, name = key.split(".")
         if config[section][name] < 0:
             raise InputError(f"config key {key} is negative")
+    if any(weight < 1 for weight in config["data"]["cache_weights"]):
+        raise InputError("config key data.cache_weights has a number below 1")
     dim, heads = config["model"]["hidden_dim"], config["model"]["num_heads"]
     if dim % heads:
         raise InputError(

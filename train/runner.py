@@ -28,6 +28,7 @@ from cache_schema.reader import CacheReader
 from train.checkpoint import PlainCheckpoint, latest_checkpoint, load_weights, read_checkpoint
 from train.config import differences, load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate
+from train.data.compatible import signature
 from train.losses import Binary, Diverged, SetCriterion
 from train.models import DMVS
 
@@ -206,7 +207,7 @@ def build_runner(
                 "fingerprint": reader.fingerprint_hex,
                 "dataset": reader.dataset,
                 "split": reader.split,
-                "codec": reader.codec.name,
+                "models": signature(reader.fingerprint, codec=False),
             }
             for reader in caches
         ],

@@ -109,7 +109,10 @@ def test_targets_are_the_meant_objects_that_the_clip_shows(cache: tuple) -> None
 def test_videos_of_other_sizes_and_codecs_share_a_batch(tmp_path: Path) -> None:
     write_cache(tmp_path / "a", num_videos=1, num_frames=7, clip_frames=3)
     write_cache(tmp_path / "b", num_videos=1, codec="float32", h=12, w=6, clip_frames=5)
-    dataset = ClipDataset([CacheReader(tmp_path / "a"), CacheReader(tmp_path / "b")], seed=0)
+    caches = [CacheReader(tmp_path / "a"), CacheReader(tmp_path / "b")]
+    with pytest.raises(InputError, match=r'codec\.name: "float32" != "float16".*mixed_codecs'):
+        ClipDataset(caches, seed=0)
+    dataset = ClipDataset(caches, seed=0, mixed_codecs=True)
     assert dataset.dims == {"hidden_dim": 16, "text_dim": 24, "mask_dim": 16}
     samples = [dataset[n] for n in range(len(dataset))]
     batch = collate(samples).to("cpu")
@@ -154,7 +157,7 @@ def test_resuming_the_sampler_skips_without_reading() -> None:
 
 def test_a_dataset_without_expressions_is_refused(tmp_path: Path) -> None:
     write_cache(tmp_path / "c", num_expressions=0)
-    with pytest.raises(InputError, match="none of its 3 videos has an expression"):
+    with pytest.raises(InputError, match="none of its 3 videos has several frames and"):
         ClipDataset([CacheReader(tmp_path / "c")], seed=0)
 
 
@@ -167,6 +170,30 @@ def test_a_dataset_without_objects_is_refused(tmp_path: Path) -> None:
         write_video(writer, video)
     with pytest.raises(InputError, match="no video has object masks"):
         ClipDataset([CacheReader(tmp_path / "c")], seed=0)
+
+
+def test_videos_of_one_frame_are_left_out(tmp_path: Path) -> None:
+    write_cache(tmp_path / "c", num_videos=4, num_frames=(1, 2))
+    dataset = ClipDataset([CacheReader(tmp_path / "c")], seed=0)
+    assert {video_id for _, video_id, _ in dataset.pairs} == {"video001", "video003"}
+
+
+def test_caches_with_weights_are_drawn_from_in_their_proportion(tmp_path: Path) -> None:
+    write_cache(tmp_path / "a", num_videos=3, num_frames=7)
+    write_cache(tmp_path / "b", num_videos=1, num_frames=9, clip_frames=5)
+    caches = [CacheReader(tmp_path / "a"), CacheReader(tmp_path / "b")]
+    dataset = ClipDataset(caches, seed=0, cache_weights=[1, 3])
+    lengths = [len(dataset[n].frame_queries) for n in range(16)]
+    assert lengths.count(5) == 12 and lengths.count(4) == 4
+    with pytest.raises(InputError, match="cache_weights has 3 numbers for 2"):
+        ClipDataset(caches, seed=0, cache_weights=[1, 2, 3])
+
+
+def test_caches_of_different_segmenters_are_refused(tmp_path: Path) -> None:
+    write_cache(tmp_path / "a", num_videos=1)
+    write_cache(tmp_path / "b", num_videos=1, seed=1)
+    with pytest.raises(InputError, match=r"segmenter\.seed: 1 != 0; extract both"):
+        ClipDataset([CacheReader(tmp_path / "a"), CacheReader(tmp_path / "b")], seed=0)
 
 
 def test_an_empty_clip_bank_is_refused_when_asked_for(tmp_path: Path) -> None:
@@ -198,7 +225,7 @@ def test_choices_that_do_not_exist_are_refused(cache: tuple, options: dict, mess
 
 
 def test_caches_of_other_models_are_refused(cache: tuple, tmp_path: Path) -> None:
-    write_cache(tmp_path / "c", N_v=7)
+    write_cache(tmp_path / "c", N_v=7, codec=cache[0].codec.name)
     with pytest.raises(InputError, match="video queries are .7, 16. and .4, 16."):
         ClipDataset([cache[0], CacheReader(tmp_path / "c")], seed=0)
 

@@ -21,6 +21,7 @@ from train.__main__ import main
 from train.checkpoint import latest_checkpoint, read_checkpoint
 from train.config import BASE, load_config
 from train.data import Batch
+from train.data.compatible import signature
 from train.losses import Binary, SetCriterion, Targets
 from train.mask_logits import MaskFeatures
 from train.models import DMVS, HeadInputs
@@ -222,7 +223,7 @@ def test_a_checkpoint_tells_what_it_was_trained_on(
             "fingerprint": reader.fingerprint_hex,
             "split": "train",
             "dataset": "synthetic",
-            "codec": "float16",
+            "models": signature(reader.fingerprint, codec=False),
         }
     ]
     assert training["seed"] == 0 and training["config"] == load_config(config).to_dict()
@@ -313,6 +314,8 @@ def test_divergence_ends_in_one_sentence(config: Path, cache: Path, tmp_path: Pa
         ("schedule = dict(milestones='x')", "schedule.milestones is 'x'; it has to be a list"),
         ("optimizer = dict(lr=None)", "optimizer.lr is None; it has to be a number"),
         ("optimizer = dict(lr=-1.0)", "optimizer.lr is negative"),
+        ("data = dict(mixed_codecs=1)", "data.mixed_codecs is 1; it has to be True or False"),
+        ("data = dict(cache_weights=[2, 0])", "data.cache_weights has a number below 1"),
         ("model = dict(hidden_dim=10)", "num_heads = 8 does not divide"),
         ("model = dict(", "cannot be read"),
         ("raise RuntimeError('boom')", "cannot be read"),

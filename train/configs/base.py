@@ -20,6 +20,8 @@ data = dict(
     num_frames=None,  # of "video" only: None takes all
     frame_choice="random",  # of "video" with num_frames: or "first"
     num_workers=0,  # 0 reads in the training process, which is fastest for most caches
+    cache_weights=[],  # samples from each of several caches; [] draws every expression equally
+    mixed_codecs=False,  # True trains on caches whose codecs or ranks differ
     # Queries, clips, objects and words kept in memory, by all workers and caches together; the
     # mask features are not. It changes no number, only the time.
     ram_gb=1.0,

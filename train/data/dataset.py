@@ -11,14 +11,17 @@ from cache_schema.reader import CacheReader, Video
 from cache_schema.records import Clip
 from train.data.batch import Sample
 from train.data.buffers import Buffers
+from train.data.compatible import check_compatible
+from train.data.mixture import Mixture
 from train.data.targets import clip_targets
 
 
 class ClipDataset(Dataset):
     """Sample number n of an endless training run, a pure function of (seed, n).
 
-    Each epoch is one permutation of all pairs. An expression without targets stays in: all its
-    queries are negative.
+    Each epoch is one permutation of all pairs, or of a cache's where caches have weights. An
+    expression without targets stays in: all its queries are negative. Videos of a single frame
+    are left out: nothing moves in them.
 
     Args:
         caches: at least one; frames may differ in size and codec, queries and channels may not.
@@ -27,6 +30,8 @@ class ClipDataset(Dataset):
             "video", frames of the whole video with the video queries of the whole.
         num_frames: T for "video"; None takes every frame.
         frame_choice: "first" or "random" (in order), which T frames of a longer video.
+        cache_weights: how often each cache is drawn from; empty draws every pair equally often.
+        mixed_codecs: caches may differ in codec and rank.
         pinned: put mask features and targets into pinned memory, see `Buffers`.
 
     Attributes:
@@ -47,6 +52,8 @@ class ClipDataset(Dataset):
         clip_source: str = "bank",
         num_frames: int | None = None,
         frame_choice: str = "random",
+        cache_weights: Sequence[int] = (),
+        mixed_codecs: bool = False,
         pinned: bool = False,
     ) -> None:
         for key, value, known in [
@@ -60,22 +67,29 @@ class ClipDataset(Dataset):
                 "data.num_frames goes with data.clip_source='video' only; the clips of the bank "
                 "have the length they were extracted with"
             )
+        if cache_weights and len(cache_weights) != len(caches):
+            raise InputError(
+                f"data.cache_weights has {len(cache_weights)} numbers for {len(caches)} cache(s); "
+                "give one a cache, in the order of --cache"
+            )
+        check_compatible({str(c.path): c.fingerprint for c in caches}, mixed_codecs=mixed_codecs)
         self.caches = list(caches)
         self.seed = seed
         self.clip_source = clip_source
         self.num_frames = num_frames
         self.frame_choice = frame_choice
         self.buffers = Buffers(pinned=pinned)
-        self.pairs = [pair for index in range(len(caches)) for pair in self._pairs(index)]
+        pairs = [self._pairs(index) for index in range(len(caches))]
+        self.pairs = [pair for own in pairs for pair in own]
+        self.mixture = Mixture([len(own) for own in pairs], cache_weights, seed=seed)
         self.dims = self._common_dims()
-        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     def __len__(self) -> int:
         """Pairs of an epoch; counters go on beyond it."""
         return len(self.pairs)
 
     def __getitem__(self, counter: int) -> Sample:
-        cache, video_id, expression_id = self.pairs[self._pair_index(counter)]
+        cache, video_id, expression_id = self.pairs[self.mixture.pair(counter)]
         reader = self.caches[cache]
         video = reader.video(video_id)
         expression = video.expression(expression_id)
@@ -102,13 +116,6 @@ class ClipDataset(Dataset):
         video.mask_features(indices, out={name: t.numpy() for name, t in features.items()})
         return features
 
-    def _pair_index(self, counter: int) -> int:
-        epoch, position = divmod(counter, len(self.pairs))
-        if self._epoch[0] != epoch:
-            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.pairs))
-            self._epoch = (epoch, order)
-        return int(self._epoch[1][position])
-
     def _clip(self, video: Video, random: np.random.Generator) -> Clip:
         if self.clip_source == "bank":
             if video.num_clips == 0:
@@ -127,12 +134,12 @@ class ClipDataset(Dataset):
 
     def _pairs(self, index: int) -> list[tuple[int, str, str]]:
         reader = self.caches[index]
-        videos = [(video_id, reader.video(video_id)) for video_id in reader.video_ids]
+        videos = [(i, reader.video(i)) for i in reader.video_ids if reader.entries[i].frames > 1]
         pairs = [(index, v, expr) for v, video in videos for expr in video.expression_ids]
         if not pairs:
             raise InputError(
-                f"{reader.path}: none of its {len(reader)} videos has an expression, so there is "
-                "nothing to train on; extract a data set with expressions"
+                f"{reader.path}: none of its {len(reader)} videos has several frames and an "
+                "expression, so there is nothing to train on; extract a data set with expressions"
             )
         if not any(video.num_objects for _, video in videos):
             raise InputError(
