@@ -95,7 +95,7 @@ def choose(data: MeViS, scores: Mapping[str, float], num: int) -> list[Shown]:
     ]
     if not everything:
         raise InputError(
-            f"no expression of {data.meta_path} was scored; give the metrics of this split"
+            f"no expression of {data.meta.path} was scored; give the metrics of this split"
         )
     everything.sort(key=lambda s: (s.score, s.video, s.expression.id))
     absent = [s for s in everything if not s.expression.annotation_ids]

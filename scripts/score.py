@@ -35,8 +35,10 @@ def main(argv: list[str]) -> int:
         strict=arguments.strict,
     )
     report.write_metrics(Path(arguments.out), content)
-    table = davis_report.table if arguments.dataset == "ref_davis" else report.file_table
-    print(f"{table(content)}\n")
+    if arguments.dataset == "ref_davis":
+        print(f"{davis_report.table(content)}\n")
+    else:
+        print(f"{report.table(content, name='score')}\n{report.accuracy_lines(content)}")
     print(report.missing_lines(content["missing"]), end="")
     print(f"metrics: {arguments.out}")
     return 0

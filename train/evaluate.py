@@ -108,7 +108,10 @@ def _close(
     out = Path(arguments.out)
     if content is not None:
         report.write_metrics(out / "metrics.json", content)
-        print(f"{(davis_report if 'annotators' in content else report).table(content)}\n")
+        if "annotators" in content:
+            print(f"{davis_report.table(content)}\n")
+        else:
+            print(f"{report.table(content)}\n{report.accuracy_lines(content)}")
         if share := report.share_of_best(content):
             print(f"{share}\n")
         if arguments.controls and arguments.from_predictions:

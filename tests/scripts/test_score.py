@@ -115,7 +115,9 @@ def test_ref_davis_with_sentences_names_the_expressions(tmp_path: Path) -> None:
     assert found["per_expression"]["twins/5"]["text"] == standins.SENTENCES[2][1]
 
 
-def test_no_target_expressions_of_mevis_v2(tmp_path: Path) -> None:
+def test_no_target_expressions_of_mevis_v2(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     root = standins.make_mevis(tmp_path / "mevis", v2=True)
     for video in ("valid_u0", "valid_u1"):
         _, labels = standins.scene(video)
@@ -132,6 +134,8 @@ def test_no_target_expressions_of_mevis_v2(tmp_path: Path) -> None:
     assert _run("mevis", root, tmp_path / "pred") == 0
     found = _metrics(root)
     assert (found["N-acc"], found["T-acc"]) == (0.5, 5 / 6)
+    said = capsys.readouterr().out
+    assert "N-acc 50.0%" in said and "T-acc 83.3%" in said
     assert found["per_expression"]["valid_u0/3"]["J"] == 3 / 4
     assert found["per_expression"]["valid_u1/3"]["J&F"] == 1.0
     assert found["per_expression"]["valid_u1/0"]["J"] == 0.0

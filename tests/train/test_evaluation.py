@@ -84,9 +84,9 @@ def test_frames_then_expressions_are_averaged() -> None:
     for truth, prediction in ((on, on), (off, off), (on, off), (on, off)):
         tally.add([truth, truth], [prediction, None])
     # A full mask has no boundary; what is missing scores 0.
-    assert tally.scores() == [Score(0.5, 1.0, True, True), Score(0.0, 0.0, False, False)]
+    assert tally.scores() == [Score(0.5, 1.0), Score(0.0, 0.0, False, False, False)]
     tally.skip()
-    assert tally.scores()[0] == Score(0.4, 0.8, True, True)
+    assert tally.scores()[0] == Score(0.4, 0.8, True, True, False)
 
 
 def test_truths_of_one_meaning_are_prepared_once() -> None:
@@ -103,6 +103,8 @@ def test_no_target_and_target_accuracy() -> None:
     pairs = [(False, False), (False, True), (False, False), (True, True), (True, False)]
     found = [Score(1.0, 1.0, target, seen) for target, seen in pairs]
     assert accuracies(found) == {"N-acc": pytest.approx(2 / 3), "T-acc": 0.5}
+    missing = Score(0.0, 0.0, target=False, found=False, complete=False)
+    assert accuracies([found[0], missing])["N-acc"] == 0.5
     assert accuracies(found[3:]) == {"N-acc": None, "T-acc": 0.5}
     assert accuracies([]) == {"N-acc": None, "T-acc": None}
 
@@ -144,6 +146,10 @@ def test_metrics_and_table(tmp_path: Path) -> None:
     assert lines[-1].split() == ["expressions", "2", "2"]
     assert report.share_of_best(content) == "DMVS reaches 50% of the best choice (static 50%)."
     assert report.share_of_best({**content, "controls": {}}) is None
+
+    assert report.accuracy_lines(content) == ""
+    said = report.accuracy_lines({"N-acc": 0.5, "T-acc": 1.0})
+    assert "N-acc 50.0%" in said and "T-acc 100.0%" in said
 
     report.write_metrics(tmp_path / "metrics.json", content)
     assert json.loads((tmp_path / "metrics.json").read_text()) == content

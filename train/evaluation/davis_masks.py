@@ -1,6 +1,7 @@
 """Scores of Ref-DAVIS17 maps on disk, `anno_{0..3}/<sequence>/<frame>.png`."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def score_sequence(video: AnnotatedVideo, *, path: Path, strict: bool) -> Result
             if ids is None:
                 gaps.append(frame)
             tally.add(true, ids)
-    return Result(video, [tally.scores() for tally in tallies], missing)
+    return Result(replace(video, objects={}), [tally.scores() for tally in tallies], missing)
 
 
 def read_map(files: MaskFiles, name: str, size: tuple[int, int]) -> np.ndarray | None:

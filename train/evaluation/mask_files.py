@@ -57,7 +57,8 @@ class MaskFiles:
         """
         try:
             if self._zip is None:
-                return (self.path / name).read_bytes()
+                with open(f"{self.path}/{name}", "rb") as file:
+                    return file.read()
             info = self._zip.NameToInfo.get(name)
             if info is None:
                 return None

@@ -4,7 +4,7 @@ What is not zero is object. As in the benchmarks' own evaluators, what is missin
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,10 @@ from train.evaluation.records import AnnotatedVideo
 
 @dataclass(frozen=True)
 class VideoScores:
-    """Scores of a video's expressions, and for each of them the frames without a mask."""
+    """Scores of a video's expressions, and for each of them the frames without a mask.
+
+    The video comes back from its process without the objects.
+    """
 
     video: AnnotatedVideo
     scores: list[Score]
@@ -102,7 +105,7 @@ def score_video(video: AnnotatedVideo, *, path: Path, prefix: str, strict: bool)
             continue
         truth = truth or Truth(video.objects, ids, size=size, where=video.id)
         tally.add(truth.outlines(t), predictions)
-    return VideoScores(video, tally.scores(), missing)
+    return VideoScores(replace(video, objects={}), tally.scores(), missing)
 
 
 def read_outline(

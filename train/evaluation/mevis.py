@@ -27,12 +27,14 @@ class Score:
     Attributes:
         target: whether it means anything in its video.
         found: whether anything was predicted in any frame.
+        complete: whether there was a prediction, if an empty one, for every frame.
     """
 
     region: float
     boundary: float
     target: bool = True
     found: bool = True
+    complete: bool = True
 
     @property
     def mean(self) -> float:
@@ -51,24 +53,29 @@ class Tally:
         self._targets = list(targets)
         self._sums = np.zeros((len(targets), 2))
         self._found = np.zeros(len(targets), bool)
+        self._complete = np.ones(len(targets), bool)
         self._frames = 0
 
     def add(self, truth: Sequence[Outline], prediction: Sequence[Outline | None]) -> None:
         """Count one frame of every expression; a missing prediction scores 0."""
         for e, (true, predicted) in enumerate(zip(truth, prediction, strict=True)):
-            if predicted is not None:
+            if predicted is None:
+                self._complete[e] = False
+            else:
                 self._sums[e] += jf.scores(true, predicted)
                 self._found[e] |= predicted.area > 0
         self._frames += 1
 
     def skip(self) -> None:
         """Count one frame without any prediction."""
+        self._complete[:] = False
         self._frames += 1
 
     def scores(self) -> list[Score]:
         """One score an expression."""
-        rows = zip(self._sums / self._frames, self._targets, self._found, strict=True)
-        return [Score(float(j), float(f), target, bool(found)) for (j, f), target, found in rows]
+        means = (self._sums / self._frames).tolist()
+        flags = zip(self._targets, self._found.tolist(), self._complete.tolist(), strict=True)
+        return [Score(*mean, *of_mean) for mean, of_mean in zip(means, flags, strict=True)]
 
 
 class Truth:
@@ -103,24 +110,31 @@ class Truth:
 
     def outlines(self, t: int) -> list[Outline]:
         """Truth of frame t for every expression; those that mean the same share theirs."""
-        distinct = {ids: Outline(self._union(ids, t), self._size) for ids in set(self._sets)}
+        masks = self._masks(t)
+        distinct = {ids: Outline(masks[ids], self._size) for ids in masks}
         return [distinct[ids] for ids in self._sets]
 
     def frame(self, t: int) -> np.ndarray:
         """Truth of frame t: (E, H, W) bool."""
-        masks = [bits.unpack(self._union(ids, t), self._size[1]) for ids in self._sets]
-        return np.stack(masks) if masks else np.zeros((0, *self._size), bool)
+        masks = self._masks(t)
+        unpacked = [bits.unpack(masks[ids], self._size[1]) for ids in self._sets]
+        return np.stack(unpacked) if unpacked else np.zeros((0, *self._size), bool)
 
-    def _union(self, ids: Iterable[str], t: int) -> np.ndarray:
-        """(H, words) uint64."""
-        union = np.zeros((self._size[0], jf.row_words(*self._size)), np.uint64)
-        for annotation in ids:
-            union |= unpack_object(
+    def _masks(self, t: int) -> dict[tuple[str, ...], np.ndarray]:
+        """The union of each set of annotations that some expression means, (H, words) uint64."""
+        decoded = {
+            annotation: unpack_object(
                 self._objects[annotation][t],
                 self._size,
                 where=f"video {self._where}: the mask of object {annotation} in frame {t}",
             )
-        return union
+            for annotation in {a for ids in self._sets for a in ids}
+        }
+        empty = unpack_object(None, self._size, where="")
+        return {
+            ids: np.bitwise_or.reduce([decoded[a] for a in ids] or [empty])
+            for ids in set(self._sets)
+        }
 
 
 def unpack_object(code: RLE | None, size: tuple[int, int], *, where: str) -> np.ndarray:
@@ -161,9 +175,10 @@ def accuracies(scores: Iterable[Score]) -> dict[str, float | None]:
 
     N-acc: share of the expressions without a target whose prediction is empty in all frames.
     T-acc: share of the others whose prediction is not. None where there are no such expressions.
+    What is missing is no empty prediction.
     """
     scores = list(scores)
-    nothing = [not s.found for s in scores if not s.target]
+    nothing = [s.complete and not s.found for s in scores if not s.target]
     something = [s.found for s in scores if s.target]
     return {
         "N-acc": float(np.mean(nothing)) if nothing else None,

@@ -98,15 +98,14 @@ def table(content: Mapping, name: str = "DMVS") -> str:
     return align(rows)
 
 
-def file_table(content: Mapping) -> str:
-    """The table of masks on disk: `table`, and how often nothing and something was found."""
-    lines = [table(content, name="score")]
-    names = {"N-acc": "expressions without a target", "T-acc": "expressions with a target"}
-    for key, of in names.items():
-        if content[key] is not None:
-            found = "found to have none" if key == "N-acc" else "found to have one"
-            lines.append(f"{key} {100 * content[key]:.1f}: {of} that were {found}")
-    return "\n".join(lines)
+def accuracy_lines(content: Mapping) -> str:
+    """How often nothing and something was found; empty where every expression has a target."""
+    if content["N-acc"] is None:
+        return ""
+    lines = [f"N-acc {100 * content['N-acc']:.1f}% of the expressions without a target stay empty"]
+    if content["T-acc"] is not None:
+        lines.append(f"T-acc {100 * content['T-acc']:.1f}% of the others do not")
+    return "\n".join(lines) + "\n"
 
 
 def missing_lines(missing: Mapping[str, Sequence[str]]) -> str:
