@@ -28,7 +28,7 @@ from cache_schema.records import RLE, Clip, Expression
 from cache_schema.shard import attribute, json_attribute, members, open_shard, where
 
 MAX_OPEN = 32  # shards, each with one descriptor of ours and one of HDF5
-MAX_KNOWN = 4096  # videos whose places in their files are remembered; a few dozen KB each
+MAX_KNOWN = 2048  # videos whose places in their files are remembered; about 45 KB each in MeViS
 Found = TypeVar("Found")
 
 
