@@ -9,7 +9,9 @@ from mmengine.config import DictAction
 
 from cache_schema import cli
 from extract.config import load_config
-from extract.pipeline import RANDOM, extract
+from extract.pipeline import Summary, extract
+from extract.ranks import LAUNCHERS, Rank, find_rank
+from extract.stage import AUTOCAST, RANDOM
 
 
 class Options(DictAction):
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> int:
         "command continues what was interrupted. Exit status: 0, or 2 for bad input, also if "
         "that concerns only some of the videos.",
     )
-    parser.add_argument("config", type=Path, help="for example extract/configs/demo.py")
+    parser.add_argument("config", type=Path, help="a preset, or a file as extract/configs/demo.py")
     parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--split", help="for example train or valid_u")
     parser.add_argument(
@@ -44,17 +46,30 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
     parser.add_argument("--chunk-frames", type=int, default=8, help="frames a forward pass")
+    parser.add_argument(
+        "--autocast", choices=AUTOCAST, default="none", help="reduced precision of the segmenter"
+    )
+    parser.add_argument("--threads", type=int, help="of the model on a CPU; one for each core")
+    parser.add_argument(
+        "--queue", type=int, default=1, help="chunks between two threads; 0 for one thread"
+    )
     parser.add_argument("--shard-bytes", type=int, default=1 << 28, help="size of a shard")
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        help="what started this as one of several ranks; torchrun is recognised",
+    )
     parser.add_argument("--cfg-options", nargs="+", action=Options, default={}, metavar="K=V")
     arguments = parser.parse_args(argv)
-    if arguments.chunk_frames < 1:
-        raise cli.InputError(f"--chunk-frames is {arguments.chunk_frames}: give at least 1")
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise cli.InputError(f"--device {device}: {reason}; use cpu, cuda or cuda:N") from error
+    for name, least in (("chunk_frames", 1), ("threads", 1), ("queue", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            raise cli.InputError(f"--{option} is {value}: give at least {least}")
+    rank = find_rank(arguments.launcher)
+    device = find_device(arguments.device, rank)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     summary = extract(
         load_config(arguments.config, arguments.cfg_options),
         data_root=arguments.data_root,
@@ -64,21 +79,51 @@ def main(argv: list[str]) -> int:
         device=device,
         chunk_frames=arguments.chunk_frames,
         shard_bytes=arguments.shard_bytes,
+        autocast=arguments.autocast,
+        queue=arguments.queue,
+        rank=rank,
     )
-    rate = summary.frames / max(summary.seconds, 1e-9)
-    print(
-        f"{summary.videos} videos ({summary.frames} frames) written in {summary.seconds:.1f} s, "
-        f"{rate:.1f} frames/s; {summary.already_there} were there already; "
-        f"{len(summary.failures)} failed; {arguments.out} holds "
-        f"{summary.bytes_on_disk / 1e6:.1f} MB"
-    )
-    if summary.failures:
-        first = next(iter(summary.failures.values()))
+    print_summary(summary, arguments.out, rank)
+    # Launchers stop every rank when one ends with an error: only the last one to end reports.
+    if summary.unfinished:
+        first = next(iter(summary.unfinished.values()))
         raise cli.InputError(
-            f"{len(summary.failures)} of {summary.total} videos could not be extracted, the others "
-            f"are in the cache; mend the data and run the same command again ({first})"
+            f"{len(summary.unfinished)} videos could not be extracted, the others are in the "
+            f"cache; mend the data and run the same command again ({first})"
         )
     return 0
+
+
+def find_device(wanted: str | None, rank: Rank) -> str:
+    """The device of a rank: of several CUDA devices its own.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and rank.world_size > 1:
+        device = f"cuda:{rank.local_rank}"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise cli.InputError(f"--device {device}: {reason}; use cpu, cuda or cuda:N") from error
+    return device
+
+
+def print_summary(summary: Summary, out: Path, rank: Rank) -> None:
+    """The closing line, and what the codec costs."""
+    rate = summary.frames / max(summary.seconds, 1e-9)
+    print(
+        f"{rank.prefix}{summary.videos} videos ({summary.frames} frames) written in "
+        f"{summary.seconds:.1f} s, {rate:.1f} frames/s; {summary.already_there} were there "
+        f"already; {len(summary.failures)} failed; {out} holds {summary.bytes_on_disk / 1e6:.1f} MB"
+    )
+    if cost := summary.codec_iou:
+        print(
+            f"{rank.prefix}codec: IoU of VITA's own masks, coded against exact, {cost.mean:.4f} on "
+            f"average and {cost.worst:.4f} at worst ({cost.masks} masks of sampled frames)"
+        )
 
 
 if __name__ == "__main__":

@@ -1,37 +1,59 @@
-"""Stage one: every video of a data set through the frozen VITA and the text side, to the cache."""
+"""Stage one: every video of a data set through the frozen VITA and the text side, to the cache.
 
+Four generators, one after the other: `read` decodes and prepares frames and encodes sentences,
+`infer` runs the model, `code` brings codes to the host, `write` measures tracks and does everything
+of HDF5. Reading and writing have processes of their own and the model a thread, a bounded number of
+chunks apart: the slowest sets the pace, and memory does not grow with the length of a video.
+"""
+
+import sys
 import time
-import zlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
+import cv2
 
-import cache_schema
+from cache_schema import codec_file, manifest
 from cache_schema.cli import InputError
-from cache_schema.codecs import get_codec
-from cache_schema.fingerprint import file_sha256
-from cache_schema.records import Clip, Expression
+from cache_schema.codecs import LOWRANK, Codec, get_codec
+from cache_schema.lock import CacheLock
+from cache_schema.records import CodecIoU
 from cache_schema.writer import CacheWriter
+from extract.calibration import fit_codec
+from extract.child import Child
+from extract.coding import code
 from extract.config import ExtractConfig
-from extract.datasets import DATASETS, SourceVideo
-from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
-from extract.segmenters.masks import tracks
-from extract.text import TextEncoder, TextPipeline, WordDecoupler, normalise
+from extract.datasets import DATASETS
+from extract.inference import infer
+from extract.parts import CodedFrames, Failed
+from extract.prefetch import ahead
+from extract.progress import Progress
+from extract.ranks import SINGLE, Rank, share, wait_for
+from extract.reading import Dataset, read
+from extract.stage import Stage, load_stage
+from extract.writing import write
 
-#: ``--weights random``: a segmenter of seeded random weights, for timing and for tests.
-RANDOM = "random"
-CLIP_SEED = 0
+#: Codes that may wait while a shard is closed, which takes a while.
+CODED_BYTES = 1 << 27
 
 
 @dataclass
 class Summary:
-    """What a run did, for its closing lines."""
+    """What a run did, for its closing lines.
+
+    Attributes:
+        total: videos of this rank's share.
+        videos, frames, seconds: written by this run, in which time.
+        already_there: videos of the share that were in the cache.
+        bytes_on_disk: of the finished shards.
+        failures: of this run: video id to reason.
+        codec_iou: over all videos of the cache; None if it was not measured.
+        unfinished: what the cache lacks at the end: video id to reason. Only the last rank to end
+            knows; it is empty for the others.
+    """
 
     total: int
     videos: int = 0
@@ -40,17 +62,8 @@ class Summary:
     already_there: int = 0
     bytes_on_disk: int = 0
     failures: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Stage:
-    """The frozen models with the settings of how they are applied."""
-
-    vita: VITA
-    text: TextPipeline | None
-    preprocess: Preprocessor
-    config: ExtractConfig
-    chunk_frames: int
+    codec_iou: CodecIoU | None = None
+    unfinished: dict[str, str] = field(default_factory=dict)
 
 
 def extract(
@@ -63,17 +76,25 @@ def extract(
     device: str,
     chunk_frames: int = 8,
     shard_bytes: int = 1 << 28,
+    autocast: str = "none",
+    queue: int = 1,
+    rank: Rank = SINGLE,
 ) -> Summary:
     """Write what is missing of a cache.
 
     Args:
         config: see `extract.config`.
         data_root, split: where the data set lies.
-        weights: a ``.pth`` or ``.safetensors`` file, or `RANDOM`.
+        weights: a ``.pth`` or ``.safetensors`` file, or `extract.stage.RANDOM`.
         out: folder of the cache; one that is there already is completed.
         device: where the models run.
-        chunk_frames: frames that go through the frame level together; only these are in memory.
+        chunk_frames: frames that go through the frame level together; only a few chunks are in
+            memory.
         shard_bytes: a shard is closed when it is larger than this.
+        autocast: a key of `extract.stage.AUTOCAST`.
+        queue: chunks that may wait between two threads; 0 does everything in one thread. The cache
+            is the same.
+        rank: which of several processes this is; each writes its share of the videos.
 
     Raises:
         InputError: anything that concerns the whole run. What concerns one video is noted in the
@@ -81,180 +102,123 @@ def extract(
     """
     if config.dataset not in DATASETS:
         raise InputError(f"unknown dataset '{config.dataset}': known are {', '.join(DATASETS)}")
-    get_codec(config.codec["name"])
     dataset = DATASETS[config.dataset](data_root, split)
-    has_text = config.text is not None and config.dataset != "folder"
-    stage, weights_digest = load_stage(config, weights, device, chunk_frames, has_text=has_text)
-    fingerprint = {
-        "code_version": cache_schema.__version__,
-        "segmenter": asdict(stage.vita.config),
-        "weights_sha256": weights_digest,
-        "resize": config.resize,
-        "dtype": "float32",
-        "codec": get_codec(config.codec["name"]).describe(),
-        "clips": {**config.clips, "seed": CLIP_SEED},
-        "text": stage.text.identity() if stage.text else None,
+    stage = load_stage(
+        config,
+        weights,
+        device,
+        has_text=config.dataset != "folder",
+        chunk_frames=chunk_frames,
+        autocast=autocast,
+    )
+    settings = stage.identity() | {
         "dataset": config.dataset,
         "split": split or "",
         "annotations_sha256": dataset.fingerprint(),
     }
-    summary, start = Summary(total=len(dataset)), time.perf_counter()
-    with CacheWriter(
-        out,
-        fingerprint=fingerprint,
-        dataset=config.dataset,
-        split=split or "",
-        codec=get_codec(config.codec["name"]),
-        shard_bytes=shard_bytes,
-    ) as writer:
-        missing = [video_id for video_id in dataset.ids if video_id not in writer.done]
-        summary.already_there = len(dataset) - len(missing)
-        bar = tqdm(missing, desc="extract", unit="video", dynamic_ncols=True)
-        for video_id in bar:
-            try:
-                video = dataset.video(video_id)
-                write_video(writer, stage, video)
-            except InputError as error:
-                writer.fail(video_id, str(error))  # raises when the cache itself is the trouble
-                summary.failures[video_id] = str(error)
-                tqdm.write(f"video {video_id} failed: {error}")
-                continue
-            summary.videos += 1
-            summary.frames += video.num_frames
-            rate = summary.frames / (time.perf_counter() - start)
-            bar.set_postfix_str(f"{rate:.1f} frames/s", refresh=False)
+    out = Path(out)
+    codec = _codec(stage, dataset, out, settings, queue, rank)
+    own = share(dataset, rank)
+
+    def open_cache() -> CacheWriter:
+        return CacheWriter(
+            out,
+            fingerprint=settings | {"codec": codec.describe()},
+            dataset=config.dataset,
+            split=split or "",
+            codec=codec,
+            shard_bytes=shard_bytes,
+            rank=rank.rank,
+            world_size=rank.world_size,
+        )
+
+    summary, start = Summary(total=len(own)), time.perf_counter()
+    with closing(_outcomes(stage, dataset, codec, open_cache, own, queue)) as outcomes:
+        summary.already_there = len(next(outcomes).intersection(own))
+        with Progress(len(own) - summary.already_there, rank) as progress:
+            for video_id, outcome in outcomes:
+                progress.update(video_id, outcome)
+                if isinstance(outcome, Failed):
+                    summary.failures[video_id] = outcome.reason
+                else:
+                    summary.videos += 1
+                    summary.frames += outcome.frames
     summary.seconds = time.perf_counter() - start
-    summary.bytes_on_disk = sum(file.stat().st_size for file in Path(out).iterdir())
+    _look_back(summary, out, dataset)
     return summary
 
 
-def load_stage(
-    config: ExtractConfig, weights: str, device: str, chunk_frames: int = 8, *, has_text: bool
-) -> tuple[Stage, str]:
-    """Load the frozen models.
+def _outcomes(
+    stage: Stage,
+    dataset: Dataset,
+    codec: Codec,
+    open_cache: Callable[[], CacheWriter],
+    own: list[str],
+    queue: int,
+) -> Iterator[Any]:
+    """What `write` yields; the work is spread over processes and threads unless ``queue`` is 0."""
+    done: set[str] = set()
+    missing = (video_id for video_id in own if video_id not in done)  # once `done` is known
+    if queue == 0:
+        here = write(open_cache, code(stage, codec, infer(stage, read(stage, dataset, missing))))
+        with closing(here):
+            done |= next(here)
+            yield done
+            yield from here
+        return
+    cv2.setNumThreads(0)  # a forked process must not look for threads that did not come along
+    with Child(lambda parts: write(open_cache, parts), "writing") as writer:
+        outcomes = iter(writer)
+        done |= next(outcomes)
+        yield done
+        with (
+            Child(lambda _: read(stage, dataset, missing), "reading") as reader,
+            ahead(reader, queue, "receiver") as parts,
+            ahead(infer(stage, parts), queue, "model") as results,
+            ahead(code(stage, codec, results), CODED_BYTES, "coder", coded_bytes) as coded,
+        ):
+            for part in coded:
+                writer.put(part)
+                yield from writer.ready()
+        writer.end()
+        yield from outcomes
 
-    Returns:
-        The models, and the SHA-256 of the segmenter's weights.
-    """
-    sizes = SegmenterConfig.from_dict(config.segmenter)
-    if weights == RANDOM:
-        torch.manual_seed(0)
-        vita, digest = VITA(sizes).to(device), RANDOM
-    else:
-        vita, digest = load_vita(sizes, weights, device), file_sha256(Path(weights))
-    text = None
-    if has_text and config.text is not None:
-        text = TextPipeline(
-            TextEncoder(config.text["encoder"], device), WordDecoupler(config.text["tagger"])
+
+def coded_bytes(item: tuple[str, Any]) -> int:
+    """What a coded part takes of `CODED_BYTES`; what does not grow with the frames is free."""
+    part = item[1]
+    return part.nbytes if isinstance(part, CodedFrames) else 0
+
+
+def _codec(
+    stage: Stage, dataset: Dataset, out: Path, settings: dict[str, Any], queue: int, rank: Rank
+) -> Codec:
+    """The configured codec. One with a basis is fitted once for a cache, by rank 0."""
+    name = stage.config.codec["name"]
+    if name != LOWRANK:
+        return get_codec(name)
+    codec = codec_file.load(out, settings)
+    if codec is None and rank.rank == 0:
+        codec = fit_codec(stage, dataset, queue)
+        codec_file.save(out, codec, settings)
+    elif codec is None:
+        print(f"{rank.prefix}waits until rank 0 has fitted the codec", file=sys.stderr, flush=True)
+        codec = wait_for(lambda: codec_file.load(out, settings), "the codec")
+    return codec
+
+
+def _look_back(summary: Summary, out: Path, dataset: Dataset) -> None:
+    """Fill in what is to be said of the cache as a whole."""
+    known = manifest.read(out)
+    summary.bytes_on_disk = sum(shard.stat().st_size for shard in out.glob("shard-*.h5"))
+    costs = [entry.codec_iou for entry in known.videos.values() if entry.codec_iou]
+    if masks := sum(cost.masks for cost in costs):
+        summary.codec_iou = CodecIoU(
+            mean=sum(cost.mean * cost.masks for cost in costs) / masks,
+            worst=min(cost.worst for cost in costs),
+            masks=masks,
         )
-    resize = config.resize or {"short": None, "max": None}
-    preprocess = Preprocessor(resize["short"], resize["max"], sizes.pixel_mean, sizes.pixel_std)
-    return Stage(vita, text, preprocess, config, chunk_frames), digest
-
-
-def write_video(writer: CacheWriter, stage: Stage, video: SourceVideo) -> None:
-    """Everything about one video to the cache. Frames stream: only a chunk is in memory.
-
-    Raises:
-        InputError: a broken frame or annotation; nothing of the video stays in the cache.
-    """
-    vita, settings = stage.vita, stage.config
-    codec = get_codec(settings.codec["name"])
-    expressions = encode_expressions(stage.text, video)
-    geometry = stage.preprocess(video.read_frame(0))[1]
-    with writer.video(video.id, geometry=geometry, frame_names=video.frame_names) as entry:
-        chunks = []
-        for images in _chunks(stage, video):
-            frames = vita.frames(images.to(vita.device))
-            coded = codec.encode(frames.mask_features.cpu().numpy())
-            entry.append(frames.frame_queries.cpu().numpy(), coded)
-            chunks.append(frames.frame_queries)
-        queries = torch.cat(chunks)  # (T, N_f, C)
-        bank = clip_bank(video.id, video.num_frames, **settings.clips)  # (K, T_c)
-        whole = vita.video(queries[None])
-        parts = [_on_cpu(whole, 0)]
-        if len(bank):
-            # (K, T_c, N_f, C)
-            banked = vita.video(queries[torch.from_numpy(bank).long().to(queries.device)])
-            parts += [_on_cpu(banked, k) for k in range(len(bank))]
-        embeds = np.concatenate([part["mask_embeds"] for part in parts])  # ((1+K)*N_v, C)
-        # Tracks are those of the coded features: of the masks that readers of the cache get.
-        paths = []
-        for t in range(video.num_frames):
-            logits = torch.from_numpy(codec.mask_logits(entry.mask_features(t), embeds))
-            paths.append(tracks(logits, geometry))  # ((1+K)*N_v, 1, 6)
-        per_query = torch.cat(paths, dim=1).numpy()  # ((1+K)*N_v, T, 6)
-        shares = np.split(per_query, len(parts))
-        entry.finish(
-            video_queries=parts[0]["video_queries"],
-            video_logits=parts[0]["logits"],
-            video_mask_embeds=parts[0]["mask_embeds"],
-            tracks=shares[0],
-            clips=[
-                Clip(
-                    frame_indices=indices,
-                    video_queries=part["video_queries"],
-                    video_logits=part["logits"],
-                    tracks=share[:, indices],
-                )
-                for indices, part, share in zip(bank, parts[1:], shares[1:], strict=True)
-            ],
-            objects=video.objects,
-            expressions=expressions,
-        )
-
-
-def encode_expressions(text: TextPipeline | None, video: SourceVideo) -> list[Expression]:
-    """The text side of a video; nothing without a text pipeline.
-
-    Raises:
-        InputError: an empty or overlong expression; names it.
-    """
-    if text is None or not video.expressions:
-        return []
-    for expression in video.expressions:
-        if not normalise(expression.text):
-            raise InputError(
-                f"expression {expression.id!r} of video {video.id!r} is empty: "
-                "write a sentence or remove it"
-            )
-    encoded = text.encode([expression.text for expression in video.expressions])
-    return [
-        Expression(
-            expression_id=source.id,
-            text=source.text,
-            object_ids=source.object_ids,
-            annotation_ids=source.annotation_ids,
-            tag=source.tag,
-            words=features.words,
-            sentence=features.sentence,
-            static=features.static,
-            motion=features.motion,
-            offsets=features.offsets,
-        )
-        for source, features in zip(video.expressions, encoded, strict=True)
-    ]
-
-
-def clip_bank(video_id: str, num_frames: int, *, num: int, frames: int) -> np.ndarray:
-    """Which frames each clip of a video shows: sorted, seeded by the video's id.
-
-    Returns:
-        (K, min(T, T_c)) int32; a video shorter than a clip is taken whole.
-    """
-    size = min(frames, num_frames)
-    rng = np.random.default_rng([CLIP_SEED, zlib.crc32(video_id.encode())])
-    clips = [np.sort(rng.permutation(num_frames)[:size]) for _ in range(num)]
-    return np.array(clips, np.int32).reshape(num, size)
-
-
-def _chunks(stage: Stage, video: SourceVideo) -> Iterator[Tensor]:
-    """Chunks (t, 3, Hp, Wp) float32 of prepared frames."""
-    for start in range(0, video.num_frames, stage.chunk_frames):
-        stop = min(start + stage.chunk_frames, video.num_frames)
-        yield torch.stack([stage.preprocess(video.read_frame(t))[0] for t in range(start, stop)])
-
-
-def _on_cpu(output: Any, index: int) -> dict[str, np.ndarray]:
-    names = ("video_queries", "logits", "mask_embeds")
-    return {name: getattr(output, name)[index].float().cpu().numpy() for name in names}
+    if set(dataset.ids) <= known.videos.keys() | known.failures.keys():
+        with suppress(InputError):  # another rank is at work
+            CacheLock(out).release()
+            summary.unfinished = {i: known.failures[i] for i in dataset.ids if i in known.failures}

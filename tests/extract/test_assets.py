@@ -7,8 +7,8 @@ from stage_one import DEMO
 
 from extract.config import load_config
 from extract.demo.world import make_scene
-from extract.pipeline import load_stage
 from extract.segmenters.masks import mask_logits, to_original
+from extract.stage import load_stage
 
 ASSETS = DEMO.parents[1] / "assets"
 SCENES = [make_scene((0, 2, number)) for number in range(4)]  # of the split valid_u
@@ -16,8 +16,8 @@ SCENES = [make_scene((0, 2, number)) for number in range(4)]  # of the split val
 
 @pytest.fixture(scope="module")
 def stage():
-    return load_stage(load_config(DEMO), str(ASSETS / "vita_tiny.safetensors"), "cpu",
-                      has_text=True)[0]  # fmt: skip
+    weights = str(ASSETS / "vita_tiny.safetensors")
+    return load_stage(load_config(DEMO), weights, "cpu", has_text=True)
 
 
 def queries_of(stage, frames: np.ndarray):

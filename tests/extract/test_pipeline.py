@@ -8,8 +8,9 @@ from stage_one import image_folder, small_config, small_data
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
 from extract.datasets import MeViS
-from extract.pipeline import RANDOM, clip_bank, extract, load_stage
+from extract.pipeline import extract
 from extract.segmenters.masks import mask_logits, to_original, tracks
+from extract.stage import RANDOM, clip_bank, load_stage
 from train.replay import vita_masks
 
 
@@ -32,7 +33,7 @@ def exact(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stage():
-    return load_stage(small_config(), RANDOM, "cpu", has_text=True)[0]
+    return load_stage(small_config(), RANDOM, "cpu", has_text=True)
 
 
 def direct(stage, source):
@@ -85,7 +86,7 @@ def test_masks_from_an_exact_cache_are_vitas_own_to_the_pixel(exact, stage, data
     _, cache = exact
     for source in MeViS(data, "train"):
         _, _, masks, _ = direct(stage, source)
-        replayed = np.stack(list(vita_masks(cache.video(source.id), codec="float32")), axis=1)
+        replayed = np.stack(list(vita_masks(cache.video(source.id), codec=cache.codec)), axis=1)
         assert np.array_equal(replayed, masks)
         assert 0.01 < masks.mean() < 0.99  # random weights, but not trivial masks
 
@@ -95,7 +96,7 @@ def test_masks_from_a_float16_cache_differ_in_at_most_a_thousandth(stage, data, 
     cache = CacheReader(tmp_path / "cache")
     for source in MeViS(data, "train"):
         _, _, masks, _ = direct(stage, source)
-        replayed = np.stack(list(vita_masks(cache.video(source.id), codec="float16")), axis=1)
+        replayed = np.stack(list(vita_masks(cache.video(source.id), codec=cache.codec)), axis=1)
         assert (replayed != masks).mean() <= 1e-3
 
 

@@ -1,0 +1,88 @@
+"""Fits a low-rank codec to a seeded sample of the data set, before the first video is written."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cache_schema.cli import InputError
+from cache_schema.codecs import Codec
+from extract import mask_codec
+from extract.parts import Images
+from extract.prefetch import ahead
+from extract.reading import Dataset, chunks
+from extract.stage import Stage
+
+SAMPLE_SEED = 2
+
+
+def fit_codec(stage: Stage, dataset: Dataset, depth: int) -> Codec:
+    """Run VITA on clips of many videos, and fit the configured codec to them.
+
+    Args:
+        stage: see `extract.stage`.
+        dataset: the whole of it, so that every restart would fit the same.
+        depth: see `extract.prefetch.ahead`.
+
+    Raises:
+        InputError: no video can be used, or no basis will do.
+    """
+    wanted = stage.config.codec
+    clips = sample_clips(stage, dataset, wanted["frames"])
+    with (
+        ahead(clips, depth, "calibration") as prepared,
+        tqdm(total=wanted["frames"], desc="fit codec", unit="frame", dynamic_ncols=True) as bar,
+    ):
+        samples = _samples(stage, prepared, bar)
+        return mask_codec.fit(samples, name=wanted["name"], rank=wanted["rank"], iou=wanted["iou"])
+
+
+def sample_clips(stage: Stage, dataset: Dataset, frames: int) -> Iterator[tuple[str, list[Images]]]:
+    """Video ids with prepared clips in chunks, ``frames`` frames in all or as many as there are.
+
+    Videos come in a seeded order, one seeded clip of each; when all have given one, a second clip
+    of other frames of each. Videos that cannot be read are left out: whose turn it is to write
+    them will say so.
+
+    Raises:
+        InputError: no video can be read; the reason is that of the first.
+    """
+    ids, size = dataset.ids, stage.config.clips["frames"]
+    order = np.random.default_rng(SAMPLE_SEED).permutation(len(ids))
+    left, number, reason = frames, 0, None
+    found = True
+    while found:
+        found = False
+        for k in order:
+            try:
+                video = dataset.video(ids[k], objects=False)
+                shuffled = np.random.default_rng([SAMPLE_SEED, k]).permutation(video.num_frames)
+                clip = np.sort(shuffled[number * size :][: min(size, left)])
+                parts = [images for images, _ in chunks(stage, video, clip)]
+            except InputError as error:
+                reason = reason or error
+                continue
+            if parts:
+                found = True
+                left -= len(clip)
+                yield ids[k], parts
+            if left == 0:
+                return
+        number += 1
+    if left == frames:
+        raise InputError(f"the codec cannot be fitted, no video can be read: {reason}")
+
+
+def _samples(
+    stage: Stage, clips: Iterable[tuple[str, list[Images]]], bar: tqdm
+) -> Iterator[mask_codec.Sample]:
+    for video_id, parts in clips:
+        frames = [stage.vita.frames(stage.transfer.upload(part.pixels)) for part in parts]
+        queries = torch.cat([part.frame_queries for part in frames])  # (T_c, N_f, C)
+        features = torch.cat([part.mask_features for part in frames])  # (T_c, C_mask, h, w)
+        video = stage.vita.video(queries[None])
+        stage.check_finite(video_id, frame_queries=queries, mask_features=features)
+        sure = mask_codec.confident(video.logits[0])
+        bar.update(len(features))
+        yield mask_codec.Sample(features, video.mask_embeds[0, sure])

@@ -1,0 +1,93 @@
+"""From the device to the host: what is stored of frames and clips, and what the codec costs."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from cache_schema.cli import InputError
+from cache_schema.codecs import Codec
+from cache_schema.records import CodecIoU
+from extract import mask_codec
+from extract.parts import Clips, CodedClips, CodedFrames, Frames, Head, by_video
+from extract.stage import Stage
+
+#: Frames of each video that show what the codec costs.
+COMPARED_FRAMES = 2
+COMPARED_SEED = 1
+
+
+def code(stage: Stage, codec: Codec, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """`Frames` become `CodedFrames`, `Clips` become `CodedClips`; only codes leave the device.
+
+    A video with NaN or infinite values fails.
+    """
+
+    def work(video_id: str, parts: Iterator[Any]) -> Iterator[Head | CodedFrames | CodedClips]:
+        for part in parts:
+            if isinstance(part, Head):
+                compared = _Compared(video_id, len(part.frame_names), codec)
+                yield part
+                continue
+            with stage.transfer.after(part.computed):
+                if isinstance(part, Frames):
+                    coded = _code_frames(stage, codec, video_id, part)
+                    compared.add(part.output.mask_features, coded.mask_features)
+                    yield coded
+                else:
+                    yield _code_clips(stage, video_id, part, compared)
+
+    return by_video(parts, work)
+
+
+def _code_frames(stage: Stage, codec: Codec, video_id: str, frames: Frames) -> CodedFrames:
+    queries, features = frames.output.frame_queries, frames.output.mask_features
+    stage.check_finite(video_id, frame_queries=queries)
+    try:
+        coded = mask_codec.encode(features, codec)
+    except InputError as error:
+        stage.check_finite(video_id, mask_features=features)
+        raise InputError(f"video {video_id!r}, mask_features cannot be stored: {error}") from None
+    return CodedFrames(queries.cpu().numpy(), coded)
+
+
+def _code_clips(stage: Stage, video_id: str, clips: Clips, compared: "_Compared") -> CodedClips:
+    arrays = {
+        "video_queries": clips.video_queries,
+        "logits": clips.logits,
+        "mask_embeds": clips.mask_embeds,
+    }
+    stage.check_finite(video_id, **arrays)
+    sure = mask_codec.confident(clips.logits[0])
+    return CodedClips(
+        bank=clips.bank,
+        **{name: array.cpu().numpy() for name, array in arrays.items()},
+        codec_iou=compared.iou(clips.mask_embeds[0, sure]),
+    )
+
+
+class _Compared:
+    """A few seeded frames of a video, exact and coded, until its mask embeddings are known."""
+
+    def __init__(self, video_id: str, num_frames: int, codec: Codec) -> None:
+        rng = np.random.default_rng([COMPARED_SEED, zlib.crc32(video_id.encode())])
+        self._wanted = set(rng.permutation(num_frames)[:COMPARED_FRAMES].tolist())
+        self._codec, self._seen = codec, 0
+        self._kept: list[tuple[Tensor, dict[str, np.ndarray]]] = []
+
+    def add(self, features: Tensor, coded: dict[str, np.ndarray]) -> None:
+        """Keep what is wanted of the video's next frames (t, C, h, w)."""
+        for k in range(len(features)):
+            if self._seen + k in self._wanted:
+                # Copies: a view would keep the whole chunk.
+                codes = {name: array[k : k + 1].copy() for name, array in coded.items()}
+                self._kept.append((features[k : k + 1].clone(), codes))
+        self._seen += len(features)
+
+    def iou(self, embeds: Tensor) -> CodecIoU | None:
+        """What the codec costs the masks of embeddings (N, C)."""
+        return mask_codec.summarise(
+            [mask_codec.codec_iou(exact, codes, embeds, self._codec) for exact, codes in self._kept]
+        )

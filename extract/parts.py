@@ -1,0 +1,141 @@
+"""What flows through the pipeline: a stream of ``(video id, part)``, video after video.
+
+A video that can be opened starts with its `Head`; its frames follow, and it ends with what has
+become of `End`. Wherever it turns out that a video cannot be extracted, `Failed` is its last part.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache_schema.cli import InputError
+from cache_schema.records import RLE, CodecIoU, Expression, Geometry
+from extract.segmenters.vita import FrameOutput
+
+
+@dataclass
+class Head:
+    """What is known of a video before the model has seen it."""
+
+    geometry: Geometry
+    frame_names: list[str]
+    expressions: list[Expression]
+    objects: dict[str, list[RLE | None]]
+
+
+@dataclass
+class Images:
+    """Prepared frames that go through the model together: (t, 3, Hp, Wp) float32."""
+
+    pixels: np.ndarray
+
+
+@dataclass
+class End:
+    """All frames of the video have been read."""
+
+
+@dataclass
+class Frames:
+    """The frame level of `Images`, on the device.
+
+    Attributes:
+        output: see `FrameOutput`.
+        computed: when the device is done with it; None where results are there at once.
+    """
+
+    output: FrameOutput
+    computed: torch.cuda.Event | None
+
+
+@dataclass
+class Clips:
+    """The video level, on the device: of the whole video first, then of each clip of its bank.
+
+    Attributes:
+        bank: (K, T_c) int32, the frames of each clip.
+        video_queries: (1+K, N_v, C).
+        logits: (1+K, N_v, classes+1).
+        mask_embeds: (1+K, N_v, C_mask).
+        computed: as in `Frames`.
+    """
+
+    bank: np.ndarray
+    video_queries: Tensor
+    logits: Tensor
+    mask_embeds: Tensor
+    computed: torch.cuda.Event | None
+
+
+@dataclass
+class CodedFrames:
+    """`Frames` as they are stored, on the host."""
+
+    frame_queries: np.ndarray
+    mask_features: dict[str, np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the arrays."""
+        return sum(a.nbytes for a in (self.frame_queries, *self.mask_features.values()))
+
+
+@dataclass
+class CodedClips:
+    """`Clips` on the host, and what the codec costs the video."""
+
+    bank: np.ndarray
+    video_queries: np.ndarray
+    logits: np.ndarray
+    mask_embeds: np.ndarray
+    codec_iou: CodecIoU | None
+
+
+@dataclass
+class Written:
+    """The video is in the cache, with this many frames."""
+
+    frames: int
+
+
+@dataclass
+class Failed:
+    """The video cannot be extracted, and why."""
+
+    reason: str
+
+
+def by_video(
+    parts: Iterable[tuple[str, Any]], work: Callable[[str, Iterator[Any]], Iterable[Any]]
+) -> Iterator[tuple[str, Any]]:
+    """Each video's parts through a generator function; bad input ends the video and no other.
+
+    Args:
+        parts: of all videos.
+        work: takes a video's id and its parts up to one that failed, and yields other parts.
+
+    Raises:
+        Exception: any other error of ``work``, with a note that names the video.
+    """
+    for video_id, group in groupby(parts, key=itemgetter(0)):
+        try:
+            for part in work(video_id, _until_failed(group)):
+                yield video_id, part
+        except InputError as error:
+            yield video_id, Failed(str(error))
+        except Exception as error:
+            error.add_note(f"while extracting video {video_id!r}")
+            raise
+
+
+def _until_failed(group: Iterable[tuple[str, Any]]) -> Iterator[Any]:
+    for _, part in group:
+        if isinstance(part, Failed):
+            raise InputError(part.reason)
+        yield part

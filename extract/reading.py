@@ -1,0 +1,86 @@
+"""What is ready before the model asks for it: prepared frames and encoded sentences."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from cache_schema.cli import InputError
+from cache_schema.records import Expression, Geometry
+from extract.datasets import SourceVideo
+from extract.parts import End, Head, Images, by_video
+from extract.stage import Stage
+from extract.text import TextPipeline, normalise
+
+
+class Dataset(Protocol):
+    """What is needed of a data set; see `extract.datasets`."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the videos, in their order."""
+
+    def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
+        """A video, with its masks or without; InputError if something is wrong with it."""
+
+
+def read(stage: Stage, dataset: Dataset, video_ids: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """The `Head` of each video, its frames as `Images`, and `End`."""
+
+    def parts(video_id: str, _: Iterator[None]) -> Iterator[Head | Images | End]:
+        video = dataset.video(video_id)
+        expressions = encode_expressions(stage.text, video)
+        for number, (images, geometry) in enumerate(chunks(stage, video, range(video.num_frames))):
+            if number == 0:
+                yield Head(geometry, video.frame_names, expressions, video.objects)
+            yield images
+        yield End()
+
+    return by_video(((video_id, None) for video_id in video_ids), parts)
+
+
+def chunks(
+    stage: Stage, video: SourceVideo, indices: Sequence[int]
+) -> Iterator[tuple[Images, Geometry]]:
+    """Prepared frames of a video, ``stage.chunk_frames`` at a time, with the sizes they took.
+
+    Raises:
+        InputError: a broken frame.
+    """
+    for start in range(0, len(indices), stage.chunk_frames):
+        part = indices[start : start + stage.chunk_frames]
+        prepared = [stage.preprocess(video.read_frame(int(t))) for t in part]
+        images = torch.stack([image for image, _ in prepared])  # (t, 3, Hp, Wp)
+        yield Images(images.numpy()), prepared[0][1]
+
+
+def encode_expressions(text: TextPipeline | None, video: SourceVideo) -> list[Expression]:
+    """The text side of a video; nothing without a text pipeline.
+
+    Raises:
+        InputError: an empty or overlong expression; names it.
+    """
+    if text is None or not video.expressions:
+        return []
+    for expression in video.expressions:
+        if not normalise(expression.text):
+            raise InputError(
+                f"expression {expression.id!r} of video {video.id!r} is empty: "
+                "write a sentence or remove it"
+            )
+    encoded = text.encode([expression.text for expression in video.expressions])
+    return [
+        Expression(
+            expression_id=source.id,
+            text=source.text,
+            object_ids=source.object_ids,
+            annotation_ids=source.annotation_ids,
+            tag=source.tag,
+            words=features.words,
+            sentence=features.sentence,
+            static=features.static,
+            motion=features.motion,
+            offsets=features.offsets,
+        )
+        for source, features in zip(video.expressions, encoded, strict=True)
+    ]

@@ -1,0 +1,145 @@
+"""The frozen models of stage one with the settings of how they are applied, and their identity."""
+
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import cache_schema
+from cache_schema.cli import InputError
+from cache_schema.fingerprint import file_sha256
+from cache_schema.spec import FORMAT_VERSION
+from extract.config import ExtractConfig
+from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
+from extract.text import TextEncoder, TextPipeline, WordDecoupler
+from extract.transfer import Transfer
+
+#: ``--weights random``: a segmenter of seeded random weights, for timing and for tests.
+RANDOM = "random"
+CLIP_SEED = 0
+#: ``--autocast``: what the model's reduced precision is called.
+AUTOCAST = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Stage:
+    """The frozen models with the settings of how they are applied.
+
+    Attributes:
+        vita: the segmenter.
+        text: None where there are no expressions to encode.
+        preprocess: from a frame to an image.
+        config: see `extract.config`.
+        chunk_frames: frames that go through the frame level together.
+        autocast: a key of `AUTOCAST`.
+        weights_sha256: of the segmenter's weights, or `RANDOM`.
+        transfer: between host and device.
+    """
+
+    vita: VITA
+    text: TextPipeline | None
+    preprocess: Preprocessor
+    config: ExtractConfig
+    chunk_frames: int
+    autocast: str
+    weights_sha256: str
+    transfer: Transfer
+
+    def identity(self) -> dict[str, Any]:
+        """Everything about models and settings that decides the numbers of a cache.
+
+        The codec stands in it as it was asked for; what comes of that replaces it in the
+        fingerprint.
+        """
+        return {
+            "code_version": cache_schema.__version__,
+            "format_version": FORMAT_VERSION,
+            "segmenter": asdict(self.vita.config),  # with the normalisation
+            "weights_sha256": self.weights_sha256,
+            "resize": self.config.resize,
+            "dtype": "float32",
+            "autocast": self.autocast,
+            "codec": self.config.codec,
+            "clips": {**self.config.clips, "seed": CLIP_SEED},
+            "text": self.text.identity() if self.text else None,
+        }
+
+    def check_finite(self, video_id: str, **arrays: Tensor) -> None:
+        """Refuse what half precision, or broken weights, made of a video.
+
+        Raises:
+            InputError: NaN or infinite values; names the array and the option that helps.
+        """
+        for name, array in arrays.items():
+            if array.isfinite().all():
+                continue
+            if self.autocast == "none":
+                advice = "check the weights, and this video's frames"
+            else:
+                advice = f"--autocast {self.autocast} is not enough for it, use --autocast none"
+            raise InputError(f"video {video_id!r}, {name} holds NaN or infinite values: {advice}")
+
+
+def load_stage(
+    config: ExtractConfig,
+    weights: str,
+    device: str,
+    *,
+    has_text: bool,
+    chunk_frames: int = 8,
+    autocast: str = "none",
+) -> Stage:
+    """Load the frozen models.
+
+    Args:
+        config: see `extract.config`.
+        weights: a ``.pth`` or ``.safetensors`` file, or `RANDOM`.
+        device: where the models run.
+        has_text: whether the data set has expressions.
+        chunk_frames: frames that go through the frame level together.
+        autocast: a key of `AUTOCAST`.
+
+    Raises:
+        InputError: weights or text models that are missing or do not fit the configuration.
+    """
+    sizes = SegmenterConfig.from_dict(config.segmenter)
+    if weights == RANDOM:
+        torch.manual_seed(0)
+        vita, digest = VITA(sizes).to(device), RANDOM
+    else:
+        vita, digest = load_vita(sizes, weights, device), file_sha256(Path(weights))
+    vita.autocast = AUTOCAST[autocast]
+    text = None
+    if has_text and config.text is not None:
+        text = TextPipeline(
+            # On the CPU, where the process that reads can use it.
+            TextEncoder(config.text["encoder"]),
+            WordDecoupler(config.text["tagger"]),
+        )
+    resize = config.resize or {"short": None, "max": None}
+    return Stage(
+        vita=vita,
+        text=text,
+        preprocess=Preprocessor(resize["short"], resize["max"], sizes.pixel_mean, sizes.pixel_std),
+        config=config,
+        chunk_frames=chunk_frames,
+        autocast=autocast,
+        weights_sha256=digest,
+        transfer=Transfer(vita.device),
+    )
+
+
+def clip_bank(video_id: str, num_frames: int, *, num: int, frames: int) -> np.ndarray:
+    """Which frames each clip of a video shows: sorted, seeded by the video's id.
+
+    Returns:
+        (K, min(T, T_c)) int32; a video shorter than a clip is taken whole.
+    """
+    size = min(frames, num_frames)
+    rng = np.random.default_rng([CLIP_SEED, zlib.crc32(video_id.encode())])
+    clips = [np.sort(rng.permutation(num_frames)[:size]) for _ in range(num)]
+    return np.array(clips, np.int32).reshape(num, size)

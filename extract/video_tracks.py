@@ -1,0 +1,85 @@
+"""Tracks of every query of a video and its clip bank, measured on what was written."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache_schema.codecs import Codec
+from cache_schema.records import Geometry
+from extract.segmenters.masks import tracks
+
+
+class CodedLogits:
+    """Mask logits of embeddings over coded frames.
+
+    As `Codec.mask_logits`, with what does not depend on the frame done once, and in torch, whose
+    number of threads is that of the process.
+
+    Args:
+        codec: of the frames.
+        embeds: (N, C).
+    """
+
+    def __init__(self, codec: Codec, embeds: np.ndarray) -> None:
+        weights, bias = codec.project(embeds)
+        self._weights = torch.from_numpy(weights)  # (N, R)
+        self._bias = torch.from_numpy(bias) if codec.basis else None  # (N,)
+
+    def __call__(self, stored: Mapping[str, np.ndarray], rows: Tensor) -> Tensor:
+        """Logits (n, h, w) of some of the embeddings in one frame.
+
+        Args:
+            stored: the coded arrays of the frame, each with a leading axis of 1.
+            rows: (n,) which embeddings.
+        """
+        weights = self._weights[rows]
+        values = torch.from_numpy(stored["values"][0])  # (R, h, w)
+        if "scales" in stored:
+            weights = weights * torch.from_numpy(stored["scales"][0])
+        logits = weights @ values.flatten(1).float()  # (n, h*w)
+        if self._bias is not None:
+            logits += self._bias[rows, None]
+        return logits.unflatten(1, values.shape[1:])
+
+
+def video_tracks(
+    coded: Callable[[int], Mapping[str, np.ndarray]],
+    codec: Codec,
+    embeds: np.ndarray,
+    bank: np.ndarray,
+    num_frames: int,
+    geometry: Geometry,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Tracks of the masks that readers of the cache get: of the coded features.
+
+    One frame is in memory at a time, and of each clip only its own frames are looked at.
+
+    Args:
+        coded: the coded arrays of frame t, each with a leading axis of 1.
+        codec: of the frames.
+        embeds: (1+K, N_v, C), of the whole video and of each clip.
+        bank: (K, T_c), frames of each clip, sorted.
+        num_frames: T.
+        geometry: of the video.
+
+    Returns:
+        (N_v, T, 6) float16, and for each clip (N_v, T_c, 6).
+    """
+    logits = CodedLogits(codec, embeds.reshape(-1, embeds.shape[-1]))
+    shown = np.ones((1 + len(bank), num_frames), bool)  # [clip, t]
+    for clip, frames in zip(shown[1:], bank, strict=True):
+        clip[:] = False
+        clip[frames] = True
+    queries = embeds.shape[1]
+    rows = torch.arange(len(shown) * queries).view(-1, queries)  # [clip, n]
+    parts: list[list[np.ndarray]] = [[] for _ in shown]
+    for t in range(num_frames):
+        here = np.flatnonzero(shown[:, t])
+        maps = logits(coded(t), rows[here].flatten())  # (clips here * N_v, h, w)
+        found = tracks(maps[None], geometry).numpy()  # (clips here * N_v, 1, 6)
+        for clip, part in zip(here, found.reshape(-1, queries, 1, 6), strict=True):
+            parts[clip].append(part)
+    whole, *clips = (np.concatenate(part, axis=1) for part in parts)
+    return whole, clips
