@@ -13,6 +13,9 @@ WEIGHTS ?= extract/assets/vita_tiny.safetensors
 CACHE ?= $(DEMO)/cache
 RUN ?= $(DEMO)/run
 OUT ?= $(DEMO)
+# Keys to change, such as EXTRACT_OPTIONS="dataset=ref_davis codec=float16" TRAIN_OPTIONS=train.seed=1
+EXTRACT_OPTIONS ?=
+TRAIN_OPTIONS ?=
 
 # Threads that spin while they wait for each other slow a busy machine down several times.
 export OMP_WAIT_POLICY = PASSIVE
@@ -43,17 +46,20 @@ extract: data ## stage one: frozen VITA over $(SPLITS) of $(DATA) into $(CACHE)
 	@set -e; for split in $(SPLITS); do \
 		echo "== extract $$split"; \
 		$(BIN)/python -m extract $(EXTRACT_CONFIG) --data-root $(DATA) --split $$split \
-			--weights $(WEIGHTS) --out $(CACHE)/$$split; \
+			--weights $(WEIGHTS) --out $(CACHE)/$$split \
+			$(if $(EXTRACT_OPTIONS),--cfg-options $(EXTRACT_OPTIONS)); \
 	done
 
 train: extract ## stage two: train the DMVS head from $(CACHE) into $(RUN)
 	@echo "== train"
-	@$(BIN)/python -m train $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(RUN) --resume
+	@$(BIN)/python -m train $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(RUN) --resume \
+		$(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
 
 eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 	@echo "== eval"
 	@$(BIN)/python -m train.evaluate $(TRAIN_CONFIG) --cache $(CACHE)/$(EVAL_SPLIT) \
-		--checkpoint $(RUN) --out $(OUT) --controls --save-masks
+		--checkpoint $(RUN) --out $(OUT) --controls --save-masks \
+		$(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
 
 demo: eval ## the whole loop on the demo world, with a table and a picture at the end
 	@$(BIN)/python -m scripts.draw_overlays --data-root $(DATA) --split $(EVAL_SPLIT) \

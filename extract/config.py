@@ -39,11 +39,16 @@ class ExtractConfig:
     """
 
     dataset: str
+    dataset_settings: dict[str, Any]
     segmenter: dict[str, Any]
     text: dict[str, str] | None
     resize: dict[str, int | None] | None
     codec: dict[str, Any]
     clips: dict[str, int]
+
+
+#: Keys that are a name, or a dict with a name and settings.
+NAMED = ("codec", "dataset")
 
 
 def presets() -> dict[str, Path]:
@@ -79,16 +84,26 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
         for name, value in names.items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
-    if isinstance(values.get("codec"), str):  # so that an option can add a setting to the name
-        values["codec"] = {"name": values["codec"]}
+    options = dict(options or {})
+    for key in NAMED:  # a name replaces all that was said; settings are added to it
+        for given in (values, options):
+            if isinstance(given.get(key), str):
+                values[key] = {"name": given[key]}
+                if given is options:
+                    del options[key]
     wrapped = Config({"keys": values})
     try:
-        wrapped.merge_from_dict({f"keys.{name}": value for name, value in (options or {}).items()})
+        wrapped.merge_from_dict({f"keys.{name}": value for name, value in options.items()})
     except (KeyError, TypeError, AssertionError) as error:
         raise InputError(f"--cfg-options do not fit {path}: {error}") from error
     merged = wrapped.to_dict()["keys"]
     _check(path, merged)
-    return ExtractConfig(**merged | {"codec": _codec(path, merged["codec"])})
+    dataset = merged["dataset"]
+    if not isinstance(dataset, dict) or not isinstance(dataset.get("name"), str):
+        raise InputError(f"{path}: dataset is {dataset!r}, give a name or a dict with a name")
+    merged["dataset_settings"] = {key: dataset[key] for key in dataset if key != "name"}
+    merged |= {"dataset": dataset["name"], "codec": _codec(path, merged["codec"])}
+    return ExtractConfig(**merged)
 
 
 def _check(path: Path, values: dict[str, Any]) -> None:

@@ -10,5 +10,5 @@ segmenter = dict(
 )
 text = dict(encoder="roberta-base", tagger="en")
 resize = dict(short=360, max=1333)  # of the reference's tests
-codec = "float16"
+codec = dict(name="lowrank-int8", rank=64)  # an eighth of float16
 clips = dict(num=8, frames=10)

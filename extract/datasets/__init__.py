@@ -1,5 +1,11 @@
 """Data sets of stage one, as they lie on the disks of their users; nothing else reads them."""
 
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cache_schema.cli import InputError
 from extract.datasets.folder import VideoFolder
 from extract.datasets.mevis import MeViS
 from extract.datasets.records import RLE, SourceExpression, SourceVideo
@@ -18,6 +24,33 @@ DATASETS = {
     "folder": VideoFolder,
 }
 
+
+def open_dataset(
+    name: str, root: Path, split: str | None, settings: Mapping[str, Any] | None = None
+):
+    """The data set of a name.
+
+    Args:
+        name: a key of `DATASETS`.
+        root, split: where it lies.
+        settings: whole numbers that the data set takes beside them, such as ``variants``.
+
+    Raises:
+        InputError: an unknown name or setting, or what the data set itself refuses.
+    """
+    if name not in DATASETS:
+        raise InputError(f"unknown dataset '{name}': known are {', '.join(DATASETS)}")
+    taken = inspect.signature(DATASETS[name]).parameters
+    known = [key for key, parameter in taken.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    for key, value in (settings or {}).items():
+        if key not in known:
+            its = f"has {', '.join(known)}" if known else "has no settings"
+            raise InputError(f"unknown key 'dataset.{key}': dataset '{name}' {its}")
+        if type(value) is not int or value < 0:
+            raise InputError(f"dataset.{key} is {value!r}, give a whole number")
+    return DATASETS[name](root, split, **(settings or {}))
+
+
 __all__ = [
     "DATASETS",
     "RLE",
@@ -30,4 +63,5 @@ __all__ = [
     "SourceExpression",
     "SourceVideo",
     "VideoFolder",
+    "open_dataset",
 ]

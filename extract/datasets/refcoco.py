@@ -57,6 +57,11 @@ class RefCOCO:
     ) -> None:
         self.root = existing_folder(Path(root), what="data root")
         self.folder = existing_folder(self.root / self.name, what="data set")
+        if variants < 1 or frames < 1:
+            raise InputError(
+                f"{self.name}: dataset.variants is {variants} and dataset.frames {frames}, give at "
+                "least 1"
+            )
         self.variants, self.frames, self.seed = variants, frames, seed
         name, _, partition = (split or "").partition("@")
         partition = partition or self.partitions[0]

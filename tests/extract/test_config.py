@@ -1,4 +1,4 @@
-"""The codec of a configuration: a name, or a name with settings."""
+"""Keys of a configuration that are a name, or a name with settings."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import pytest
 
 from cache_schema.cli import InputError
 from extract.config import load_config
+from extract.datasets import open_dataset
 
 DEMO = Path(__file__).parents[2] / "extract/configs/demo.py"
 LOWRANK = {"name": "lowrank-int8", "rank": "auto", "iou": 0.99, "frames": 256}
@@ -44,6 +45,38 @@ def test_an_option_replaces_a_codec_with_settings(tmp_path: Path) -> None:
     assert load_config(DEMO, {"codec": "lowrank-int8"}).codec == LOWRANK
     options = {"codec.name": "lowrank-int8", "codec.frames": 8}
     assert load_config(DEMO, options).codec == LOWRANK | {"frames": 8}
+
+
+def test_a_name_comes_before_its_settings_whatever_their_order(tmp_path: Path) -> None:
+    for options in (
+        {"codec": "lowrank-int8", "codec.rank": 15},
+        {"codec.rank": 15, "codec": "lowrank-int8"},
+    ):
+        assert load_config(config(tmp_path, "int8"), options).codec == LOWRANK | {"rank": 15}
+
+
+def test_a_dataset_may_have_settings() -> None:
+    loaded = load_config(DEMO, {"dataset": "refcoco", "dataset.variants": 3})
+    assert (loaded.dataset, loaded.dataset_settings) == ("refcoco", {"variants": 3})
+    assert load_config(DEMO).dataset_settings == {}
+    with pytest.raises(InputError, match="dataset is 5, give a name"):
+        load_config(DEMO, {"dataset": 5})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("cocoref", {}, "unknown dataset 'cocoref': known are mevis"),
+        ("mevis", {"variants": 2}, "unknown key 'dataset.variants': dataset 'mevis' has no"),
+        ("refcoco", {"varants": 2}, "'refcoco' has variants, frames, seed"),
+        ("refcoco", {"variants": "two"}, "dataset.variants is 'two', give a whole number"),
+    ],
+)
+def test_wrong_settings_of_a_dataset_are_named(
+    tmp_path: Path, name: str, settings: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        open_dataset(name, tmp_path, "train", settings)
 
 
 @pytest.mark.parametrize(
