@@ -179,6 +179,8 @@ def _scalar(node: h5py.Group | h5py.Dataset, name: str):
         # Looked at first: an array as an attribute could ask for any amount of memory.
         shape = node.attrs.get_id(name).shape
         value = node.attrs[name] if shape == () else np.empty(0)
+        if isinstance(value, str):
+            value.encode()  # HDF5 lets anything pass as UTF-8
     except (KeyError, OSError, RuntimeError, TypeError, ValueError):
         raise InputError(f"{where(node)} has no readable attribute {name!r}") from None
     return value.item() if isinstance(value, np.generic) else value

@@ -24,6 +24,7 @@ from cache_schema.names import check_text, escape
 from cache_schema.records import Geometry
 from cache_schema.recovery import entry_of, recover, seal_of, temporary
 from cache_schema.shard import LIBVER, OPEN, Header, damages, open_shard
+from cache_schema.sink import Sink
 from cache_schema.video_writer import VideoWriter
 
 
@@ -74,6 +75,7 @@ class CacheWriter:
         self._closed = False
         self._file: h5py.File | None = None
         self._path: Path | None = None  # of the shard in progress
+        self._sink: Sink | None = None
         self._open: dict[str, Entry] = {}  # finished videos of the shard in progress
         self._writing = ""
         self.done: set[str] = set()
@@ -178,10 +180,10 @@ class CacheWriter:
         """Turn storage errors into one sentence, and refuse everything after it."""
         try:
             yield
+            if self._sink:
+                self._sink.check()
         except (OSError, RuntimeError) as error:
-            # HDF5 buries the system's words in its own.
             text = getattr(error, "strerror", None) or str(error)
-            text = text.split("error message = '")[-1].split("'")[0]
             self._broken = f"cannot write the cache {self.path}: {text}; {advice}"
             raise InputError(self._broken) from error
 
@@ -197,7 +199,8 @@ class CacheWriter:
             if self._file is None:
                 self._shard = f"shard-{self._next:05d}.h5"
                 self._path = temporary(self.path, self._shard)
-                self._file = h5py.File(self._path, "w", libver=LIBVER, **OPEN)
+                self._sink = Sink(self._path)
+                self._file = h5py.File(self._sink, "w", libver=LIBVER, **OPEN)
                 self._header.write(self._file)
                 self._file.create_group("videos")
             return self._file["videos"].create_group(name)
@@ -210,11 +213,9 @@ class CacheWriter:
         with self._guard():
             self._file.close()
             self._file = None
-            descriptor = os.open(self._path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            self._sink.sync()
+            self._sink.close()
+            self._sink = None
             self._read_back()
             # The digest of the temporary file, so that nothing that comes later is vouched for.
             sealed = seal_of(self._path, self._shard)
@@ -241,10 +242,11 @@ class CacheWriter:
     def _discard(self) -> None:
         """Drop a shard in progress that holds nothing finished, or that cannot be finished."""
         if self._file is not None:
-            # On a full disk HDF5 cannot even close the file properly.
-            with suppress(OSError, RuntimeError, ValueError):
-                self._file.close()
+            self._file.close()
             self._file = None
+        if self._sink is not None:
+            self._sink.close()
+            self._sink = None
         if self._path:
             with suppress(OSError):
                 self._path.unlink()

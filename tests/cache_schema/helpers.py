@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,8 @@ def in_child(function: Callable[[], None]) -> int:
         try:
             function()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     _, status = os.waitpid(child, 0)

@@ -3,8 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import os
 import resource
 import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +226,98 @@ def test_a_full_disk_is_one_sentence_and_the_rest_resumes(tmp_path, limit):
     write_cache(path, num_videos=5)
     write_cache(tmp_path / "whole", num_videos=5)
     assert contents(path) == contents(tmp_path / "whole")
+
+
+FULL = """
+import resource, sys
+from cache_schema.cli import run
+from tests.synthetic import write_cache
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+sys.exit(run(lambda _: write_cache(sys.argv[1], num_videos=5) and None))
+"""
+
+
+@pytest.mark.parametrize("limit", [7000, 50000, 90000])
+def test_a_full_disk_ends_a_command_with_its_one_sentence(tmp_path, limit):
+    """HDF5, left to itself, prints a trace for every object of the file and may crash."""
+    command = [sys.executable, "-c", FULL, str(tmp_path / "cache"), str(limit)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1), ended.stderr
+    assert "File too large; what is finished is safe, and the same command" in ended.stderr
+    write_cache(tmp_path / "cache", num_videos=5)
+    write_cache(tmp_path / "whole", num_videos=5)
+    assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that an ordinary user reaches and owns."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        folder = Path(name) / "cache"
+        folder.mkdir()
+        if os.getuid() == 0:
+            os.chown(folder, 65534, 65534)
+        yield folder
+
+
+def as_user(function):
+    """Run in a child that no permission is ignored for."""
+
+    def child():
+        if os.getuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        function()
+
+    assert in_child(child) == 0
+
+
+def test_a_permission_lost_on_the_way(open_folder, tmp_path):
+    def write():
+        sealing = "cannot write the cache .*: Permission denied; what is finished is safe"
+        with pytest.raises(InputError, match=sealing), open_writer(open_folder) as writer:
+            write_video(writer, make_video(0))
+            os.chmod(open_folder, 0o555)
+        with pytest.raises(InputError, match="Permission denied; choose a folder"):
+            open_writer(open_folder)
+        os.chmod(open_folder, 0o755)
+        write_cache(open_folder, num_videos=2)
+        os.chmod(open_folder, 0o555)
+        assert verify(open_folder).sound and len(CacheReader(open_folder)) == 2
+
+    as_user(write)
+    write_cache(tmp_path / "whole", num_videos=2)
+    assert contents(open_folder) == contents(tmp_path / "whole")
+
+
+def test_files_that_may_not_be_touched(open_folder):
+    def write():
+        write_cache(open_folder, num_videos=1)
+        manifest_file, shard = open_folder / "manifest.jsonl", open_folder / "shard-00000.h5"
+        before = manifest_file.read_bytes(), shard.read_bytes()
+        for path, mode, message in (
+            (manifest_file, 0o444, "cannot write the cache .*: Permission denied"),
+            (manifest_file, 0o000, "manifest.jsonl cannot be read"),
+            (shard, 0o000, "shard-00000.h5 cannot be opened .*Permission denied"),
+            (open_folder / ".lock", 0o444, "cannot write the cache .*: Permission denied"),
+        ):
+            path.chmod(mode)
+            with pytest.raises(InputError, match=message):
+                open_writer(open_folder)
+            path.chmod(0o644)
+            assert before == (manifest_file.read_bytes(), shard.read_bytes())
+        # Without its lines the shard could still be sound, so it is not thrown away.
+        manifest_file.unlink()
+        shard.chmod(0o000)
+        with pytest.raises(InputError, match="Permission denied"):
+            open_writer(open_folder)
+        shard.chmod(0o644)
+        write_cache(open_folder, num_videos=1)
+        assert before == (manifest_file.read_bytes(), shard.read_bytes())
+
+    as_user(write)
 
 
 def test_a_lost_shard_is_extracted_again(tmp_path):
