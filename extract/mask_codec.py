@@ -4,7 +4,7 @@ Also fits the low-rank codec to a sample of the data set, and measures what a co
 masks.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
 
@@ -236,6 +236,41 @@ class _Half:
         return np.concatenate([iou_by_rank(s.features, s.embeds, basis) for s in self._kept], 1)
 
 
+class CodedLogits:
+    """Mask logits of embeddings over coded frames, on the embeddings' device.
+
+    As `Codec.mask_logits`, with what does not depend on the frame done once. For features that are
+    stored as they are, the same product as `extract.segmenters.masks.mask_logits`.
+
+    Args:
+        codec: of the frames.
+        embeds: (N, C).
+    """
+
+    def __init__(self, codec: Codec, embeds: Tensor) -> None:
+        weights, bias = codec.project(embeds.cpu().numpy())
+        self._weights = torch.from_numpy(weights).to(embeds.device)  # (N, R)
+        self._bias = torch.from_numpy(bias[:, None]).to(embeds.device) if codec.basis else None
+
+    def __call__(
+        self, stored: Mapping[str, np.ndarray], rows: Tensor | slice = slice(None)
+    ) -> Tensor:
+        """Logits (n, h, w) in one frame.
+
+        Args:
+            stored: the coded arrays of the frame.
+            rows: which embeddings; all of them by default.
+        """
+        weights = self._weights[rows]
+        values = torch.from_numpy(stored["values"]).to(weights.device)  # (R, h, w)
+        if "scales" in stored:
+            weights = weights * torch.from_numpy(stored["scales"]).to(weights.device)
+        logits = weights @ values.flatten(1).float()  # (n, h*w)
+        if self._bias is not None:
+            logits += self._bias[rows]
+        return logits.unflatten(1, values.shape[1:])
+
+
 def _iou(exact: Tensor, coded: Tensor) -> Tensor:
     """IoU of masks with exact ones that are not empty.
 
@@ -266,11 +301,12 @@ def codec_iou(
         (M,) float64; M is at most t * N.
     """
     embeds = embeds.float()
-    logits = codec.mask_logits(coded, embeds.cpu().numpy())  # (t, N, h, w)
-    before = (mask_logits(exact.float(), embeds) > 0).flatten(0, 1).flatten(1).cpu()  # (t*N, h*w)
-    after = torch.from_numpy(logits > 0).flatten(0, 1).flatten(1)
+    logits = CodedLogits(codec, embeds)
+    frames = ({name: array[k] for name, array in coded.items()} for k in range(len(exact)))
+    after = torch.cat([logits(frame) for frame in frames]).flatten(1) > 0  # (t*N, h*w)
+    before = mask_logits(exact.float(), embeds).flatten(0, 1).flatten(1) > 0
     shown = before.any(1)
-    return _iou(before[shown], after[shown]).numpy()
+    return _iou(before[shown], after[shown]).cpu().numpy()
 
 
 def summarise(ious: Sequence[np.ndarray]) -> CodecIoU | None:

@@ -4,44 +4,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cache_schema.codecs import Codec
 from cache_schema.records import Geometry
+from extract.mask_codec import CodedLogits
 from extract.segmenters.masks import tracks
-
-
-class CodedLogits:
-    """Mask logits of embeddings over coded frames.
-
-    As `Codec.mask_logits`, with what does not depend on the frame done once, and in torch, whose
-    number of threads is that of the process.
-
-    Args:
-        codec: of the frames.
-        embeds: (N, C).
-    """
-
-    def __init__(self, codec: Codec, embeds: np.ndarray) -> None:
-        weights, bias = codec.project(embeds)
-        self._weights = torch.from_numpy(weights)  # (N, R)
-        self._bias = torch.from_numpy(bias) if codec.basis else None  # (N,)
-
-    def __call__(self, stored: Mapping[str, np.ndarray], rows: Tensor) -> Tensor:
-        """Logits (n, h, w) of some of the embeddings in one frame.
-
-        Args:
-            stored: the coded arrays of the frame, each with a leading axis of 1.
-            rows: (n,) which embeddings.
-        """
-        weights = self._weights[rows]
-        values = torch.from_numpy(stored["values"][0])  # (R, h, w)
-        if "scales" in stored:
-            weights = weights * torch.from_numpy(stored["scales"][0])
-        logits = weights @ values.flatten(1).float()  # (n, h*w)
-        if self._bias is not None:
-            logits += self._bias[rows, None]
-        return logits.unflatten(1, values.shape[1:])
 
 
 def video_tracks(
@@ -67,7 +34,7 @@ def video_tracks(
     Returns:
         (N_v, T, 6) float16, and for each clip (N_v, T_c, 6).
     """
-    logits = CodedLogits(codec, embeds.reshape(-1, embeds.shape[-1]))
+    logits = CodedLogits(codec, torch.from_numpy(embeds).flatten(0, 1))
     shown = np.ones((1 + len(bank), num_frames), bool)  # [clip, t]
     for clip, frames in zip(shown[1:], bank, strict=True):
         clip[:] = False
@@ -77,7 +44,8 @@ def video_tracks(
     parts: list[list[np.ndarray]] = [[] for _ in shown]
     for t in range(num_frames):
         here = np.flatnonzero(shown[:, t])
-        maps = logits(coded(t), rows[here].flatten())  # (clips here * N_v, h, w)
+        frame = {name: array[0] for name, array in coded(t).items()}
+        maps = logits(frame, rows[here].flatten())  # (clips here * N_v, h, w)
         found = tracks(maps[None], geometry).numpy()  # (clips here * N_v, 1, 6)
         for clip, part in zip(here, found.reshape(-1, queries, 1, 6), strict=True):
             parts[clip].append(part)
