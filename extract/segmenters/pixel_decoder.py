@@ -58,7 +58,8 @@ def decode_pixels(decoder: nn.Module, maps: tuple[Tensor, ...]) -> Pixels:
     # (t, C_l, h_l, w_l), in memory (t, h_l, w_l, C_l)
     maps = [each.float().contiguous(memory_format=torch.channels_last) for each in maps]
     coarse = [
-        project(each) for project, each in zip(decoder.input_projections, maps[::-1], strict=False)
+        _convolve(layers, each)
+        for layers, each in zip(decoder.input_projections, maps[::-1], strict=False)
     ]
     shapes = tuple(tuple(each.shape[-2:]) for each in coarse)
     tokens = torch.cat([tokens_of(each) for each in coarse], 1)  # (t, S, C)
@@ -80,8 +81,26 @@ def decode_pixels(decoder: nn.Module, maps: tuple[Tensor, ...]) -> Pixels:
         fine, decoder.lateral_convolutions, decoder.output_convolutions, strict=True
     ):
         coarser, shape = resize(finer, shape, tuple(each.shape[-2:])), tuple(each.shape[-2:])
-        finer = tokens_of(output(lateral(each).add_(map_of(coarser, shape))))
+        sums = _convolve(lateral, each).add_(map_of(coarser, shape))
+        finer = tokens_of(_convolve(output, sums))
     return Pixels(levels, shapes, map_of(finer, shape))
+
+
+def _convolve(layers: nn.Sequential, maps: Tensor) -> Tensor:
+    """Convolution, group norm and what follows: (t, C, h, w) -> (t, C', h, w).
+
+    On a processor, torch norms maps with channels last in a way that loses the digits by which a
+    group's mean is above its deviation. Taking the mean away beforehand keeps them, and changes
+    nothing else.
+    """
+    convolution, norm, *others = layers
+    maps = convolution(maps)
+    means = tokens_of(maps).mean(1).unflatten(1, (norm.num_groups, -1)).mean(2, keepdim=True)
+    means = means.expand(-1, -1, maps.shape[1] // norm.num_groups).flatten(1)  # (t, C')
+    maps = norm(maps.sub_(means[..., None, None]))
+    for other in others:
+        maps = other(maps)
+    return maps
 
 
 def _encoder_layer(

@@ -38,7 +38,7 @@ TOLERANCE = 1e-5
 def config_of(backbone: str) -> SegmenterConfig:
     return SegmenterConfig(
         backbone=BACKBONES[backbone],
-        num_frame_queries=7,
+        num_frame_queries=3,
         num_video_queries=5,
         window_size=3,
         num_classes=4,
@@ -47,33 +47,37 @@ def config_of(backbone: str) -> SegmenterConfig:
         num_heads=4,
         feedforward_dim=48,
         pixel_decoder_layers=2,
-        decoder_layers=5,
+        decoder_layers=4,  # 3 layers: one for each map
     )
 
 
 def randomised(vita: VITA, seed: int) -> VITA:
-    """Norms that are no identity but let no activation grow, and points that leave their maps."""
+    """All weights anew: norms are no identity, activations neither grow nor vanish.
+
+    The library's own start depends on its version, and leaves all masks close to zero.
+    """
     generator = torch.Generator().manual_seed(seed)
 
-    def noise(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=generator)
+    def draw(tensor: Tensor, scale: float) -> None:
+        tensor.copy_(scale * torch.randn(tensor.shape, generator=generator))
 
+    for parameter in vita.parameters():
+        draw(parameter, 0.2 if parameter.ndim == 1 else parameter[0].numel() ** -0.5)
     for module in vita.modules():
         if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)):
-            module.weight.copy_(1 + 0.2 * noise(module.weight))
-            module.bias.copy_(0.2 * noise(module.bias))
+            module.weight.add_(1)
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.copy_(0.2 * noise(module.running_mean))
-            module.running_var.copy_(2 + noise(module.running_var).square())
+            draw(module.running_mean, 0.2)
+            draw(module.running_var, 1)
+            module.running_var.square_().add_(2)
         if isinstance(module, LibraryAttention):
-            module.sampling_offsets.weight.copy_(0.3 * noise(module.sampling_offsets.weight))
+            module.sampling_offsets.weight.mul_(3)  # points leave their maps
     return vita
 
 
 @pytest.fixture(scope="module", params=BACKBONES)
 def vita(request: pytest.FixtureRequest) -> VITA:
-    torch.manual_seed(1)
-    return randomised(VITA(config_of(request.param)), 2)
+    return randomised(VITA(config_of(request.param)), seed=1)
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:
@@ -81,26 +85,42 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def by_the_library(vita: VITA, frames: Tensor) -> FrameOutput:
-    """The same from the library's forward pass of each module."""
+def by_the_library(vita: VITA, frames: Tensor) -> tuple[FrameOutput, Tensor]:
+    """The same from the library's forward pass in float64; and in which frames masks are clear.
+
+    A mask is not clear, (t,) bool, where some logit is zero up to rounding: whether its cell is
+    hidden is then up to rounding as well, and all queries of the frame with it.
+    """
+    vita, frames = copy.deepcopy(vita).double(), frames.double()
     model, finest = vita.frame_model.model, []
     hook = model.pixel_level_module.decoder.mask_projection.register_forward_pre_hook(
         lambda _, inputs: finest.append(inputs[0])
     )
     pixels = model.pixel_level_module(frames)
     hook.remove()
-    layers = model.transformer_module(
+    decoded = model.transformer_module(
         multi_scale_features=pixels.decoder_hidden_states,
         mask_features=pixels.decoder_last_hidden_state,
-    ).intermediate_hidden_states
-    return FrameOutput(layers[-1].transpose(0, 1), vita.head.vita_mask_features(finest[0]))
+    )
+    # one prediction for each layer, at stride 4, and one after the last
+    margins = [
+        F.interpolate(logits, maps.shape[-2:], mode="bilinear").abs().flatten(1).amin(1)
+        for logits, maps in zip(
+            decoded.masks_queries_logits, pixels.decoder_hidden_states, strict=False
+        )
+    ]
+    queries = decoded.intermediate_hidden_states[-1].transpose(0, 1)  # (t, N_f, C)
+    features = vita.head.vita_mask_features(finest[0])
+    return FrameOutput(queries.float(), features.float()), torch.stack(margins).amin(0) > TOLERANCE
 
 
-def assert_close(found: FrameOutput, expected: FrameOutput) -> None:
-    torch.testing.assert_close(found.mask_features, expected.mask_features, atol=TOLERANCE, rtol=0)
-    # A query may differ whose mask has a logit that is zero up to rounding.
-    apart = (found.frame_queries - expected.frame_queries).abs().amax(-1) > TOLERANCE  # (t, N_f)
-    assert apart.sum() <= 1
+def assert_close(found: FrameOutput, expected: FrameOutput, clear: Tensor) -> None:
+    assert clear.any()
+    for ours, theirs in (
+        (found.mask_features, expected.mask_features),
+        (found.frame_queries[clear], expected.frame_queries[clear]),
+    ):
+        torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
 
 
 # 32 leaves the coarsest map a single cell along an axis; the odd ones are no multiple of 32.
@@ -109,9 +129,9 @@ def assert_close(found: FrameOutput, expected: FrameOutput) -> None:
 )
 def test_equals_the_library(vita: VITA, size: tuple[int, int]) -> None:
     frames = images(3, 3, *size)
-    ours, theirs = vita.frames(frames), by_the_library(vita, frames)
-    assert ours.mask_features.is_contiguous() and ours.frame_queries.is_contiguous()
-    assert_close(ours, theirs)
+    found = vita.frames(frames)
+    assert found.mask_features.is_contiguous() and found.frame_queries.is_contiguous()
+    assert_close(found, *by_the_library(vita, frames))
 
 
 def test_the_comparison_would_notice_a_mask(vita: VITA) -> None:
@@ -124,27 +144,35 @@ def test_the_comparison_would_notice_a_mask(vita: VITA) -> None:
     assert difference.abs().max() > 1000 * TOLERANCE
 
 
+def test_group_norm_keeps_its_digits_far_from_zero(vita: VITA) -> None:
+    shifted = copy.deepcopy(vita)
+    decoder = shifted.frame_model.model.pixel_level_module.decoder
+    for convolution, _ in decoder.input_projections:
+        convolution.bias.add_(100)  # which the norm takes away again
+    frames = images(1, 3, 128, 128)
+    difference = shifted.frames(frames).mask_features - vita.frames(frames).mask_features
+    assert 0 < difference.abs().max() < 2e-4
+
+
 def test_blocks_do_not_change_the_result(vita: VITA, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = images(3, 3, 64, 96)  # 126 tokens
-    whole = vita.frames(frames)
+    frames = images(3, 3, 64, 96)  # 126 tokens each
+    expected, clear = by_the_library(vita, frames)
     for tokens in (50, 126, 300):
         monkeypatch.setattr(pixel_decoder_module, "CACHED_TOKENS", tokens)
-        parts = vita.frames(frames)
-        assert_close(parts, whole)
+        assert_close(vita.frames(frames), expected, clear)
 
 
 def test_weights_may_change_after_the_first_frame(vita: VITA) -> None:
-    frames = images(1, 3, 64, 64)
-    torch.manual_seed(3)
-    other = randomised(VITA(vita.config), 4)
-    expected = other.frames(frames)
+    frames = images(2, 3, 64, 64)
+    other = randomised(VITA(vita.config), seed=2)
+    expected, clear = by_the_library(other, frames)
     used = copy.deepcopy(vita)
     before = used.frames(frames)
     used.frame_model.load_state_dict(other.frame_model.state_dict())
     used.head.load_state_dict(other.head.state_dict())
     after = used.frames(frames)
     assert (after.frame_queries - before.frame_queries).abs().max() > 0.1
-    assert_close(after, expected)
+    assert_close(after, expected, clear)
 
 
 def test_use_leaves_the_state_dictionary_alone(vita: VITA) -> None:
