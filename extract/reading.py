@@ -1,14 +1,18 @@
 """What is ready before the model asks for it: prepared frames and encoded sentences."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from cache_schema.cli import InputError
 from cache_schema.records import Expression, Geometry
 from extract.datasets import SourceVideo
+from extract.datasets.frames import ImageFiles
 from extract.parts import End, Head, Images, by_video
+from extract.prefetch import SPARE_THREADS
 from extract.stage import Stage
 from extract.text import TextPipeline, normalise
 
@@ -47,11 +51,18 @@ def chunks(
     Raises:
         InputError: a broken frame.
     """
-    for start in range(0, len(indices), stage.chunk_frames):
-        part = indices[start : start + stage.chunk_frames]
-        prepared = [stage.preprocess(video.read_frame(int(t))) for t in part]
-        images = torch.stack([image for image, _ in prepared])  # (t, 3, Hp, Wp)
-        yield Images(images.numpy()), prepared[0][1]
+
+    def prepare(t: int) -> tuple[Tensor, Geometry]:
+        return stage.preprocess(video.read_frame(int(t)))
+
+    video.size()  # looked up once, and not by several threads
+    with ThreadPoolExecutor(SPARE_THREADS) as pool:
+        # Only image files can be read in any order.
+        spread = pool.map if isinstance(video.frames, ImageFiles) else map
+        for start in range(0, len(indices), stage.chunk_frames):
+            prepared = list(spread(prepare, indices[start : start + stage.chunk_frames]))
+            images = torch.stack([image for image, _ in prepared])  # (t, 3, Hp, Wp)
+            yield Images(images.numpy()), prepared[0][1]
 
 
 def encode_expressions(text: TextPipeline | None, video: SourceVideo) -> list[Expression]:

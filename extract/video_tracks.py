@@ -1,6 +1,7 @@
 """Tracks of every query of a video and its clip bank, measured on what was written."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ import torch
 from cache_schema.codecs import Codec
 from cache_schema.records import Geometry
 from extract.mask_codec import CodedLogits
+from extract.prefetch import SPARE_THREADS
 from extract.segmenters.masks import tracks
 
 
@@ -21,7 +23,7 @@ def video_tracks(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Tracks of the masks that readers of the cache get: of the coded features.
 
-    One frame is in memory at a time, and of each clip only its own frames are looked at.
+    One frame a thread is in memory at a time, and of each clip only its own frames are looked at.
 
     Args:
         coded: the coded arrays of frame t, each with a leading axis of 1.
@@ -41,13 +43,18 @@ def video_tracks(
         clip[frames] = True
     queries = embeds.shape[1]
     rows = torch.arange(len(shown) * queries).view(-1, queries)  # [clip, n]
+
+    def measure(t: int, stored: Mapping[str, np.ndarray]) -> np.ndarray:
+        frame = {name: array[0] for name, array in stored.items()}
+        maps = logits(frame, rows[shown[:, t]].flatten())  # (clips here * N_v, h, w)
+        return tracks(maps[None], geometry).numpy().reshape(-1, queries, 1, 6)
+
     parts: list[list[np.ndarray]] = [[] for _ in shown]
-    for t in range(num_frames):
-        here = np.flatnonzero(shown[:, t])
-        frame = {name: array[0] for name, array in coded(t).items()}
-        maps = logits(frame, rows[here].flatten())  # (clips here * N_v, h, w)
-        found = tracks(maps[None], geometry).numpy()  # (clips here * N_v, 1, 6)
-        for clip, part in zip(here, found.reshape(-1, queries, 1, 6), strict=True):
-            parts[clip].append(part)
+    with ThreadPoolExecutor(SPARE_THREADS) as pool:
+        for start in range(0, num_frames, SPARE_THREADS):
+            times = range(start, min(start + SPARE_THREADS, num_frames))
+            for t, found in zip(times, pool.map(measure, times, map(coded, times)), strict=True):
+                for clip, part in zip(np.flatnonzero(shown[:, t]), found, strict=True):
+                    parts[clip].append(part)  # (N_v, 1, 6)
     whole, *clips = (np.concatenate(part, axis=1) for part in parts)
     return whole, clips
