@@ -92,8 +92,11 @@ class Manifest:
                 self.dropped_shards[name] = why
                 for video_id in [i for i, e in self.videos.items() if e.shard == name]:
                     self.add({"id": video_id, "dropped": why})
-            case {"shard": str(name), "size": int(size), "sha256": str(sha256)} if (
-                SHARD.fullmatch(name) and SHA256.fullmatch(sha256) and size >= 0
+            case {"shard": str(name), "size": size, "sha256": str(sha256)} if (
+                SHARD.fullmatch(name)
+                and SHA256.fullmatch(sha256)
+                and type(size) is int
+                and size >= 0
             ):
                 self.dropped_shards.pop(name, None)
                 self.shards[name] = SealedShard(name, size, sha256)
@@ -125,6 +128,11 @@ def _entry(line: dict[str, Any]) -> Entry:
     return entry
 
 
+def _is_count(value: Any) -> bool:
+    # type() and not isinstance(): true and false are no numbers.
+    return type(value) is int and value >= 0
+
+
 def codec_iou(value: Any) -> CodecIoU | None:
     """The cost of a codec from JSON; None stays None.
 
@@ -135,7 +143,7 @@ def codec_iou(value: Any) -> CodecIoU | None:
         return None
     match value:
         case {"mean": int() | float() as mean, "worst": int() | float() as worst, "masks": masks}:
-            if 0 <= mean <= 1 and 0 <= worst <= 1 and type(masks) is int and masks > 0:
+            if 0 <= mean <= 1 and 0 <= worst <= 1 and _is_count(masks) and masks:
                 return CodecIoU(float(mean), float(worst), masks)
     raise InputError(f"{value!r} is not the IoU of a codec (mean, worst, masks)")
 

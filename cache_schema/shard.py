@@ -23,6 +23,9 @@ from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
 
 CRC = "crc32"
+# No segmenter has nearly as many; a basis is at most 64 MiB by this.
+MAX_CHANNELS = 4096
+PIECE = 1 << 24  # bytes that are read at a time for a checksum
 REPAIR = "`python -m cache_schema verify {} --repair`"
 # HDF5's chunk cache only costs time when a chunk is a frame and every frame is read once.
 OPEN = {"rdcc_nbytes": 0}
@@ -138,13 +141,18 @@ def _read_basis(group: h5py.Group) -> Basis | None:
     if not members(group):
         return None
     dims: dict[str, int] = {}
+    datasets = {name: child(group, name, h5py.Dataset) for name in spec.BASIS}
+    # All sizes before any data, since a shard may claim any.
+    for name, layout in spec.BASIS.items():
+        try:
+            layout.bind(name, datasets[name].shape, dims)
+        except ValueError as error:
+            raise InputError(f"{where(datasets[name])}: {error}") from None
+    if not 0 < dims["R"] <= dims["C_mask"] <= MAX_CHANNELS:
+        raise InputError(f"{where(group)}: a basis of rank {dims['R']} for {dims['C_mask']}")
     arrays = {}
     for name, layout in spec.BASIS.items():
-        dataset = child(group, name, h5py.Dataset)
-        try:
-            layout.bind(name, dataset.shape, dims)
-        except ValueError as error:
-            raise InputError(f"{where(dataset)}: {error}") from None
+        dataset = datasets[name]
         if dataset.dtype != np.dtype(layout.dtype) or crc32(dataset) != attribute(
             dataset, CRC, int
         ):
@@ -152,8 +160,6 @@ def _read_basis(group: h5py.Group) -> Basis | None:
         arrays[name] = values(dataset)
         if not np.isfinite(arrays[name]).all():
             raise InputError(f"{where(dataset)} holds NaN or infinite values")
-    if not 0 < dims["R"] <= dims["C_mask"]:
-        raise InputError(f"{where(group)}: a basis of rank {dims['R']} for {dims['C_mask']}")
     return Basis(**arrays)
 
 
@@ -276,12 +282,13 @@ def read_geometry(video: h5py.Group) -> Geometry:
 
 
 def crc32(dataset: h5py.Dataset) -> int:
-    """CRC-32 of a dataset's values, C order, as stored; chunked ones frame by frame."""
-    if dataset.chunks is None:
-        return zlib.crc32(np.ascontiguousarray(values(dataset)))
+    """CRC-32 of a dataset's values, C order, as stored; read piece by piece, chunks by frame."""
+    if not dataset.size:
+        return 0
+    rows = 1 if dataset.chunks else max(1, PIECE * len(dataset) // dataset.nbytes)
     crc = 0
-    for t in range(len(dataset)):
-        crc = zlib.crc32(values(dataset, t), crc)
+    for start in range(0, len(dataset), rows):
+        crc = zlib.crc32(np.ascontiguousarray(values(dataset, slice(start, start + rows))), crc)
     return crc
 
 

@@ -85,7 +85,8 @@ def verify(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
 
     Args:
         path: the folder.
-        quick: leave out what reads the data: sizes, headers, names, shapes, attributes only.
+        quick: leave out what reads the data: only sizes, headers, and the names, shapes and
+            attributes of what is in the shards.
 
     Raises:
         InputError: the folder cannot be read as a cache at all.
@@ -110,7 +111,14 @@ def verify(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
             report.damaged |= {entry.id: [str(error)] for entry in listed.get(name, [])}
     if foreign and len(foreign) == len(there | listed.keys()):
         raise InputError(str(foreign[0]))
-    _check_layout(folder, report)
+    try:
+        reader = CacheReader(folder)
+    except InputError:
+        return report  # the first shard is damaged, which is in the report already
+    if not quick:
+        _check_layout(reader, report)
+    reader.close()
+    report.codec_file = codec_file.damage(folder, reader.codec)
     return report
 
 
@@ -199,12 +207,8 @@ def _check_names(path: Path, names: list[str], known: Manifest, report: Report) 
             )
 
 
-def _check_layout(folder: Path, report: Report) -> None:
+def _check_layout(reader: CacheReader, report: Report) -> None:
     """Read everything small of the sound videos, so that names, types and shapes are checked."""
-    try:
-        reader = CacheReader(folder)
-    except InputError:
-        return  # the first shard is damaged, which is in the report already
     for video_id in reader.entries:
         if video_id in report.damaged:
             continue
@@ -223,5 +227,3 @@ def _check_layout(folder: Path, report: Report) -> None:
                 video.expression(expression_id)
         except InputError as error:
             report.damaged[video_id] = [str(error)]
-    reader.close()
-    report.codec_file = codec_file.damage(folder, reader.codec)
