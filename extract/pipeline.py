@@ -26,7 +26,7 @@ from extract.calibration import fit_codec
 from extract.child import Child
 from extract.coding import code
 from extract.config import ExtractConfig
-from extract.datasets import DATASETS
+from extract.datasets import open_dataset
 from extract.inference import infer
 from extract.parts import CodedFrames, Failed
 from extract.prefetch import ahead
@@ -100,9 +100,7 @@ def extract(
         InputError: anything that concerns the whole run. What concerns one video is noted in the
             manifest and in the summary instead, and the others go on.
     """
-    if config.dataset not in DATASETS:
-        raise InputError(f"unknown dataset '{config.dataset}': known are {', '.join(DATASETS)}")
-    dataset = DATASETS[config.dataset](data_root, split)
+    dataset = open_dataset(config.dataset, data_root, split, config.dataset_settings)
     stage = load_stage(
         config,
         weights,

@@ -24,19 +24,19 @@ def _run(main, *arguments: str | Path) -> None:
     assert cli.run(main, [str(a) for a in arguments]) == 0
 
 
-def _extract(root: Path, dataset: str, split: str, out: Path) -> Path:
+def _extract(root: Path, dataset: str, split: str, out: Path, *options: str) -> Path:
     _run(
         extract.__main__.main, EXTRACT, "--data-root", root, "--split", split, "--out", out,
         "--weights", "random", "--device", "cpu",
-        "--cfg-options", f"dataset={dataset}", "clips.num=1", "clips.frames=3",
+        "--cfg-options", f"dataset={dataset}", "clips.num=1", "clips.frames=3", *options,
     )  # fmt: skip
     return out
 
 
-def _train(cache: Path, out: Path) -> Path:
+def _train(out: Path, *caches: Path, options: tuple[str, ...] = ()) -> Path:
     _run(
-        train.__main__.main, TRAIN, "--cache", cache, "--work-dir", out, "--device", "cpu",
-        "--cfg-options", *QUICK,
+        train.__main__.main, TRAIN, "--cache", *caches, "--work-dir", out, "--device", "cpu",
+        "--cfg-options", *QUICK, *options,
     )  # fmt: skip
     return out
 
@@ -56,7 +56,7 @@ def test_from_files_on_disk_to_a_submission(tmp_path: Path, dataset: str) -> Non
     caches = {
         split: _extract(root, dataset, split, tmp_path / split) for split in set(splits.values())
     }
-    run = _train(caches[splits["learn"]], tmp_path / "run")
+    run = _train(tmp_path / "run", caches[splits["learn"]])
     head = ["--checkpoint", run, "--device", "cpu", "--cfg-options", *QUICK]
     known, hidden = caches[splits["known"]], caches[splits["secret"]]
     _run(evaluate.main, TRAIN, "--cache", known, "--out", scored, "--save-masks", *head)
@@ -76,22 +76,27 @@ def test_from_files_on_disk_to_a_submission(tmp_path: Path, dataset: str) -> Non
     assert Predictions(stored).rule == ("threshold" if dataset == "mevis" else "top1")
 
     out = tmp_path / "submission.zip"
-    _run(
-        submit.main, "--cache", hidden, "--predictions", stored, "--out", out, "--device", "cpu"
-    )
+    _run(submit.main, "--cache", hidden, "--predictions", stored, "--out", out, "--device", "cpu")
     described = ["--dataset", dataset, "--root", root, "--split", splits["secret"]]
     _run(submit.main, "--check", out, *described, "--workers", "1")
     with zipfile.ZipFile(out) as file:
         top = {name.split("/")[0] for name in file.namelist()}
-    assert top == {
-        "mevis": {"valid0", "valid1"},
-        "ref_youtube_vos": {"Annotations"},
-        "ref_davis": {"anno_0", "anno_1", "anno_2", "anno_3"},
-    }[dataset]
+    assert (
+        top
+        == {
+            "mevis": {"valid0", "valid1"},
+            "ref_youtube_vos": {"Annotations"},
+            "ref_davis": {"anno_0", "anno_1", "anno_2", "anno_3"},
+        }[dataset]
+    )
 
 
-def test_images_are_trained_on(tmp_path: Path) -> None:
-    root = standins.make_refcoco(tmp_path / "data")
-    cache = _extract(root, "refcoco", "train", tmp_path / "cache")
-    assert CacheReader(cache).dataset == "refcoco"
-    assert list(_train(cache, tmp_path / "run").glob("iter_*.pth"))
+def test_images_are_trained_on_together_with_videos(tmp_path: Path) -> None:
+    images = standins.make_refcoco(tmp_path / "images")
+    cache = _extract(images, "refcoco", "train", tmp_path / "a", "dataset.variants=2")
+    assert len(CacheReader(cache)) % 2 == 0 and CacheReader(cache).dataset == "refcoco"
+    videos = standins.make_ref_youtube_vos(tmp_path / "videos")
+    other = _extract(videos, "ref_youtube_vos", "train", tmp_path / "b")
+    weights = ("data.cache_weights=[1,3]",)
+    run = _train(tmp_path / "run", cache, other, options=weights)
+    assert list(run.glob("iter_*.pth"))
