@@ -116,6 +116,7 @@ class CacheReader:
 
     def close(self) -> None:
         """Close the open shards; reading opens them again."""
+        self._check_process()
         with self._lock:
             self._shards.clear()
 
@@ -233,9 +234,12 @@ class Video:
             path = f"clips/{name}"
             arrays[name] = self._rows(path, self._extent(path, layout), [k], None, keep=True)[0]
         clip = Clip(**arrays)
-        if clip.frame_indices.min() < 0 or clip.frame_indices.max() >= self.num_frames:
+        frames = clip.frame_indices
+        # Repeated frames would make a clip larger than the file that it is read from.
+        fits = 0 < len(frames) == len(np.unique(frames))
+        if not fits or frames.min() < 0 or frames.max() >= self.num_frames:
             raise InputError(
-                f"{where(self.group('clips'))}: clip {k} has frames that the video has not"
+                f"{where(self.group('clips'))}: clip {k} is not of frames of the video, each once"
             )
         return clip
 

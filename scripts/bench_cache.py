@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def write_video(
     """One video: every frame is the given one rolled on, with three objects and six expressions."""
     H, W = 480, 854  # what MeViS's frames are scaled to, most of them
     padded = (4 * sizes.height, 4 * sizes.width)
-    geometry = Geometry(H, W, padded[0] - 24, padded[1], *padded, 4)
+    geometry = Geometry(H, W, padded[0] * 15 // 16, padded[1], *padded, 4)
     names = [f"{t:05d}" for t in range(sizes.frames)]
 
     def normal(*shape: int) -> np.ndarray:
@@ -189,16 +190,12 @@ def blob(rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
 def reading(path: Path, sizes: argparse.Namespace) -> dict[str, Any]:
     """Bytes a second of random clips, all processes together, by way of reading."""
     context = get_context("spawn")
-    barrier, results = context.Barrier(sizes.processes), context.SimpleQueue()
-    jobs = [
-        context.Process(target=read_clips, args=(path, sizes, number, barrier, results))
-        for number in range(sizes.processes)
-    ]
-    for job in jobs:
-        job.start()
-    rows = [results.get() for _ in jobs]
-    for job in jobs:
-        job.join()
+    barrier = context.Barrier(sizes.processes, timeout=300)  # of seconds: one that fails ends all
+    with ProcessPoolExecutor(
+        sizes.processes, context, initializer=meet_at, initargs=(barrier,)
+    ) as pool:
+        jobs = [pool.submit(read_clips, path, sizes, n) for n in range(sizes.processes)]
+        rows = [job.result() for job in jobs]
     # A round of all processes lasts as long as the slowest.
     seconds = {way: np.max([row[way] for row in rows], axis=0) for way in WAYS}
     read = sizes.processes * rows[0]["bytes"]
@@ -209,10 +206,16 @@ def reading(path: Path, sizes: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def meet_at(barrier: Any) -> None:
+    """Where the processes wait for each other; it can only be handed over when they start."""
+    global together
+    together = barrier
+
+
 WAYS = ("reader, used again", "preadv, used again", "reader, new", "preadv, new")
 
 
-def read_clips(path: Path, sizes: argparse.Namespace, number: int, barrier: Any, out: Any) -> None:
+def read_clips(path: Path, sizes: argparse.Namespace, number: int) -> dict[str, Any]:
     """One process: read the same random clips in every way, in turn, all processes at a time."""
     reader = CacheReader(path)
     places = [frame_places(path, reader, video_id) for video_id in reader.video_ids]
@@ -250,12 +253,12 @@ def read_clips(path: Path, sizes: argparse.Namespace, number: int, barrier: Any,
         ]
         # The first to read a clip brings it into the processor's cache: each way has its turns.
         for way in orders.permutation(WAYS):
-            barrier.wait()
+            together.wait()
             start = time.perf_counter()
             ways[way](clips)
             if measured >= 0:
                 seconds[way].append(time.perf_counter() - start)
-    out.put({**seconds, "bytes": CLIPS * sizes.clip * size})
+    return {**seconds, "bytes": CLIPS * sizes.clip * size}
 
 
 def frame_places(path: Path, reader: CacheReader, video_id: str) -> tuple[int, list[int]]:

@@ -224,6 +224,18 @@ def test_what_cannot_be_read_is_an_input_error(tmp_path):
         RandomAccessFile(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("frames", [[0, 6], [-1, 2], [3, 3], []])
+def test_clips_of_other_frames_are_refused(tmp_path, frames):
+    made = write_cache(tmp_path, num_videos=1, num_clips=1, clip_frames=2)[0]
+    with h5py.File(tmp_path / SHARD, "r+") as file:
+        clips = file[f"videos/{made.id}/clips"]
+        tracks = clips["tracks"][:, :, : len(frames)]
+        del clips["frame_indices"], clips["tracks"]
+        clips["frame_indices"], clips["tracks"] = np.array([frames], np.int32), tracks
+    with pytest.raises(InputError, match="clip 0 is not of frames of the video"):
+        CacheReader(tmp_path).video(made.id).clip(0)
+
+
 def open_files() -> int:
     gc.collect()
     return len(os.listdir("/proc/self/fd"))

@@ -1,0 +1,28 @@
+"""The benchmark of reading runs through, on sizes that measure nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cache_schema import cli
+from scripts.bench_cache import main
+
+SMALL = "--videos 2 --frames 5 --clip 3 --channels 8 --height 6 --width 10 --ranks 2 --rounds 1"
+
+
+def test_both_tables_are_printed_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bench.json"
+    more = f"--processes 1 --workers 0 --dir {tmp_path} --json {out}"
+    assert cli.run(main, [*SMALL.split(), *more.split()]) == 0
+    found = json.loads(out.read_text())
+    assert found["machine"]["cores"] >= 1 and found["sizes"]["clip"] == 3
+    for memory in ("used again", "new"):
+        assert found["reading"][f"ratio, {memory}"] > 0
+    assert [row["codec"] for row in found["loading"]] == ["float16", "lowrank-int8 R=2"]
+    assert found["loading"][0]["times_float16"] == 1.0
+    printed = capsys.readouterr().out
+    assert "clips of 3 frames of 8x6x10" in printed and "lowrank-int8 R=2" in printed
+    assert list(tmp_path.iterdir()) == [out]  # the caches are gone
