@@ -59,9 +59,9 @@ class Manifest:
     Attributes:
         videos: the finished ones.
         failures: id to why it could not be extracted.
-        dropped: id to why a repair took it out; to be extracted again.
+        dropped: id to why it was taken out; to be extracted again.
         shards: the sealed ones.
-        dropped_shards: name to why a shard was given up, with every video in it.
+        dropped_shards: name to why a shard was given up.
     """
 
     videos: dict[str, Entry] = field(default_factory=dict)
@@ -90,8 +90,6 @@ class Manifest:
             case {"shard": str(name), "dropped": str(why)} if SHARD.fullmatch(name):
                 self.shards.pop(name, None)
                 self.dropped_shards[name] = why
-                for video_id in [i for i, e in self.videos.items() if e.shard == name]:
-                    self.add({"id": video_id, "dropped": why})
             case {"shard": str(name), "size": size, "sha256": str(sha256)} if (
                 SHARD.fullmatch(name)
                 and SHA256.fullmatch(sha256)
@@ -106,6 +104,15 @@ class Manifest:
     def _forget(self, video_id: str) -> None:
         for kind in (self.videos, self.failures, self.dropped):
             kind.pop(video_id, None)
+
+    def inside(self, shard: str) -> list[Entry]:
+        """The finished videos whose lines name a shard."""
+        return [entry for entry in self.videos.values() if entry.shard == shard]
+
+    def drop(self, shard: str, why: str) -> list[dict[str, Any]]:
+        """The lines that give up a shard, those of its videos first."""
+        ids = [entry.id for entry in self.inside(shard)]
+        return [*({"id": i, "dropped": why} for i in ids), {"shard": shard, "dropped": why}]
 
     @property
     def shard_names(self) -> set[str]:

@@ -88,9 +88,10 @@ def recover(folder: Path, header: Header, rank: int, world_size: int) -> Manifes
         for path in folder.glob(f".{CODEC_FILE}.*.tmp"):
             path.unlink()
     manifest.heal(folder)
-    lines: list[Any] = [
-        {"shard": name, "dropped": MISSING} for name in sorted(listed - files) if ours(name)
-    ]
+    lines: list[Any] = []
+    for name in sorted(listed - files):
+        if ours(name):
+            lines += known.drop(name, MISSING)
     for name in sorted(files - known.shards.keys()):
         if ours(name):
             lines += _adopt(folder, name, header, known)
@@ -113,7 +114,7 @@ def _check(path: Path, header: Header) -> None:
 def _adopt(folder: Path, name: str, header: Header, known: Manifest) -> list[Any]:
     """Lines for a shard that has none: of its sound videos, and its own; without any it goes."""
     path = folder / name
-    listed = {entry.id for entry in known.videos.values() if entry.shard == name}
+    listed = {entry.id for entry in known.inside(name)}
     sound: list[Entry] = []
     try:
         sealed = seal_of(path, name)
@@ -124,7 +125,7 @@ def _adopt(folder: Path, name: str, header: Header, known: Manifest) -> list[Any
         if error.__cause__.errno:
             raise
         path.unlink()
-        return [{"shard": name, "dropped": str(error)}] if listed else []
+        return known.drop(name, str(error)) if listed else []
     with file:
         videos = child(file, "videos", h5py.Group)
         for escaped in members(videos):

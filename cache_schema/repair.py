@@ -67,7 +67,7 @@ def _drop(folder: Path, report: Report) -> None:
     ]
     shards: list[Any] = []
     for name, why in report.shards.items():
-        entries = [entry for entry in known.videos.values() if entry.shard == name]
+        entries = known.inside(name)
         try:
             # The digest first: what is vouched for is what is looked at after it.
             sealed = seal_of(folder / name, name)
@@ -83,7 +83,7 @@ def _drop(folder: Path, report: Report) -> None:
             shards.append(sealed)
         else:
             (folder / name).unlink(missing_ok=True)
-            shards.append({"shard": name, "dropped": why})
+            videos += known.drop(name, why)
     manifest.sync_folder(folder)
     manifest.append(folder, [*videos, *shards])
     if report.codec_file:

@@ -54,6 +54,13 @@ class Header:
         file.attrs["fingerprint_json"] = self.fingerprint.json
         file.attrs["dataset"], file.attrs["split"] = self.dataset, self.split
         write_codec(file, self.codec)
+        file.attrs[CRC] = self.crc32
+
+    @property
+    def crc32(self) -> int:
+        """CRC-32 of the root's texts, which HDF5 keeps without a checksum."""
+        texts = [self.dataset, self.split, self.codec.name, self.fingerprint.json]
+        return zlib.crc32(json.dumps(texts).encode())
 
     @property
     def names(self) -> dict[str, str]:
@@ -114,7 +121,10 @@ def _read_header(file: h5py.File) -> Header:
     if "basis" not in found:
         raise InputError(f"{file.filename} has no group 'codec'")
     codec = get_codec(found["codec"], found["basis"])
-    return Header(found["dataset"], found["split"], codec, fingerprint, version)
+    header = Header(found["dataset"], found["split"], codec, fingerprint, version)
+    if CRC in file.attrs and attribute(file, CRC, int) != header.crc32:
+        raise InputError(f"{file.filename}: its texts do not match their checksum")
+    return header
 
 
 def write_codec(file: h5py.File, codec: Codec) -> None:

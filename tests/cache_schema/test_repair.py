@@ -122,6 +122,17 @@ def test_bytes_that_no_video_uses(cache, whole):
     assert verify(cache).sound and listed_contents(cache) == contents(whole)
 
 
+def test_a_changed_text_of_the_header_is_not_vouched_for(cache, whole):
+    """Nothing but the digest of the file covers what HDF5 keeps without a checksum of its own."""
+    for text in (b"synthetic", b"train", b"float16", b'"seed"'):
+        shard = cache / sorted(manifest.read(cache).shards)[0]
+        place = shard.read_bytes().index(text)
+        flip(shard, place + 2)
+        assert list(verify(cache).shards) == [shard.name]
+        check_refilled(cache, whole)
+        assert not shard.exists()
+
+
 def test_a_wrong_line_of_a_sound_video(cache, whole):
     path = cache / "manifest.jsonl"
     text = path.read_text()
