@@ -1,6 +1,7 @@
 """Stage one from the command line: python -m extract CONFIG --data-root D --weights W --out C"""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -127,4 +128,6 @@ def print_summary(summary: Summary, out: Path, rank: Rank) -> None:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: what is finished is closed. Launchers and schedulers end their ranks so.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(cli.run(main))

@@ -18,6 +18,9 @@ from cache_schema.cli import InputError
 from cache_schema.records import RLE, CodecIoU, Expression, Geometry
 from extract.segmenters.vita import FrameOutput
 
+#: How the note of an unexpected error starts, before the video's id.
+NOTE = "while extracting video "
+
 
 @dataclass
 class Head:
@@ -130,7 +133,9 @@ def by_video(
         except InputError as error:
             yield video_id, Failed(str(error))
         except Exception as error:
-            error.add_note(f"while extracting video {video_id!r}")
+            # An error on its way through later stages is about the video that was at work first.
+            if not any(note.startswith(NOTE) for note in getattr(error, "__notes__", ())):
+                error.add_note(f"{NOTE}{video_id!r}")
             raise
 
 

@@ -1,0 +1,367 @@
+"""Threads and processes of stage one: the same bytes, errors as what they were, no deadlock."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from stage_one import DEMO, image_folder, small_config, small_data
+
+from cache_schema import cli, manifest
+from cache_schema.cli import InputError
+from cache_schema.reader import CacheReader
+from cache_schema.verify import verify
+from extract import coding, reading, writing
+from extract.__main__ import main
+from extract.child import Child
+from extract.pipeline import extract
+from extract.prefetch import ahead
+from extract.segmenters import VITA
+from extract.segmenters.vita import FrameOutput
+from extract.stage import RANDOM
+from tests.cache_schema.helpers import contents, in_child
+
+
+@pytest.fixture(autouse=True)
+def no_deadlock():
+    """A test that waits for ever fails."""
+
+    def late(*_):
+        raise TimeoutError("this waits for ever")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(240)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four videos of 12 frames: 3 chunks of 5."""
+    return small_data(tmp_path_factory.mktemp("data"), videos=4)
+
+
+def run(data, out, **options):
+    settings = dict(split="train", weights=RANDOM, device="cpu", chunk_frames=5) | options
+    return extract(small_config(), data_root=data, out=out, **settings)
+
+
+@pytest.fixture(scope="module")
+def sequential(data, tmp_path_factory):
+    """What one thread writes."""
+    out = tmp_path_factory.mktemp("sequential") / "cache"
+    run(data, out, queue=0)
+    return contents(out)
+
+
+# --- the two ways to work ahead
+
+
+def test_ahead_keeps_the_order_and_its_distance():
+    made = []
+
+    def items():
+        for k in range(20):
+            made.append(k)
+            yield k
+
+    with ahead(items(), 3, "test") as lane:
+        for k, item in enumerate(lane):
+            assert item == k
+            time.sleep(0.002)
+            assert len(made) <= k + 1 + 3 + 1  # taken, waiting, and one in the making
+    assert len(made) == 20
+
+
+def test_ahead_weighs_what_waits():
+    made = []
+    items = (made.append(k) or k for k in range(10))
+    with ahead(items, 5, "test", weight=lambda k: 4) as lane:
+        time.sleep(0.2)
+        assert made == [0, 1, 2]  # 8 have no room left, and a third cannot be put
+        assert list(lane) == list(range(10))
+
+
+def test_ahead_raises_the_very_error_after_what_came_before_it():
+    error = KeyError("mine")
+
+    def items():
+        yield 1
+        raise error
+
+    with ahead(items(), 4, "test") as lane:
+        assert next(lane) == 1
+        with pytest.raises(KeyError) as raised:
+            next(lane)
+        assert raised.value is error
+
+
+def test_leaving_ahead_ends_the_thread_and_closes_the_generator():
+    closed = threading.Event()
+
+    def endless():
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.set()
+
+    with pytest.raises(ZeroDivisionError), ahead(endless(), 2, "endless") as lane:  # noqa: PT012
+        next(lane)
+        raise ZeroDivisionError
+    assert closed.is_set()
+    assert all(thread.name != "endless" for thread in threading.enumerate())
+
+
+def test_a_child_is_a_generator_elsewhere():
+    def double(items):
+        yield os.getpid()
+        for item in items:
+            yield item * 2
+
+    with Child(double, "doubling") as child:
+        outputs = iter(child)
+        assert next(outputs) != os.getpid()
+        array = torch.arange(100_000).numpy()
+        child.put(array)
+        assert (next(outputs) == array * 2).all()
+        child.put("ab")
+        child.end()
+        assert list(outputs) == ["abab"]
+
+
+class Unpicklable(Exception):
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+@pytest.mark.parametrize("error", [InputError("bad"), KeyError("x"), Unpicklable("a", "b")])
+def test_the_error_of_a_child_is_raised_here_with_its_traceback(error):
+    def fail(items):
+        yield 1
+        raise error
+
+    with Child(fail, "failing") as child:
+        outputs = iter(child)
+        assert next(outputs) == 1
+        expected = RuntimeError if isinstance(error, Unpicklable) else type(error)
+        with pytest.raises(expected) as raised:
+            next(outputs)
+        assert "in the failing process:\nTraceback" in raised.value.__notes__[0]
+
+
+def test_a_killed_child_is_one_sentence_for_reader_and_writer():
+    def killed(items):
+        yield os.getpid()
+        for _ in items:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with Child(killed, "dying") as child, pytest.raises(InputError, match="dying process.*-9"):
+        for _ in range(1000):
+            child.put(bytes(1 << 20))
+    with Child(killed, "dying") as child, pytest.raises(InputError, match="dying process.*-9"):
+        child.put(0)
+        list(child)
+
+
+def test_leaving_a_child_ends_its_items_and_waits(tmp_path):
+    def until_told(items):
+        yield 0
+        try:
+            next(items)
+        except (EOFError, OSError):
+            time.sleep(0.2)
+            (tmp_path / "told").touch()
+
+    with Child(until_told, "waiting") as child:
+        next(iter(child))
+    assert (tmp_path / "told").exists()
+
+
+# --- the pipeline
+
+
+@pytest.mark.parametrize("queue", [1, 4])
+def test_the_cache_is_the_same_whatever_works_ahead(data, sequential, tmp_path, queue):
+    run(data, tmp_path / "cache", queue=queue)
+    assert contents(tmp_path / "cache") == sequential
+
+
+def break_at(monkeypatch, owner, name, count, error):
+    """Raise an error at the count-th call of a function, in whatever thread or process that is."""
+    real, calls = getattr(owner, name), [0]
+
+    def call(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == count:
+            raise error
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+PLACES = {
+    "reader": (reading, "encode_expressions", 3),
+    "model": (VITA, "frames", 7),
+    "coder": (coding.mask_codec, "encode", 8),
+    "writer": (writing, "video_tracks", 3),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_error_anywhere_arrives_as_what_it_was_and_the_rest_resumes(
+    data, sequential, tmp_path, monkeypatch, place
+):
+    with monkeypatch.context() as patch:
+        break_at(patch, *PLACES[place], ZeroDivisionError("a bug"))
+        with pytest.raises(ZeroDivisionError, match="a bug") as raised:
+            run(data, tmp_path / "cache")
+    assert [n for n in raised.value.__notes__ if n.startswith("while")] == [
+        "while extracting video 'train_0002'"
+    ]
+    done = set(CacheReader(tmp_path / "cache").video_ids)
+    assert done <= {"train_0000", "train_0001"}
+    assert run(data, tmp_path / "cache").already_there == len(done)
+    assert contents(tmp_path / "cache") == sequential
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_bad_input_found_anywhere_stops_only_its_video(
+    data, sequential, tmp_path, monkeypatch, place
+):
+    with monkeypatch.context() as patch:
+        break_at(patch, *PLACES[place], InputError("bad input"))
+        summary = run(data, tmp_path / "cache")
+    assert summary.videos == 3 and list(summary.failures) == ["train_0002"]
+    assert summary.failures == summary.unfinished == CacheReader(tmp_path / "cache").failures
+    assert "bad input" in summary.failures["train_0002"]
+    run(data, tmp_path / "cache")
+    assert contents(tmp_path / "cache") == sequential
+
+
+def test_too_little_device_memory_names_the_option(data, tmp_path, monkeypatch):
+    break_at(monkeypatch, VITA, "frames", 1, torch.OutOfMemoryError("CUDA out of memory"))
+    summary = run(data, tmp_path / "cache")
+    assert list(summary.failures) == ["train_0000"]
+    assert "--chunk-frames 5: give a smaller" in summary.failures["train_0000"]
+
+
+@pytest.mark.parametrize("room", [40_000, 400_000])
+def test_a_full_disk_blames_no_video_and_the_rest_resumes(data, sequential, tmp_path, room):
+    out = tmp_path / "cache"
+
+    def fill():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        with pytest.raises(InputError, match="cannot write the cache.*File too large"):
+            run(data, out)
+
+    assert in_child(fill) == 0
+    assert manifest.read(out).failures == {}
+    run(data, out)
+    assert contents(out) == sequential
+
+
+def test_half_precision_cannot_fail_silently(data, tmp_path, monkeypatch):
+    frames = VITA.frames
+
+    def overflow(self, images):
+        output = frames(self, images)
+        features = output.mask_features.clone()
+        features[0, 0, 0, 0] = float("inf")
+        return FrameOutput(output.frame_queries, features)
+
+    monkeypatch.setattr(VITA, "frames", overflow)
+    reason = run(data, tmp_path / "half", autocast="float16").failures["train_0000"]
+    assert "mask_features holds NaN or infinite" in reason and "--autocast none" in reason
+    reason = run(data, tmp_path / "single").failures["train_0000"]
+    assert "mask_features holds NaN or infinite" in reason and "check the weights" in reason
+
+
+def test_what_float16_cannot_hold_names_the_codec_that_can(data, tmp_path, monkeypatch):
+    frames = VITA.frames
+
+    def large(self, images):
+        output = frames(self, images)
+        features = output.mask_features.clone()
+        features[0, 0, 0, 0] = 1e5
+        return FrameOutput(output.frame_queries, features)
+
+    monkeypatch.setattr(VITA, "frames", large)
+    reason = run(data, tmp_path / "cache").failures["train_0000"]
+    assert "mask_features" in reason and "float32" in reason
+
+
+# --- signals, with real processes
+
+
+@pytest.fixture(scope="module")
+def long_data(tmp_path_factory):
+    """A folder of eight videos, without text."""
+    root = tmp_path_factory.mktemp("videos")
+    for k in range(8):
+        image_folder(root, f"v{k}", 24 + k)
+    return root
+
+
+def command(long_data, out, *options):
+    """The same extraction as a command line: a shard a video, small chunks."""
+    config = ["dataset=folder", "clips.num=1", "clips.frames=4"]
+    return [str(DEMO), "--data-root", str(long_data), "--weights", "random", "--out", str(out),
+            "--device", "cpu", "--shard-bytes", "1", "--chunk-frames", "2", *options,
+            "--cfg-options", *config]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(long_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "cache"
+    assert cli.run(main, command(long_data, out)) == 0
+    return contents(out)
+
+
+def start(long_data, out):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    arguments = [sys.executable, "-m", "extract", *command(long_data, out)]
+    return subprocess.Popen(
+        arguments, cwd=DEMO.parents[2], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_shards(process, out, count):
+    while len(list(out.glob("shard-*.h5"))) < count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_so_and_continues(long_data, whole, tmp_path, number):
+    out = tmp_path / "cache"
+    process = start(long_data, out)
+    wait_for_shards(process, out, 2)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "same command continues" in said
+    assert "Traceback" not in said
+    assert not list(out.glob(".shard*"))  # the shard in progress was closed
+    assert verify(out).sound and 2 <= len(CacheReader(out)) < 8
+    assert cli.run(main, command(long_data, out)) == 0
+    assert contents(out) == whole
+
+
+def test_a_killed_command_leaves_nothing_running_and_continues(long_data, whole, tmp_path):
+    out = tmp_path / "cache"
+    for count in (2, 5):
+        process = start(long_data, out)
+        wait_for_shards(process, out, count)
+        process.kill()
+        process.wait()
+        assert not verify(out).damaged and len(manifest.read(out).videos) < 8
+    # The same command at once: whoever wrote is gone, and so is its lock.
+    assert cli.run(main, command(long_data, out)) == 0
+    assert contents(out) == whole
