@@ -34,7 +34,7 @@ class FoldedBackbone:
 
 def _fold(backbone: nn.Module) -> nn.Module:
     """A copy of the library's ResNet without batch norms, channels last."""
-    backbone = copy.deepcopy(backbone)
+    backbone = copy.deepcopy(backbone).eval()
     for module in backbone.modules():
         if isinstance(getattr(module, "normalization", None), nn.BatchNorm2d):
             module.convolution = fuse_conv_bn_eval(module.convolution, module.normalization)

@@ -109,7 +109,7 @@ def sample(
     table: Tensor,
     grid: SamplingGrid,
     *,
-    tokens: slice,
+    part: slice,
     starts: Tensor,
 ) -> Tensor:
     """What the library's multi-scale deformable attention says to some of the tokens.
@@ -119,50 +119,60 @@ def sample(
         queries: (t, s, C) float32, tokens with their positions.
         table: `value_table` of all tokens of all frames.
         grid: `sampling_grid` of the maps whose cells the tokens are.
-        tokens: which s of the S tokens of a frame the queries are.
+        part: which s of the S tokens of a frame the queries are.
         starts: (t, 1, 1) int32, the first row of each query's frame in the table.
 
     Returns:
         (t, s, C) float32.
     """
-    # The layer puts out x and y of each point in turn; apart, they are contiguous.
-    weight, bias = attention.sampling_offsets.weight, attention.sampling_offsets.bias
-    x_cells, near_x, far_x = _neighbours(
-        F.linear(queries, weight[0::2], bias[0::2]), grid.x, tokens
-    )
-    y_cells, near_y, far_y = _neighbours(
-        F.linear(queries, weight[1::2], bias[1::2]), grid.y, tokens
-    )
-    # Broken weights make places that are no numbers. So are their shares then, and thereby the
-    # result; but a row that does not exist would stop the device.
-    cells = torch.addcmul(x_cells, y_cells, grid.width)
-    first = torch.add(grid.start, cells, alpha=attention.n_heads).nan_to_num_(nan=0.0)
-    first = first.int().add_(starts)
-    weights = attention.attention_weights(queries)  # (t, s, M)
-    bags = weights.unflatten(2, (attention.n_heads, -1)).shape  # (t, s, heads, L*P)
-    weights = _softmax(weights.view(bags)).view_as(weights)
-    near_y, far_y = near_y.mul_(weights), far_y.mul_(weights)
+    first, shares = _cells(attention, queries, grid, part)
+    first = first.add_(starts)
     rows = [first, *(first + other for other in grid.others)]
-    shares = [near_y * near_x, near_y * far_x, far_y * near_x, far_y * far_x]
     rows, shares = (
         # (t, s, heads, 4, L*P) -> (t*s*heads, 4*L*P)
-        torch.stack([part.view(bags) for part in parts], 3).flatten(3).flatten(0, 2)
-        for parts in (rows, shares)
+        torch.stack([each.unflatten(2, (attention.n_heads, -1)) for each in four], 3)
+        .flatten(3)
+        .flatten(0, 2)
+        for four in (rows, shares)
     )
     mixed = F.embedding_bag(rows, table, per_sample_weights=shares, mode="sum")
     return attention.output_proj(mixed.view_as(queries))
 
 
-def _neighbours(offsets: Tensor, axis: Axis, tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
+def _cells(
+    attention: nn.Module, queries: Tensor, grid: SamplingGrid, part: slice
+) -> tuple[Tensor, list[Tensor]]:
+    """The first of the four cells around each point, and what each of the four counts.
+
+    Returns:
+        Row of the first cell in the table of one frame, (t, s, M) int32; weights of it, of the one
+        to the right, the one below, and both, (t, s, M) each.
+    """
+    # The layer's outputs are x and y of each point in turn: apart, each is contiguous.
+    weight, bias = attention.sampling_offsets.weight, attention.sampling_offsets.bias
+    x, near_x, far_x = _neighbours(F.linear(queries, weight[0::2], bias[0::2]), grid.x, part)
+    y, near_y, far_y = _neighbours(F.linear(queries, weight[1::2], bias[1::2]), grid.y, part)
+    row = torch.add(grid.start, torch.addcmul(x, y, grid.width), alpha=attention.n_heads)
+    # Broken weights make places that are no numbers, and so are the shares of cells then, and what
+    # comes of them; but a row that does not exist would stop the device.
+    first = row.nan_to_num_(nan=0.0).int()
+    logits = attention.attention_weights(queries).unflatten(2, (attention.n_heads, -1))
+    weights = _softmax(logits).flatten(2)  # (t, s, M)
+    near_y, far_y = near_y.mul_(weights), far_y.mul_(weights)
+    return first, [near_y * near_x, near_y * far_x, far_y * near_x, far_y * far_x]
+
+
+def _neighbours(offsets: Tensor, axis: Axis, part: slice) -> tuple[Tensor, Tensor, Tensor]:
     """The lower of a point's two neighbours along an axis, and the shares of both.
 
     Args:
         offsets: (t, s, M), from a token's own place to the points; overwritten.
+        part: which s of the S tokens of a frame these are.
 
     Returns:
         The lower one's place in its map, its share, and that of the upper one.
     """
-    places = offsets.add_(axis.centre[tokens])
+    places = offsets.add_(axis.centre[part])
     cells = torch.minimum(places.floor().clamp_(min=0), axis.last)
     # A share falls from 1 at a cell's centre to 0 at the next. Where a point lies outside of the
     # map, the cells are not its neighbours, and their share is 0 by the same rule.

@@ -3,10 +3,10 @@
 Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation" (CVPR 2022).
 The library's modules hold the weights. What differs from the library's forward pass:
 
-- Sampling is `deformable_attention`, and resizing is `resize`.
+- Deformable attention is `deformable.sample`, and resizing is `tokens.resize`.
 - What depends on a frame's size only is computed once for a size, and not for every frame.
 - Maps have their channels last, so that their cells are tokens without a copy; sums and ReLU are
-  done in place.
+  done in place; on a processor, tokens go through a layer in blocks that fit its cache.
 - Mask2Former's own mask features, of which inference needs only coarse ones, are left out.
 
 The numbers are the same up to rounding.
@@ -29,7 +29,7 @@ from extract.segmenters.tokens import (
     tokens_of,
 )
 
-# Tokens whose way through a layer fits a processor's cache: more at a time are slower there.
+# Tokens that go through a layer together on a processor: what comes of them fits its cache.
 CACHED_TOKENS = 2048
 
 
@@ -75,7 +75,11 @@ def decode_pixels(decoder: nn.Module, maps: tuple[Tensor, ...]) -> Pixels:
         tokens = _encoder_layer(layer, tokens, positions, grid)
     levels = list(tokens.split([height * width for height, width in shapes], 1))
 
-    finer, shape = levels[-1], shapes[-1]
+    return Pixels(levels, shapes, _pyramid(decoder, levels[-1], shapes[-1], maps))
+
+
+def _pyramid(decoder: nn.Module, finer: Tensor, shape: Shape, maps: list[Tensor]) -> Tensor:
+    """From the finest attended map, (t, h_l*w_l, C), down to stride 4: (t, C, h, w)."""
     fine = maps[: decoder.num_fpn_levels][::-1]
     for each, lateral, output in zip(
         fine, decoder.lateral_convolutions, decoder.output_convolutions, strict=True
@@ -83,7 +87,7 @@ def decode_pixels(decoder: nn.Module, maps: tuple[Tensor, ...]) -> Pixels:
         coarser, shape = resize(finer, shape, tuple(each.shape[-2:])), tuple(each.shape[-2:])
         sums = _convolve(lateral, each).add_(map_of(coarser, shape))
         finer = tokens_of(_convolve(output, sums))
-    return Pixels(levels, shapes, map_of(finer, shape))
+    return map_of(finer, shape)
 
 
 def _convolve(layers: nn.Sequential, maps: Tensor) -> Tensor:
@@ -118,7 +122,7 @@ def _encoder_layer(
             before + positions[part],
             table,
             grid,
-            tokens=part,
+            part=part,
             starts=starts[some],
         )
         between = layer.self_attn_layer_norm(attended.add_(before))

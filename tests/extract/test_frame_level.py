@@ -263,7 +263,7 @@ def test_sampling_equals_the_library(
             tokens + positions,
             value_table(attention, tokens),
             sampling_grid(tuple(shapes), 2, 4, tokens.device),
-            tokens=slice(0, length),
+            part=slice(0, length),
             starts=first_rows(2, length * 2, tokens.device),
         )
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
