@@ -85,7 +85,9 @@ verify: setup ## check every byte of the caches under $(CACHE)
 
 bench: data ## measure stage one, the cache and scoring; tables here, JSON in $(OUT)/bench
 	@mkdir -p $(OUT)/bench
-	@$(BIN)/python -m scripts.bench_extract --json $(OUT)/bench/extract.json
+	@$(BIN)/python -m scripts.bench_extract demo --data-root $(DEMO)/data --split valid_u \
+		--weights extract/assets/vita_tiny.safetensors --json $(OUT)/bench/extract_demo.json
+	@$(BIN)/python -m scripts.bench_extract mevis_r50 --json $(OUT)/bench/extract_r50.json
 	@$(BIN)/python -m scripts.bench_cache --json $(OUT)/bench/cache.json
 	@$(BIN)/python -m scripts.bench_score --json $(OUT)/bench/score.json
 
