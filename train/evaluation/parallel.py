@@ -1,5 +1,6 @@
 """One function over many tasks, in several processes, with few tasks in memory at a time."""
 
+import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +33,13 @@ def run(
     if workers == 1:
         yield from map(function, tasks)
         return
-    pool = ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,))
+    # Not forked from here: a fork of a process with threads can wait for ever for one of them.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("forkserver"),
+        initializer=cv2.setNumThreads,
+        initargs=(1,),
+    )
     try:
         waiting: deque = deque()
         for task in tasks:
