@@ -55,6 +55,7 @@ def video_tracks(
             times = range(start, min(start + SPARE_THREADS, num_frames))
             for t, found in zip(times, pool.map(measure, times, map(coded, times)), strict=True):
                 for clip, part in zip(np.flatnonzero(shown[:, t]), found, strict=True):
-                    parts[clip].append(part)  # (N_v, 1, 6)
+                    # (N_v, 1, 6); a copy, or the other thread's memory would be kept in shreds
+                    parts[clip].append(part.copy())
     whole, *clips = (np.concatenate(part, axis=1) for part in parts)
     return whole, clips

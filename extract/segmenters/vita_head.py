@@ -16,6 +16,10 @@ from torch.nn import functional as F
 from extract.segmenters.attention import multihead
 from extract.segmenters.config import SegmenterConfig
 
+#: Windows that go through a layer together: a long video then takes no more memory than a short
+#: one, its queries aside.
+GROUP = 8
+
 
 @dataclass
 class VideoOutput:
@@ -128,10 +132,8 @@ class VITAHead(nn.Module):
         for index, (attention, ffn) in enumerate(layers):
             shifted = window > 0 and index % 2 == 1 and not self.training
             first = window - math.ceil(window / 2) if shifted else 0
-            queries = torch.cat(
-                [_within(attention, part, window) for part in _split(queries, first, window)], 1
-            )
-            queries = ffn(queries)
+            parts = _split(queries, first, window)
+            queries = torch.cat([ffn(_within(attention, part, window)) for part in parts], 1)
         return queries
 
     def decode(self, encoded: Tensor) -> list[Tensor]:
@@ -164,7 +166,7 @@ class VITAHead(nn.Module):
 
 
 def _split(queries: Tensor, first: int, window: int) -> list[Tensor]:
-    """Cut (B, T, N_f, C) in time: `first` frames, whole windows together, and what is left.
+    """Cut (B, T, N_f, C) in time: `first` frames, groups of whole windows, and what is left.
 
     The reference pads to whole windows and rolls by half a window with a mask that keeps padding
     out and the two ends of the video apart. Its windows are then exactly these, and cutting
@@ -175,7 +177,9 @@ def _split(queries: Tensor, first: int, window: int) -> list[Tensor]:
     frames = queries.shape[1]
     first = min(first, frames)
     whole = (frames - first) // window * window
-    parts = queries.split([first, whole, frames - first - whole], dim=1)
+    group = GROUP * window
+    groups = [min(group, whole - start) for start in range(0, whole, group)]
+    parts = queries.split([first, *groups, frames - first - whole], dim=1)
     return [part for part in parts if part.shape[1]]
 
 
