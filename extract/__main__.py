@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--queue", type=int, default=1, help="chunks between two threads; 0 for one thread"
     )
-    parser.add_argument("--shard-bytes", type=int, default=1 << 28, help="size of a shard")
+    parser.add_argument("--shard-bytes", type=int, default=1 << 26, help="size of a shard")
     parser.add_argument(
         "--launcher",
         choices=LAUNCHERS,

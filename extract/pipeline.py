@@ -75,7 +75,7 @@ def extract(
     out: Path,
     device: str,
     chunk_frames: int = 8,
-    shard_bytes: int = 1 << 28,
+    shard_bytes: int = 1 << 26,
     autocast: str = "none",
     queue: int = 1,
     rank: Rank = SINGLE,
@@ -111,6 +111,7 @@ def extract(
     )
     settings = stage.identity() | {
         "dataset": config.dataset,
+        "dataset_settings": config.dataset_settings,
         "split": split or "",
         "annotations_sha256": dataset.fingerprint(),
     }
