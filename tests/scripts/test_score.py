@@ -115,9 +115,7 @@ def test_ref_davis_with_sentences_names_the_expressions(tmp_path: Path) -> None:
     assert found["per_expression"]["twins/5"]["text"] == standins.SENTENCES[2][1]
 
 
-def test_no_target_expressions_of_mevis_v2(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_no_target_expressions_of_mevis_v2(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = standins.make_mevis(tmp_path / "mevis", v2=True)
     for video in ("valid_u0", "valid_u1"):
         _, labels = standins.scene(video)
