@@ -91,10 +91,7 @@ class Manifest:
                 self.shards.pop(name, None)
                 self.dropped_shards[name] = why
             case {"shard": str(name), "size": size, "sha256": str(sha256)} if (
-                SHARD.fullmatch(name)
-                and SHA256.fullmatch(sha256)
-                and type(size) is int
-                and size >= 0
+                SHARD.fullmatch(name) and SHA256.fullmatch(sha256) and _is_count(size)
             ):
                 self.dropped_shards.pop(name, None)
                 self.shards[name] = SealedShard(name, size, sha256)
@@ -122,17 +119,18 @@ class Manifest:
 
 
 def _entry(line: dict[str, Any]) -> Entry:
-    kinds = {"id": str, "shard": str, "frames": int, "bytes": int, "checksum": str}
-    # type() and not isinstance(): true and false are no numbers of frames.
-    if any(type(line.get(name)) is not kind for name, kind in kinds.items()):
-        raise InputError("lacks a field, or one is of another type")
-    entry = Entry(
-        **{name: line[name] for name in kinds}, codec_iou=codec_iou(line.get("codec_iou"))
-    )
-    escape(entry.id)
-    if not SHARD.fullmatch(entry.shard) or entry.frames < 1 or entry.bytes < 0:
-        raise InputError("names a shard or sizes that cannot be")
-    return entry
+    match line:
+        case {
+            "id": str(video_id),
+            "shard": str(shard),
+            "frames": frames,
+            "bytes": size,
+            "checksum": str(checksum),
+        } if SHARD.fullmatch(shard) and _is_count(frames) and frames and _is_count(size):
+            escape(video_id)
+            cost = codec_iou(line.get("codec_iou"))
+            return Entry(video_id, shard, frames, size, checksum, cost)
+    raise InputError("lacks a field, or one cannot be")
 
 
 def _is_count(value: Any) -> bool:

@@ -15,9 +15,9 @@ from cache_schema.manifest import Entry, Manifest, SealedShard
 from cache_schema.names import unescape
 from cache_schema.shard import (
     Header,
+    Structure,
     UnreadableShard,
     attribute,
-    checksum,
     child,
     damages,
     members,
@@ -45,14 +45,17 @@ def entry_of(video: h5py.Group, video_id: str, shard: str) -> Entry:
     Raises:
         InputError: something is missing.
     """
-    size = sum(node.nbytes for _, node in walk(video) if isinstance(node, h5py.Dataset))
+    size, structure = 0, Structure()
+    for path, node in walk(video):
+        structure.add(path, node)
+        size += node.nbytes if isinstance(node, h5py.Dataset) else 0
     frames = attribute(video, "num_frames", int)
     cost = attribute(video, "codec_iou", str)
     try:
         codec_iou = manifest.codec_iou(json.loads(cost) if cost else None)
     except (ValueError, RecursionError):
         raise InputError(f"{shard}: the codec's IoU of {video_id!r} is not JSON") from None
-    return Entry(video_id, shard, frames, size, checksum(video), codec_iou)
+    return Entry(video_id, shard, frames, size, structure.checksum(), codec_iou)
 
 
 def recover(folder: Path, header: Header, rank: int, world_size: int) -> Manifest:
@@ -79,7 +82,10 @@ def recover(folder: Path, header: Header, rank: int, world_size: int) -> Manifes
     # Before anything is changed: is this our cache at all?
     listed = known.shard_names - known.dropped_shards.keys()
     if files & listed:
-        _check(folder / max(files & listed), header)
+        path = folder / max(files & listed)
+        file, found = open_shard(path)
+        file.close()
+        _check(path, found, header)
 
     for path in folder.glob(".shard-*.h5.tmp"):
         if manifest.SHARD.fullmatch(path.name[1:-4]) and ours(path.name[1:-4]):
@@ -100,9 +106,7 @@ def recover(folder: Path, header: Header, rank: int, world_size: int) -> Manifes
     return manifest.read(folder)
 
 
-def _check(path: Path, header: Header) -> None:
-    file, found = open_shard(path)
-    file.close()
+def _check(path: Path, found: Header, header: Header) -> None:
     if found.version != FORMAT_VERSION:
         raise InputError(
             f"{path} has the cache format version {found.version}, which this program reads but "
@@ -114,32 +118,40 @@ def _check(path: Path, header: Header) -> None:
 def _adopt(folder: Path, name: str, header: Header, known: Manifest) -> list[Any]:
     """Lines for a shard that has none: of its sound videos, and its own; without any it goes."""
     path = folder / name
-    listed = {entry.id for entry in known.inside(name)}
-    sound: list[Entry] = []
     try:
         sealed = seal_of(path, name)
-        _check(path, header)
-        file, _ = open_shard(path)
+        file, found = open_shard(path)
     except UnreadableShard as error:
         # An error number is the system's (no permission): the shard itself may be fine.
         if error.__cause__.errno:
             raise
         path.unlink()
-        return known.drop(name, str(error)) if listed else []
+        return known.drop(name, str(error)) if known.inside(name) else []
+    except InputError as error:
+        raise InputError(f"{error}; no line lists it: move it away, then run again") from error
     with file:
-        videos = child(file, "videos", h5py.Group)
-        for escaped in members(videos):
-            with suppress(InputError):
-                video_id = unescape(escaped)
-                group = child(videos, escaped, h5py.Group)
-                elsewhere = video_id in known.videos and video_id not in listed
-                if not elsewhere and not damages(group, None):
-                    sound.append(entry_of(group, video_id, name))
-    new = [entry for entry in sound if known.videos.get(entry.id) != entry]
-    known.videos |= {entry.id: entry for entry in sound}
-    lost = sorted(listed - {entry.id for entry in sound})
+        _check(path, found, header)
+        sound = _sound_videos(file, name, known)
+    lost = sorted({entry.id for entry in known.inside(name)} - {entry.id for entry in sound})
     lines: list[Any] = [{"id": i, "dropped": f"{name} does not hold it"} for i in lost]
     if not sound:
         path.unlink()
         return lines
-    return [*lines, *new, sealed]
+    lines += [entry for entry in sound if known.videos.get(entry.id) != entry]
+    known.videos |= {entry.id: entry for entry in sound}
+    return [*lines, sealed]
+
+
+def _sound_videos(file: h5py.File, name: str, known: Manifest) -> list[Entry]:
+    """Lines for the videos in a shard that are sound and that no other shard holds."""
+    listed = {entry.id: entry.checksum for entry in known.inside(name)}
+    videos = child(file, "videos", h5py.Group)
+    sound = []
+    for escaped in members(videos):
+        with suppress(InputError):
+            video_id = unescape(escaped)
+            group = child(videos, escaped, h5py.Group)
+            elsewhere = video_id in known.videos and video_id not in listed
+            if not elsewhere and not damages(group, listed.get(video_id)):
+                sound.append(entry_of(group, video_id, name))
+    return sound

@@ -33,7 +33,7 @@ class Report:
         shards: name to what is wrong with a shard that has lines, as a file.
         other: sentences on what the manifest does not know.
         codec_file: what is wrong with the codec kept beside the shards; '' when nothing is.
-        dropped: ids that an earlier repair took out and no extraction has brought back.
+        dropped: ids that were taken out before and that no extraction has brought back.
         versions: format versions of the shards that could be opened.
         repaired: what was found has been taken out since.
     """
@@ -77,7 +77,7 @@ class Report:
             yield f"{self.videos} videos are sound"
         if self.dropped:
             names = ", ".join(map(repr, self.dropped))
-            yield f"{len(self.dropped)} more, taken out by a repair, are to be extracted: {names}"
+            yield f"{len(self.dropped)} more, dropped before, are to be extracted: {names}"
 
 
 def verify(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
@@ -147,8 +147,9 @@ def _check_shard(
         wrong = wrong or file_damage(path, sealed, quick=False)
         if not wrong and not isinstance(error, UnreadableShard):
             raise Foreign(str(error)) from error
+        why = f"{path}: {wrong}" if wrong else str(error)
         wrong = wrong or str(error)
-        report.damaged |= {entry.id: [str(error)] for entry in entries or ()}
+        report.damaged |= {entry.id: [why] for entry in entries or ()}
     else:
         if sealed:
             _check_names(path, names, known, report)

@@ -9,12 +9,14 @@ import shutil
 import signal
 import time
 
+import h5py
 import pytest
 
 from cache_schema import manifest
+from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
-from tests.cache_schema.helpers import contents, die, in_child
+from tests.cache_schema.helpers import contents, die, flip, in_child
 from tests.synthetic import make_video, open_writer, write_cache, write_video
 
 CRASHES = int(os.environ.get("DMVS_CRASHES", 12))
@@ -151,3 +153,27 @@ def test_a_lost_manifest_is_made_again_from_the_shards(tmp_path, uninterrupted):
     (path / "manifest.jsonl").unlink()
     check_resumed(path, uninterrupted)
     assert sorted((path / "manifest.jsonl").read_text().splitlines()) == lines
+
+
+def test_a_shard_without_lines_is_not_believed(tmp_path, uninterrupted):
+    """Its header, a listed video's text, and a dataset have changed since."""
+    path = tmp_path / "cache"
+    write_cache(path, **SIZES)
+    *lines, _ = (path / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    shard = path / "shard-00002.h5"
+    sound = shard.read_bytes()
+    with h5py.File(shard) as file:
+        place = file["videos/video004/tracks"].id.get_offset()
+    for change in (sound.index(b"the red box moving slowly"), place):
+        (path / "manifest.jsonl").write_bytes(b"".join(lines))  # torn: the shard's line is missing
+        flip(shard, change)
+        with open_writer(path, channels=2) as writer:
+            assert len(writer.done) == 4
+        assert not shard.exists() and "video004" in manifest.read(path).dropped
+        shard.write_bytes(sound)
+    (path / "manifest.jsonl").write_bytes(b"".join(lines[:-1]))
+    flip(shard, sound.index(b"synthetic"))
+    with pytest.raises(InputError, match="shard-00002.h5.* no line lists it: move it away"):
+        open_writer(path, channels=2)
+    shard.unlink()
+    check_resumed(path, uninterrupted)
