@@ -77,12 +77,20 @@ def sample_clips(stage: Stage, dataset: Dataset, frames: int) -> Iterator[tuple[
 def _samples(
     stage: Stage, clips: Iterable[tuple[str, list[Images]]], bar: tqdm
 ) -> Iterator[mask_codec.Sample]:
+    found, reason = False, None
     for video_id, parts in clips:
         frames = [stage.vita.frames(stage.transfer.upload(part.pixels)) for part in parts]
         queries = torch.cat([part.frame_queries for part in frames])  # (T_c, N_f, C)
         features = torch.cat([part.mask_features for part in frames])  # (T_c, C_mask, h, w)
         video = stage.vita.video(queries[None])
-        stage.check_finite(video_id, frame_queries=queries, mask_features=features)
-        sure = mask_codec.confident(video.logits[0])
         bar.update(len(features))
+        try:
+            stage.check_finite(video_id, mask_features=features, mask_embeds=video.mask_embeds)
+        except InputError as error:  # a video like one that cannot be read
+            reason = reason or error
+            continue
+        found = True
+        sure = mask_codec.confident(video.logits[0])
         yield mask_codec.Sample(features, video.mask_embeds[0, sure])
+    if reason and not found:
+        raise reason

@@ -1,9 +1,11 @@
 """Stage one as a whole: what it writes is what the frozen models say."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
-from stage_one import image_folder, small_config, small_data
+from stage_one import DEMO, edit, image_folder, small_config, small_data
 
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
@@ -12,6 +14,8 @@ from extract.pipeline import extract
 from extract.segmenters.masks import mask_logits, to_original, tracks
 from extract.stage import RANDOM, clip_bank, load_stage
 from train.replay import vita_masks
+
+ASSETS = DEMO.parents[1] / "assets"
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +121,38 @@ def test_another_configuration_is_refused_by_name(data, tmp_path):
     run(small_config(), data, tmp_path / "cache")
     with pytest.raises(InputError, match="clips.num"):
         run(small_config(**{"clips.num": 3}), data, tmp_path / "cache")
+    edit(
+        shutil.copytree(data, tmp_path / "data") / "train/meta_expressions.json",
+        lambda meta: meta["videos"]["train_0001"]["expressions"].pop("0"),
+    )
+    with pytest.raises(InputError, match="annotations_sha256.meta_expressions.json"):
+        run(small_config(), tmp_path / "data", tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "field"),
+    [
+        ({}, {"autocast": "bfloat16"}, 'autocast: "none" != "bfloat16"'),
+        ({"resize.short": 32}, {}, "resize.short: null != 32"),
+        ({"codec": "float32"}, {}, 'codec.name: "float16" != "float32"'),
+        ({"clips.frames": 3}, {}, "clips.frames: 4 != 3"),
+        ({"segmenter.pixel_mean": [0, 0, 0]}, {}, "segmenter.pixel_mean"),
+        ({}, {"weights": str(ASSETS / "vita_tiny.safetensors")}, 'weights_sha256: "random" != '),
+    ],
+)
+def test_whatever_decides_the_numbers_is_compared(tmp_path, small_cache, change, options, field):
+    with pytest.raises(InputError) as refused:
+        run(small_config(dataset="folder", **change), *small_cache, **{"split": None} | options)
+    assert field in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def small_cache(tmp_path_factory):
+    """A folder of one video, and the cache of it."""
+    root = tmp_path_factory.mktemp("small")
+    places = image_folder(root / "videos", "a", 2), root / "cache"
+    run(small_config(dataset="folder"), *places, split=None)
+    return places
 
 
 def test_a_bad_video_stops_only_itself(data, tmp_path):

@@ -319,7 +319,16 @@ def command(long_data, out, *options):
 
 
 @pytest.fixture(scope="module")
-def whole(long_data, tmp_path_factory):
+def one_thread():
+    """Numbers of the same commands depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(long_data, tmp_path_factory, one_thread):
     out = tmp_path_factory.mktemp("whole") / "cache"
     assert cli.run(main, command(long_data, out)) == 0
     return contents(out)
