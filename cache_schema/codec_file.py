@@ -16,14 +16,8 @@ from cache_schema import manifest
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
 from cache_schema.fingerprint import differences
-from cache_schema.shard import (
-    LIBVER,
-    UnreadableShard,
-    attribute,
-    open_shard,
-    read_codec,
-    write_codec,
-)
+from cache_schema.nodes import attribute
+from cache_schema.shard import LIBVER, UnreadableShard, open_shard, read_codec, write_codec
 
 CODEC_FILE = "codec.h5"
 

@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 
 from cache_schema.cli import InputError
-from cache_schema.shard import UnreadableShard, where
+from cache_schema.nodes import where
+from cache_schema.shard import UnreadableShard
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ import h5py
 
 from cache_schema.fingerprint import flat
 from cache_schema.manifest import Entry
+from cache_schema.nodes import walk
 from cache_schema.reader import CacheReader
-from cache_schema.shard import open_shard, walk
+from cache_schema.shard import open_shard
 
 
 def summary(reader: CacheReader) -> dict[str, Any]:

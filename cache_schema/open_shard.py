@@ -10,17 +10,9 @@ from cache_schema.cli import InputError
 from cache_schema.direct import RandomAccessFile
 from cache_schema.manifest import Entry
 from cache_schema.names import escape
+from cache_schema.nodes import Node, attribute, child, json_attribute, where
 from cache_schema.records import Geometry
-from cache_schema.shard import (
-    Header,
-    Node,
-    attribute,
-    child,
-    json_attribute,
-    open_shard,
-    read_geometry,
-    where,
-)
+from cache_schema.shard import Header, open_shard, read_geometry
 
 MAX_NODES = 256  # groups and datasets of a shard that HDF5 keeps open
 

@@ -21,11 +21,12 @@ from cache_schema.codecs import Codec
 from cache_schema.direct import Extent, as_bytes, locate
 from cache_schema.manifest import Entry
 from cache_schema.names import escape, unescape
+from cache_schema.nodes import attribute, json_attribute, members, where
 from cache_schema.objects import unpack
 from cache_schema.open_shard import OpenShard, VideoIndex, changed
 from cache_schema.ram import RamTier
 from cache_schema.records import RLE, Clip, Expression
-from cache_schema.shard import attribute, json_attribute, members, open_shard, where
+from cache_schema.shard import open_shard
 
 MAX_OPEN = 32  # shards, each with one descriptor of ours and one of HDF5
 MAX_KNOWN = 2048  # videos whose places in their files are remembered; about 45 KB each in MeViS

@@ -8,22 +8,14 @@ from typing import Any
 import h5py
 
 from cache_schema import manifest
+from cache_schema.checksums import Structure, damages
 from cache_schema.cli import InputError
 from cache_schema.codec_file import CODEC_FILE
 from cache_schema.fingerprint import file_sha256
 from cache_schema.manifest import Entry, Manifest, SealedShard
 from cache_schema.names import unescape
-from cache_schema.shard import (
-    Header,
-    Structure,
-    UnreadableShard,
-    attribute,
-    child,
-    damages,
-    members,
-    open_shard,
-    walk,
-)
+from cache_schema.nodes import attribute, child, members, walk
+from cache_schema.shard import Header, UnreadableShard, open_shard
 from cache_schema.spec import FORMAT_VERSION
 
 MISSING = "the shard is missing"

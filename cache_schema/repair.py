@@ -16,8 +16,9 @@ import h5py
 from cache_schema import codec_file, manifest
 from cache_schema.cli import InputError
 from cache_schema.lock import CacheLock
+from cache_schema.nodes import child
 from cache_schema.recovery import seal_of
-from cache_schema.shard import child, open_shard
+from cache_schema.shard import open_shard
 from cache_schema.spec import FORMAT_VERSION
 from cache_schema.verify import Report, verify, video_damage
 

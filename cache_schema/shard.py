@@ -1,4 +1,4 @@
-"""Shards seen as data from outside: every name, link, type and size is checked before it is used.
+"""A shard's header: which cache it belongs to, and the codec of that cache.
 
 A shard is an HDF5 file (format of HDF5 1.10, whose metadata carries its own checksums) with root
 attributes that describe the cache and one group per video under ``/videos``.
@@ -7,30 +7,27 @@ attributes that describe the cache and one group per video under ``/videos``.
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
 
 import h5py
 import numpy as np
 
 from cache_schema import migrations, spec
+from cache_schema.checksums import CRC, crc32
 from cache_schema.cli import InputError
 from cache_schema.codecs import Basis, Codec, get_codec
 from cache_schema.fingerprint import Fingerprint, differences
+from cache_schema.nodes import attribute, child, members, values, where
 from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
 
-CRC = "crc32"
 # No segmenter has nearly as many; a basis is at most 64 MiB by this.
 MAX_CHANNELS = 4096
-PIECE = 1 << 24  # bytes that are read at a time for a checksum
 REPAIR = "`python -m cache_schema verify {} --repair`"
 # HDF5's chunk cache only costs time when a chunk is a frame and every frame is read once.
 OPEN = {"rdcc_nbytes": 0}
 LIBVER = ("v110", "v110")
-Node = TypeVar("Node", h5py.Group, h5py.Dataset)
 
 
 class UnreadableShard(InputError):
@@ -173,135 +170,6 @@ def _read_basis(group: h5py.Group) -> Basis | None:
     return Basis(**arrays)
 
 
-def where(node: h5py.Group | h5py.Dataset) -> str:
-    """File and path of an object, for messages."""
-    return f"{node.file.filename}:{node.name}"
-
-
-def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type):
-    """A scalar attribute as a Python ``int``, ``float``, ``bool`` or ``str``.
-
-    Raises:
-        InputError: it is missing or of another kind.
-    """
-    value = _scalar(node, name)
-    if type(value) is not kind:
-        raise InputError(f"{where(node)}: attribute {name!r} is {value!r}, not {kind.__name__}")
-    return value
-
-
-def _scalar(node: h5py.Group | h5py.Dataset, name: str):
-    try:
-        stored = node.attrs.get_id(name)
-        # Looked at first: an array as an attribute could ask for any amount of memory.
-        if stored.shape != ():
-            value = np.empty(0)
-        elif stored.dtype.kind in "iu":  # most are checksums; h5py's own way takes thrice as long
-            value = np.empty((), stored.dtype)
-            stored.read(value)
-            value = value[()]
-        else:
-            value = node.attrs[name]
-        if isinstance(value, str):
-            value.encode()  # HDF5 lets anything pass as UTF-8
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
-        raise InputError(f"{where(node)} has no readable attribute {name!r}") from None
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def json_attribute(node: h5py.Group, name: str) -> list[str]:
-    """An attribute that is a JSON list of strings."""
-    try:
-        value = json.loads(attribute(node, name, str))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InputError(f"{where(node)}: attribute {name!r} is not a JSON list of strings")
-    return value
-
-
-def child(group: h5py.Group, name: str, kind: type[Node]) -> Node:
-    """A member of a group, only if it is really inside this file.
-
-    Raises:
-        InputError: missing, an external or soft link, of the other kind, or a dataset with
-            filters, object types, or data stored in other files.
-    """
-    node = _member(group, name)
-    if not isinstance(node, kind):
-        raise InputError(f"{where(group)}: member {name!r} is not a {kind.__name__.lower()}")
-    return node
-
-
-def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
-    """A member that is really inside this file; None if it is neither group nor dataset."""
-    try:
-        # As h5py decodes names. With its own lookups, a walk takes thrice as long.
-        encoded = name.encode(errors="surrogateescape")
-        link = group.id.links.get_info(encoded).type
-        node = h5py.h5o.open(group.id, encoded) if link == h5py.h5l.TYPE_HARD else None
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{where(group)} has no readable member {name!r} ({error})") from None
-    if node is None:
-        what = "an external link" if link == h5py.h5l.TYPE_EXTERNAL else "a soft link"
-        raise InputError(f"{where(group)}: member {name!r} is {what}, which no cache has; refused")
-    if isinstance(node, h5py.h5g.GroupID):
-        return h5py.Group(node)
-    if not isinstance(node, h5py.h5d.DatasetID):
-        return None
-    dataset = h5py.Dataset(node)
-    _check_storage(dataset)
-    return dataset
-
-
-def _check_storage(dataset: h5py.Dataset) -> None:
-    """Refuse a dataset that is not plain numbers, all of them in this file."""
-    if dataset.shape is None or dataset.dtype.kind not in "fiub":
-        raise InputError(f"{where(dataset)} has the type {dataset.dtype}, not numbers; refused")
-    made = dataset.id.get_create_plist()
-    if made.get_external_count() or made.get_layout() == h5py.h5d.VIRTUAL:
-        raise InputError(f"{where(dataset)} keeps its data in other files; refused")
-    if made.get_nfilters():
-        raise InputError(f"{where(dataset)} has filters, which no cache has; refused")
-    # Bounds every later allocation by the size of the file, which HDF5 itself does not.
-    stored = dataset.id.get_storage_size()
-    if stored != dataset.nbytes or stored > h5py.h5i.get_file_id(dataset.id).get_filesize():
-        raise InputError(f"{where(dataset)} holds {stored} of its {dataset.nbytes} bytes")
-
-
-def values(dataset: h5py.Dataset, selection: int | slice | tuple[()] = ()) -> np.ndarray:
-    """Read a whole dataset, or an index or range of its first axis; `InputError` if it fails."""
-    try:
-        return dataset[selection]
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
-
-
-def members(group: h5py.Group) -> list[str]:
-    """Names in a group, without following any link."""
-    try:
-        return list(group)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{where(group)} cannot be read ({error})") from None
-
-
-def walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
-    """Every group and dataset from ``group`` down, with its path below it ('' is the group)."""
-    yield path, group
-    # Nothing in a video lies deeper than expressions/<id>/words; hard links could make a circle.
-    if path.count("/") > 2:
-        raise InputError(f"{where(group)} lies deeper than anything a cache holds; refused")
-    for name in members(group):
-        inner = f"{path}/{name}" if path else name
-        node = _member(group, name)
-        if isinstance(node, h5py.Group):
-            yield from walk(node, inner)
-        elif node is None:
-            raise InputError(f"{where(group)}: member {name!r} is not a dataset")
-        else:
-            yield inner, node
-
-
 def read_geometry(video: h5py.Group) -> Geometry:
     """The geometry of a video, every length at least 1."""
     values = {f.name: attribute(video, f.name, int) for f in fields(Geometry)}
@@ -309,79 +177,3 @@ def read_geometry(video: h5py.Group) -> Geometry:
         if value < 1:
             raise InputError(f"{where(video)}: attribute {name!r} is {value}")
     return Geometry(**values)
-
-
-def crc32(dataset: h5py.Dataset) -> int:
-    """CRC-32 of a dataset's values, C order, as stored; read piece by piece, chunks by frame."""
-    if not dataset.size:
-        return 0
-    rows = 1 if dataset.chunks else max(1, PIECE * len(dataset) // dataset.nbytes)
-    crc = 0
-    for start in range(0, len(dataset), rows):
-        crc = zlib.crc32(np.ascontiguousarray(values(dataset, slice(start, start + rows))), crc)
-    return crc
-
-
-class Structure:
-    """SHA-256 of a video's structure: paths, attributes (with each crc32), types, shapes.
-
-    The values themselves enter through the ``crc32`` attributes, so this is cheap.
-    """
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def add(self, path: str, node: h5py.Group | h5py.Dataset) -> None:
-        """Take in what `walk` yields, in its order."""
-        attributes = {name: _plain(node, name) for name in sorted(node.attrs)}
-        is_data = isinstance(node, h5py.Dataset)
-        kind = [node.dtype.str, list(node.shape)] if is_data else None
-        line = json.dumps([path, kind, attributes], sort_keys=True)
-        self._digest.update(line.encode() + b"\n")
-
-    def checksum(self) -> str:
-        """The digest (hex) of what was taken in."""
-        return self._digest.hexdigest()
-
-
-def checksum(video: h5py.Group) -> str:
-    """The `Structure` of a whole video."""
-    structure = Structure()
-    for path, node in walk(video):
-        structure.add(path, node)
-    return structure.checksum()
-
-
-def _plain(node: h5py.Group | h5py.Dataset, name: str) -> int | str:
-    value = _scalar(node, name)
-    if not isinstance(value, int | str):
-        raise InputError(f"{where(node)}: attribute {name!r} is neither a whole number nor text")
-    return value
-
-
-def damages(video: h5py.Group, expected: str | None, *, data: bool = True) -> list[str]:
-    """What is wrong with a video: nothing when it is sound.
-
-    Args:
-        video: its group.
-        expected: the checksum its manifest line gives; None leaves that test out.
-        data: read the values and compare them with their checksums.
-    """
-    found, structure = [], Structure()
-    try:
-        for path, node in walk(video):
-            is_data = data and isinstance(node, h5py.Dataset)
-            if is_data and crc32(node) != attribute(node, CRC, int):
-                found.append(f"{path}: its bytes do not match its checksum")
-            if expected is not None:
-                structure.add(path, node)
-        if data:
-            # HDF5's own bookkeeping, which our reading leaves alone but other programs do not.
-            video.visititems(lambda name, node: None)
-        if expected is not None and structure.checksum() != expected:
-            found.append("its names, shapes or attributes do not match the manifest's checksum")
-    except InputError as error:
-        found.append(str(error))
-    except Exception as error:  # HDF5 raises all kinds of exceptions on broken metadata.
-        found.append(f"cannot be read ({error})")
-    return found

@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 
 from cache_schema import spec
+from cache_schema.checksums import CRC
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec, narrow
 from cache_schema.names import check_text, escape
 from cache_schema.objects import pack
 from cache_schema.records import RLE, Clip, CodecIoU, Expression, Geometry
-from cache_schema.shard import CRC
 
 
 class VideoWriter:

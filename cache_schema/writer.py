@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 
 from cache_schema import manifest
+from cache_schema.checksums import damages
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
 from cache_schema.fingerprint import Fingerprint
@@ -23,7 +24,7 @@ from cache_schema.manifest import Entry
 from cache_schema.names import check_text, escape
 from cache_schema.records import Geometry
 from cache_schema.recovery import entry_of, recover, seal_of, temporary
-from cache_schema.shard import LIBVER, OPEN, Header, damages, open_shard
+from cache_schema.shard import LIBVER, OPEN, Header, open_shard
 from cache_schema.sink import Sink
 from cache_schema.video_writer import VideoWriter
 

@@ -1,0 +1,82 @@
+"""Checksums of datasets and of whole videos, and what they say of damage."""
+
+import hashlib
+import json
+import zlib
+
+import h5py
+import numpy as np
+
+from cache_schema.cli import InputError
+from cache_schema.nodes import attribute, scalar, values, walk, where
+
+CRC = "crc32"
+PIECE = 1 << 24  # bytes that are read at a time
+
+
+def crc32(dataset: h5py.Dataset) -> int:
+    """CRC-32 of a dataset's values, C order, as stored; read piece by piece, chunks by frame."""
+    if not dataset.size:
+        return 0
+    rows = 1 if dataset.chunks else max(1, PIECE * len(dataset) // dataset.nbytes)
+    crc = 0
+    for start in range(0, len(dataset), rows):
+        crc = zlib.crc32(np.ascontiguousarray(values(dataset, slice(start, start + rows))), crc)
+    return crc
+
+
+class Structure:
+    """SHA-256 of a video's structure: paths, attributes (with each crc32), types, shapes.
+
+    The values themselves enter through the ``crc32`` attributes, so this is cheap.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, path: str, node: h5py.Group | h5py.Dataset) -> None:
+        """Take in what `walk` yields, in its order."""
+        attributes = {name: _plain(node, name) for name in sorted(node.attrs)}
+        is_data = isinstance(node, h5py.Dataset)
+        kind = [node.dtype.str, list(node.shape)] if is_data else None
+        line = json.dumps([path, kind, attributes], sort_keys=True)
+        self._digest.update(line.encode() + b"\n")
+
+    def checksum(self) -> str:
+        """The digest (hex) of what was taken in."""
+        return self._digest.hexdigest()
+
+
+def _plain(node: h5py.Group | h5py.Dataset, name: str) -> int | str:
+    value = scalar(node, name)
+    if not isinstance(value, int | str):
+        raise InputError(f"{where(node)}: attribute {name!r} is neither a whole number nor text")
+    return value
+
+
+def damages(video: h5py.Group, expected: str | None, *, data: bool = True) -> list[str]:
+    """What is wrong with a video: nothing when it is sound.
+
+    Args:
+        video: its group.
+        expected: the checksum its manifest line gives; None leaves that test out.
+        data: read the values and compare them with their checksums.
+    """
+    found, structure = [], Structure()
+    try:
+        for path, node in walk(video):
+            is_data = data and isinstance(node, h5py.Dataset)
+            if is_data and crc32(node) != attribute(node, CRC, int):
+                found.append(f"{path}: its bytes do not match its checksum")
+            if expected is not None:
+                structure.add(path, node)
+        if data:
+            # HDF5's own bookkeeping, which our reading leaves alone but other programs do not.
+            video.visititems(lambda name, node: None)
+        if expected is not None and structure.checksum() != expected:
+            found.append("its names, shapes or attributes do not match the manifest's checksum")
+    except InputError as error:
+        found.append(str(error))
+    except Exception as error:  # HDF5 raises all kinds of exceptions on broken metadata.
+        found.append(f"cannot be read ({error})")
+    return found

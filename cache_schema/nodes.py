@@ -1,0 +1,145 @@
+"""Groups, datasets and attributes seen as data from outside.
+
+Every name, link, type and size is checked before it is used, and every failure is an `InputError`.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+
+from cache_schema.cli import InputError
+
+Node = TypeVar("Node", h5py.Group, h5py.Dataset)
+
+
+def where(node: h5py.Group | h5py.Dataset) -> str:
+    """File and path of an object, for messages."""
+    return f"{node.file.filename}:{node.name}"
+
+
+def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type):
+    """A scalar attribute as a Python ``int``, ``float``, ``bool`` or ``str``.
+
+    Raises:
+        InputError: it is missing or of another kind.
+    """
+    value = scalar(node, name)
+    if type(value) is not kind:
+        raise InputError(f"{where(node)}: attribute {name!r} is {value!r}, not {kind.__name__}")
+    return value
+
+
+def scalar(node: h5py.Group | h5py.Dataset, name: str) -> Any:
+    """A scalar attribute of any kind as Python knows it; an array comes back empty."""
+    try:
+        stored = node.attrs.get_id(name)
+        # Looked at first: an array as an attribute could ask for any amount of memory.
+        if stored.shape != ():
+            value = np.empty(0)
+        elif stored.dtype.kind in "iu":  # most are checksums; h5py's own way takes thrice as long
+            value = np.empty((), stored.dtype)
+            stored.read(value)
+            value = value[()]
+        else:
+            value = node.attrs[name]
+        if isinstance(value, str):
+            value.encode()  # HDF5 lets anything pass as UTF-8
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
+        raise InputError(f"{where(node)} has no readable attribute {name!r}") from None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def json_attribute(node: h5py.Group, name: str) -> list[str]:
+    """An attribute that is a JSON list of strings."""
+    try:
+        value = json.loads(attribute(node, name, str))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InputError(f"{where(node)}: attribute {name!r} is not a JSON list of strings")
+    return value
+
+
+def child(group: h5py.Group, name: str, kind: type[Node]) -> Node:
+    """A member of a group, only if it is really inside this file.
+
+    Raises:
+        InputError: missing, an external or soft link, of the other kind, or a dataset with
+            filters, object types, or data stored in other files.
+    """
+    node = _member(group, name)
+    if not isinstance(node, kind):
+        raise InputError(f"{where(group)}: member {name!r} is not a {kind.__name__.lower()}")
+    return node
+
+
+def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
+    """A member that is really inside this file; None if it is neither group nor dataset."""
+    try:
+        # As h5py decodes names. With its own lookups, a walk takes thrice as long.
+        encoded = name.encode(errors="surrogateescape")
+        link = group.id.links.get_info(encoded).type
+        node = h5py.h5o.open(group.id, encoded) if link == h5py.h5l.TYPE_HARD else None
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{where(group)} has no readable member {name!r} ({error})") from None
+    if node is None:
+        what = "an external link" if link == h5py.h5l.TYPE_EXTERNAL else "a soft link"
+        raise InputError(f"{where(group)}: member {name!r} is {what}, which no cache has; refused")
+    if isinstance(node, h5py.h5g.GroupID):
+        return h5py.Group(node)
+    if not isinstance(node, h5py.h5d.DatasetID):
+        return None
+    dataset = h5py.Dataset(node)
+    _check_storage(dataset)
+    return dataset
+
+
+def _check_storage(dataset: h5py.Dataset) -> None:
+    """Refuse a dataset that is not plain numbers, all of them in this file."""
+    if dataset.shape is None or dataset.dtype.kind not in "fiub":
+        raise InputError(f"{where(dataset)} has the type {dataset.dtype}, not numbers; refused")
+    made = dataset.id.get_create_plist()
+    if made.get_external_count() or made.get_layout() == h5py.h5d.VIRTUAL:
+        raise InputError(f"{where(dataset)} keeps its data in other files; refused")
+    if made.get_nfilters():
+        raise InputError(f"{where(dataset)} has filters, which no cache has; refused")
+    # Bounds every later allocation by the size of the file, which HDF5 itself does not.
+    stored = dataset.id.get_storage_size()
+    if stored != dataset.nbytes or stored > h5py.h5i.get_file_id(dataset.id).get_filesize():
+        raise InputError(f"{where(dataset)} holds {stored} of its {dataset.nbytes} bytes")
+
+
+def values(dataset: h5py.Dataset, selection: int | slice | tuple[()] = ()) -> np.ndarray:
+    """Read a whole dataset, or an index or range of its first axis; `InputError` if it fails."""
+    try:
+        return dataset[selection]
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
+
+
+def members(group: h5py.Group) -> list[str]:
+    """Names in a group, without following any link."""
+    try:
+        return list(group)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{where(group)} cannot be read ({error})") from None
+
+
+def walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
+    """Every group and dataset from ``group`` down, with its path below it ('' is the group)."""
+    yield path, group
+    # Nothing in a video lies deeper than expressions/<id>/words; hard links could make a circle.
+    if path.count("/") > 2:
+        raise InputError(f"{where(group)} lies deeper than anything a cache holds; refused")
+    for name in members(group):
+        inner = f"{path}/{name}" if path else name
+        node = _member(group, name)
+        if isinstance(node, h5py.Group):
+            yield from walk(node, inner)
+        elif node is None:
+            raise InputError(f"{where(group)}: member {name!r} is not a dataset")
+        else:
+            yield inner, node
