@@ -10,7 +10,7 @@ from mmengine.config import DictAction
 
 from cache_schema import cli
 from extract.config import load_config
-from extract.pipeline import Summary, extract
+from extract.pipeline import SHARD_BYTES, Summary, extract
 from extract.ranks import LAUNCHERS, Rank, find_rank
 from extract.stage import AUTOCAST, RANDOM
 
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--queue", type=int, default=1, help="chunks between two threads; 0 for one thread"
     )
-    parser.add_argument("--shard-bytes", type=int, default=1 << 26, help="size of a shard")
+    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="size of a shard")
     parser.add_argument(
         "--launcher",
         choices=LAUNCHERS,

@@ -36,6 +36,8 @@ from extract.reading import Dataset, read
 from extract.stage import Stage, load_stage
 from extract.writing import write
 
+#: Size of a shard: small ones are closed quickly, and a killed run loses at most one.
+SHARD_BYTES = 1 << 26
 #: Codes that may wait while a shard is closed, which takes a while.
 CODED_BYTES = 1 << 27
 
@@ -75,7 +77,7 @@ def extract(
     out: Path,
     device: str,
     chunk_frames: int = 8,
-    shard_bytes: int = 1 << 26,
+    shard_bytes: int = SHARD_BYTES,
     autocast: str = "none",
     queue: int = 1,
     rank: Rank = SINGLE,

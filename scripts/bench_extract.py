@@ -4,13 +4,15 @@
                                     [--threads N] [--chunk-frames N] [--device X] [--json FILE]
 
 Without --data-root it draws videos of noise (--videos, --frames, --size). The bare model is VITA on
-prepared frames, its clips included; stage one is `python -m extract` from images to a sealed cache.
-They take turns on the same videos, --repeats times; the table gives the median of each, and the
-lowest and highest ratio of stage one to the bare model of its turn. The parts run alone, one after
-the other, each on what the one before it made.
+prepared frames, its clips included; stage one is `python -m extract` from images to sealed shards,
+models loaded. They take turns on the same videos, --repeats times, and each turn of stage one lies
+between two of the bare model, with whose mean it is compared. The table gives medians. The parts
+run alone, one after the other, on one thread where stage one gives them one; what they are made of
+is kept in memory, so measure with a few hundred frames.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -18,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -39,15 +41,15 @@ from extract.coding import code
 from extract.config import ExtractConfig, load_config
 from extract.datasets import open_dataset
 from extract.inference import infer, video_level
-from extract.parts import Clips, Frames
-from extract.pipeline import extract
-from extract.ranks import Rank
-from extract.reading import read
+from extract.parts import Clips, Failed, Frames
+from extract.pipeline import SHARD_BYTES, extract
+from extract.ranks import SINGLE
+from extract.reading import Dataset, encode_expressions, read
 from extract.stage import RANDOM, Stage, load_stage
+from extract.video_tracks import video_tracks
 from extract.writing import write
 
 Parts = list[tuple[str, Any]]
-MAIN = ("bare model", "stage one")
 
 
 def main(argv: list[str]) -> int:
@@ -110,63 +112,114 @@ def measure(
 ) -> dict[str, Any]:
     """Everything that the table says; times in seconds, one a turn."""
     dataset = open_dataset(config.dataset, root, split, config.dataset_settings)
-    device = find_device(arguments.device, Rank())
+    device = find_device(arguments.device, SINGLE)
     how = {"chunk_frames": arguments.chunk_frames, "autocast": arguments.autocast}
     stage = load_stage(
         config, arguments.weights, device, has_text=config.dataset != "folder", **how
     )
     name = config.codec["name"]
     codec = fit_codec(stage, dataset, 0) if name == LOWRANK else get_codec(name)
-    list(infer(stage, read(stage, dataset, dataset.ids[:1])))  # warm up
-    seconds: dict[str, list[float]] = {}
-
-    def timed(what: str, run: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        made = run()
-        if stage.vita.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.setdefault(what, []).append(time.perf_counter() - start)
-        return made
-
+    clock = Clock(stage, arguments.threads)
+    prepared = list(read(stage, dataset, dataset.ids))
+    failed = [part.reason for _, part in prepared if isinstance(part, Failed)]
+    if failed:
+        raise InputError(f"measure with data that is whole: {failed[0]}")
+    results = list(infer(stage, prepared))
     for turn in range(arguments.repeats):
-        prepared = timed("read and decode", lambda: list(read(stage, dataset, dataset.ids)))
-        results = timed("bare model", lambda parts=prepared: list(infer(stage, parts)))
-        timed("of it, video level", lambda parts=results: video_levels(stage, parts))
-        coded = timed("code", lambda parts=results: list(code(stage, codec, parts)))
-        cache = scratch / f"parts{turn}"
-        timed(
-            "track and write", lambda parts=coded, out=cache: write_all(config, codec, parts, out)
-        )
-        frames = sum(len(part.output.frame_queries) for _, part in results if is_frames(part))
-        clips = sum(1 + len(part.bank) for _, part in results if isinstance(part, Clips))
-        del prepared, results, coded
+        clock.time("bare model", lambda: exhaust(infer(stage, prepared)))
         summary = extract(
             config, data_root=root, split=split, weights=arguments.weights,
             out=scratch / f"whole{turn}", device=device, **how,
         )  # fmt: skip
         if summary.failures:
-            raise InputError(f"videos failed: {summary.failures}; measure with data that is whole")
-        seconds.setdefault("stage one", []).append(summary.seconds)
+            raise InputError(f"measure with data that is whole: {summary.failures}")
+        clock.seconds.setdefault("stage one", []).append(summary.seconds)
+        parts_alone(clock, config, dataset, codec, results, scratch / f"parts{turn}")
+    clock.time("bare model", lambda: exhaust(infer(stage, prepared)))
+    bare, whole = clock.seconds["bare model"], clock.seconds["stage one"]
+    around = [(before + after) / 2 for before, after in zip(bare, bare[1:], strict=False)]
     used = torch.cuda.get_device_name() if stage.vita.device.type == "cuda" else "cpu"
+    clips = [part for _, part in results if isinstance(part, Clips)]
     return {
         "config": arguments.config, "codec": codec.describe(), "device": used, **how,
         "threads": arguments.threads, "cores": os.cpu_count(), "machine": platform.machine(),
-        "torch": torch.__version__, "transformers": transformers.__version__,
-        "frames": frames, "clips": clips, "seconds": seconds,
-        "ratios": [b / s for b, s in zip(seconds["bare model"], seconds["stage one"], strict=True)],
+        "python": platform.python_version(), "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "videos": len(clips), "frames": summary.frames,
+        "clips": sum(len(part.bank) for part in clips), "seconds": clock.seconds,
+        "ratios": [model / stage_one for model, stage_one in zip(around, whole, strict=True)],
     }  # fmt: skip
 
 
-def is_frames(part: Any) -> bool:
-    """Whether a part is of the frame level."""
-    return isinstance(part, Frames)
+class Clock:
+    """Times things by name, the model's on its threads and others on one."""
+
+    def __init__(self, stage: Stage, threads: int) -> None:
+        self.stage, self._threads = stage, threads
+        self.seconds: dict[str, list[float]] = {}
+
+    def time(self, what: str, run: Callable[[], Any], *, threads: int | None = None) -> Any:
+        """Run something, until the device is done with it as well."""
+        torch.set_num_threads(threads or self._threads)
+        start = time.perf_counter()
+        made = run()
+        if self.stage.vita.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds.setdefault(what, []).append(time.perf_counter() - start)
+        torch.set_num_threads(self._threads)
+        return made
 
 
-def video_levels(stage: Stage, results: Parts) -> None:
-    """The video level of every video once more."""
-    for video_id, parts in groupby(results, key=itemgetter(0)):
-        queries = [part.output.frame_queries for _, part in parts if is_frames(part)]
-        video_level(stage, video_id, torch.cat(queries))
+def exhaust(items: Iterable[Any]) -> None:
+    """Go through items and keep none."""
+    for _ in items:
+        pass
+
+
+def parts_alone(
+    clock: Clock, config: ExtractConfig, dataset: Dataset, codec: Codec, results: Parts, out: Path
+) -> None:
+    """Time everything that stage one does beside the frame level of the model."""
+    stage = clock.stage
+    mute = dataclasses.replace(stage, text=None)
+    clock.time("decode, prepare", lambda: exhaust(read(mute, dataset, dataset.ids)), threads=1)
+    if stage.text:
+        videos = [dataset.video(video_id) for video_id in dataset.ids]
+        clock.time("text", lambda: [encode_expressions(stage.text, v) for v in videos], threads=1)
+    clock.time("video level, clips", lambda: video_levels(stage, results, clips=True))
+    clock.time("video level, no clips", lambda: video_levels(stage, results, clips=False))
+    coded = clock.time("code", lambda: list(code(stage, codec, results)))
+    clock.time("tracks", lambda: track_all(codec, coded), threads=1)
+    clock.time("tracks and write", lambda: write_all(config, codec, coded, out), threads=1)
+
+
+def by_id(parts: Parts) -> Iterator[tuple[str, list[Any]]]:
+    """The parts of each video."""
+    for video_id, group in groupby(parts, key=itemgetter(0)):
+        yield video_id, [part for _, part in group]
+
+
+def video_levels(stage: Stage, results: Parts, *, clips: bool) -> None:
+    """The video level of every video once more, with its clips or without."""
+    for video_id, parts in by_id(results):
+        queries = [part.output.frame_queries for part in parts if isinstance(part, Frames)]
+        if clips:
+            video_level(stage, video_id, torch.cat(queries))
+        else:
+            stage.vita.video(torch.cat(queries)[None])
+
+
+def track_all(codec: Codec, coded: Parts) -> None:
+    """The tracks of every video, from codes in memory."""
+    for _, (head, *chunks, clips) in by_id(coded):
+        frames = [
+            {name: array[k : k + 1] for name, array in chunk.mask_features.items()}
+            for chunk in chunks
+            for k in range(len(chunk.frame_queries))
+        ]
+        video_tracks(
+            frames.__getitem__, codec, clips.mask_embeds, clips.bank, len(frames), head.geometry
+        )
 
 
 def write_all(config: ExtractConfig, codec: Codec, parts: Parts, out: Path) -> None:
@@ -175,26 +228,25 @@ def write_all(config: ExtractConfig, codec: Codec, parts: Parts, out: Path) -> N
     def open_cache() -> CacheWriter:
         return CacheWriter(
             out, fingerprint={"codec": codec.describe()}, dataset=config.dataset, split="",
-            codec=codec,
+            codec=codec, shard_bytes=SHARD_BYTES,
         )  # fmt: skip
 
-    for _ in write(open_cache, parts):
-        pass
+    exhaust(write(open_cache, parts))
 
 
 def table(figures: dict[str, Any]) -> str:
     """The printed table: medians, and what share of the bare model's time each part takes."""
-    names = ("config", "device", "threads", "cores", "machine", "torch", "transformers")
+    names = ("config", "device", "threads", "cores", "machine", "python", "torch", "transformers")
     lines = [", ".join(f"{name} {figures[name]}" for name in (*names, "chunk_frames", "autocast"))]
-    lines.append(f"{figures['frames']} frames, {figures['clips']} clips, whole videos included")
+    lines.append("{videos} videos, {frames} frames, {clips} clips".format_map(figures))
     median = {name: statistics.median(times) for name, times in figures["seconds"].items()}
     lines.append(f"{'':<22}{'s':>8}{'frames/s':>10}{'of the model':>14}")
-    for name in ("bare model", "stage one", *(n for n in median if n not in MAIN)):
-        share = median[name] / median["bare model"]
-        rate = figures["frames"] / median[name]
-        lines.append(f"{name:<22}{median[name]:>8.2f}{rate:>10.1f}{share:>14.2f}")
-    clip = 1000 * median["of it, video level"] / figures["clips"]
-    lines.append(f"a clip costs {clip:.1f} ms")
+    for name, seconds in median.items():
+        share, rate = seconds / median["bare model"], figures["frames"] / seconds
+        lines.append(f"{name:<22}{seconds:>8.2f}{rate:>10.1f}{share:>14.3f}")
+    if figures["clips"]:
+        bank = median["video level, clips"] - median["video level, no clips"]
+        lines.append(f"a clip costs {1000 * bank / figures['clips']:.1f} ms")
     ratios = figures["ratios"]
     lines.append(
         f"stage one runs at {100 * min(ratios):.0f}% to {100 * max(ratios):.0f}% of the bare "

@@ -17,9 +17,14 @@ def test_every_part_is_measured_in_every_turn(
     out = tmp_path / "figures.json"
     assert cli.run(bench_extract.main, ["demo", *map(str, TINY), "--json", str(out)]) == 0
     figures = json.loads(out.read_text())
-    # Two whole videos, and four clips of each.
-    assert (figures["frames"], figures["clips"], len(figures["ratios"])) == (6, 10, 2)
-    assert all(len(times) == 2 and min(times) > 0 for times in figures["seconds"].values())
+    # Two videos with four clips each.
+    assert (figures["frames"], figures["clips"], len(figures["ratios"])) == (6, 8, 2)
+    assert all(min(times) > 0 for times in figures["seconds"].values())
+    # Each turn of stage one lies between two of the bare model.
+    turns = {name: len(times) for name, times in figures["seconds"].items()}
+    assert turns.pop("bare model") == 3 and set(turns.values()) == {2}
+    bare, whole = figures["seconds"]["bare model"], figures["seconds"]["stage one"]
+    assert figures["ratios"][1] == pytest.approx((bare[1] + bare[2]) / 2 / whole[1])
     table = capsys.readouterr().out
     assert all(name in table for name in figures["seconds"])
 
