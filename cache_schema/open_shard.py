@@ -23,6 +23,8 @@ class OpenShard:
     def __init__(self, path: Path, expected: Header):
         self.file = RandomAccessFile(path)
         self._expected = expected
+        basis = expected.codec.basis
+        self.dims = {"C_mask": len(basis.mean)} if basis else {}  # of every video
         self._nodes: dict[str, h5py.Group | h5py.Dataset] = {}
         self._lock = threading.RLock()
 
@@ -76,7 +78,7 @@ class VideoIndex:
                 f"names, its manifest line {entry.frames}"
             )
         self.geometry: Geometry = read_geometry(group)
-        self.dims = {"T": self.num_frames}
+        self.dims = {"T": self.num_frames, **shard.dims}
         self.found: dict[Any, Any] = {}
 
 

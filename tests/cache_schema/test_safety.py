@@ -291,6 +291,19 @@ def test_bases_that_are_none(tmp_path, spoil, message):
     assert list(verify(tmp_path).shards) == [SHARD]
 
 
+def test_a_basis_for_other_channels_than_the_videos(tmp_path):
+    write_cache(tmp_path, num_videos=1, codec=LOWRANK)
+    with h5py.File(tmp_path / SHARD, "r+") as file:
+        for key, shape in (("mean", (20,)), ("encoder", (20, 6)), ("decoder", (6, 20))):
+            del file[f"codec/{key}"]
+            array = np.zeros(shape, np.float32)
+            file.create_dataset(f"codec/{key}", data=array).attrs["crc32"] = zlib.crc32(array)
+    video = CacheReader(tmp_path).video("video000")
+    for read in (video.mask_features, video.video_mask_embeds):
+        with pytest.raises(InputError, match="C_mask=20"):
+            read()
+
+
 def test_a_basis_of_absurd_size_is_refused_before_it_is_read(tmp_path):
     """A sparse file really has the sizes that it claims."""
     write_cache(tmp_path, num_videos=1, codec=LOWRANK)
