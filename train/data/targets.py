@@ -7,8 +7,9 @@ import numpy as np
 from cache_schema.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Expression
+from cache_schema.run_lengths import run_ends
 from train.data.buffers import Buffers
-from train.data.rle import Sides, paint, run_ends, sides
+from train.data.rle import Sides, paint, sides
 from train.losses import Targets
 
 
@@ -80,7 +81,7 @@ def _visible_runs(
     masks = video.object(annotation_id)
     rles = [masks[int(t)] for t in indices]
     try:
-        runs = iter(run_ends([rle["counts"] for rle in rles if rle is not None], height * width))
+        runs = iter(run_ends([rle["counts"] for rle in rles if rle is not None], (height, width)))
     except ValueError as error:
         raise InputError(
             f"video {video.id!r}: a mask of annotation {annotation_id!r} cannot be decoded "
