@@ -22,29 +22,28 @@ from cache_schema import cli
 from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
 from cache_schema.reader import CacheReader
-from cache_schema.records import Expression
 from train.__main__ import pick_device
 from train.checkpoint import latest_checkpoint
 from train.config import Options, load_config
-from train.data import video_batch
 from train.evaluation import controls, davis_report, report
 from train.evaluation.cache_scores import (
     DAVIS,
     ONE_OBJECT,
     Task,
     check_origin,
+    has_truth,
     list_expressions,
     score_davis,
     score_expressions,
 )
 from train.evaluation.records import Item
+from train.inference import predict_video, read_expression
 from train.models.dmvs import DMVS
 from train.predictions import Predictions, PredictionsWriter
 from train.replay import keep
 from train.runner import load_head
 
 NUM_SHUFFLES = 3
-BATCH = 16  # expressions of one video that go through the head together
 
 
 def main(argv: list[str]) -> int:
@@ -56,7 +55,7 @@ def main(argv: list[str]) -> int:
     reader = CacheReader(arguments.cache)
     device = pick_device(arguments.device)
     videos = list_expressions(reader)
-    has_truth = any(reader.video(video_id).objects() for video_id in videos)
+    scored = has_truth(reader)
     out, shuffled = Path(arguments.out), []
     if arguments.from_predictions:
         predictions = Predictions(arguments.from_predictions)
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> int:
             for item, scores, embeds in predict(reader, head, videos, device=device):
                 writer.add(item.video, item.expression, scores, embeds)
         predictions = Predictions(writer.path)
-        if arguments.controls and has_truth:
+        if arguments.controls and scored:
             how = {"rule": predictions.rule, "sigma": sigma, "device": device}
             shuffled = [
                 predict_shuffled(reader, head, videos, seed=seed, **how)
@@ -88,7 +87,7 @@ def main(argv: list[str]) -> int:
         predictions,
         videos,
         sigma=sigma,
-        has_truth=has_truth,
+        has_truth=scored,
         shuffled=shuffled,
         with_controls=arguments.controls,
         masks=out / "masks" if arguments.save_masks else None,
@@ -149,15 +148,10 @@ def predict(
     """
     progress = "shuffled text" if donors else "predict"
     for video_id, items in tqdm(videos.items(), desc=progress, unit="video", leave=False):
-        video = reader.video(video_id)
-        for start in range(0, len(items), BATCH):
-            part = items[start : start + BATCH]
-            texts = [_expression(reader, donors[i.key] if donors else i) for i in part]
-            with torch.no_grad():
-                output = head(video_batch(video, texts).to(device))[-1]
-            scores = output.logits.float().sigmoid().cpu().numpy()  # (B, N_m)
-            embeds = output.mask_embeds.float().cpu().numpy()  # (B, N_m, C)
-            yield from zip(part, scores, embeds, strict=True)
+        texts = [read_expression(reader, donors[i.key] if donors else i) for i in items]
+        found = predict_video(reader, {"": head}, video_id, texts, device=device)
+        for _, number, scores, embeds in found:
+            yield items[number], scores, embeds
 
 
 def predict_shuffled(
@@ -183,10 +177,6 @@ def predict_shuffled(
         item.key: embeds[keep(scores, rule=rule, sigma=sigma)]
         for item, scores, embeds in predict(reader, head, videos, donors=donors, device=device)
     }
-
-
-def _expression(reader: CacheReader, item: Item) -> Expression:
-    return reader.video(item.video).expression(item.expression)
 
 
 def evaluate(
@@ -233,7 +223,7 @@ def _check_sizes(config: Config, reader: CacheReader, videos: Mapping[str, Seque
     for name, array in (
         ("hidden_dim", video.video_queries()),
         ("mask_dim", video.video_mask_embeds()),
-        ("text_dim", _expression(reader, item).sentence),
+        ("text_dim", read_expression(reader, item).sentence),
     ):
         if config.model[name] != array.shape[-1]:
             raise InputError(

@@ -6,7 +6,7 @@ above 0. Only one frame is held at a time, so memory does not grow with the leng
 Shapes and order of operations are those of stage one, so VITA's masks come out to the same bits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,20 +21,23 @@ from train.mask_logits import mask_logits
 CHUNK = 16  # of VITA's masks that are brought to the original size at once
 
 
-def keep(scores: np.ndarray, *, rule: str, sigma: float) -> np.ndarray:
+def keep(scores: np.ndarray, *, rule: str, sigma: float, at_most: int | None = None) -> np.ndarray:
     """Which queries make the final mask (section 3.3 of the paper).
 
     Args:
         scores: (N_m,) probabilities.
         rule: ``threshold`` keeps every query above sigma (MeViS: several objects or none);
             ``top1`` the best one (data sets with one object an expression).
+        at_most: how many of those above sigma, the best ones; None keeps all.
 
     Returns:
-        Indices of the kept queries.
+        Indices of the kept queries, ascending.
     """
     if rule == "top1":
         return np.array([scores.argmax()])
-    return np.flatnonzero(scores > sigma)
+    kept = np.flatnonzero(scores > sigma)
+    best = np.argsort(-scores[kept], kind="stable")[:at_most]  # the first of equals
+    return kept[np.sort(best)]
 
 
 def to_original(logits: Tensor, geometry: Geometry) -> Tensor:
@@ -51,9 +54,10 @@ def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def _frame_logits(video: Video, t: int, embeds: Tensor, codec: Codec) -> Tensor:
-    """Mask logits of frame t: (N, h, w) on the device of the embeddings (N, C)."""
-    return mask_logits(video.mask_features([t]), embeds, codec=codec)[0]
+def _read_frame(video: Video, t: int, *, device: torch.device | str) -> dict[str, Tensor]:
+    """The coded features of frame t, (1, ...) each, on the device and ready for any product."""
+    stored = {n: torch.from_numpy(a).to(device) for n, a in video.mask_features([t]).items()}
+    return {**stored, "values": stored["values"].float()}
 
 
 def replay(
@@ -75,12 +79,36 @@ def replay(
     Yields:
         (G, H, W) bool, the union over each expression's queries; T times.
     """
-    for frame in _highest_logits(video, groups, codec=codec, device=device):
-        masks = np.zeros((len(groups), video.geometry.height, video.geometry.width), bool)
-        for mask, logits in zip(masks, frame, strict=True):
+    for (masks,) in replay_rounds(video, [groups], codec=codec, device=device):
+        yield masks
+
+
+def replay_rounds(
+    video: Video,
+    rounds: Sequence[Sequence[np.ndarray]],
+    *,
+    codec: Codec,
+    device: torch.device | str = "cpu",
+) -> Iterator[Iterator[np.ndarray]]:
+    """As `replay`, for several rounds of groups that share the reading of each frame.
+
+    A round's masks are made when they are asked for, so that memory does not grow with the rounds.
+
+    Yields:
+        For each frame an iterator over the rounds' masks, each (G, H, W) bool, the same to the bit
+        as without the other rounds.
+    """
+
+    def masks(groups: Iterator[Tensor | None], count: int) -> np.ndarray:
+        made = np.zeros((count, video.geometry.height, video.geometry.width), bool)
+        for mask, logits in zip(made, groups, strict=True):
             if logits is not None:
                 mask[:] = (logits > 0).cpu().numpy()
-        yield masks
+        return made
+
+    counts = [len(groups) for groups in rounds]
+    for frame in _highest_logits(video, rounds, codec=codec, device=device):
+        yield map(masks, frame, counts)
 
 
 def probabilities(
@@ -91,7 +119,7 @@ def probabilities(
     device: torch.device | str = "cpu",
 ) -> Iterator[np.ndarray]:
     """As `replay`, but how sure the masks are: (G, H, W) float32, 0 without any query."""
-    for frame in _highest_logits(video, groups, codec=codec, device=device):
+    for (frame,) in _highest_logits(video, [groups], codec=codec, device=device):
         maps = np.zeros((len(groups), video.geometry.height, video.geometry.width), np.float32)
         for found, logits in zip(maps, frame, strict=True):
             if logits is not None:
@@ -100,21 +128,34 @@ def probabilities(
 
 
 def _highest_logits(
-    video: Video, groups: Sequence[np.ndarray], *, codec: Codec, device: torch.device | str
-) -> Iterator[Iterator[Tensor | None]]:
-    """For each frame and group the highest logit of its queries, (H, W); None without queries.
+    video: Video,
+    rounds: Sequence[Sequence[np.ndarray]],
+    *,
+    codec: Codec,
+    device: torch.device | str,
+) -> Iterator[Iterator[Iterator[Tensor | None]]]:
+    """For each frame, round and group the highest logit of its queries, (H, W); None without any.
 
-    The union of masks is where it is above 0.
+    The union of masks is where it is above 0. There is one product a round: with other rows in it
+    a product may round differently.
     """
-    counts = [len(group) for group in groups]
-    kept = [group for group in groups if len(group)]
-    if not kept:
-        yield from (iter([None] * len(groups)) for _ in range(video.num_frames))
-        return
-    embeds = torch.from_numpy(np.concatenate(kept)).float().to(device)
+
+    def of_round(
+        stored: Mapping[str, Tensor], groups: Sequence[np.ndarray], embeds: Tensor | None
+    ) -> Iterator[Tensor | None]:
+        if embeds is None:
+            return iter([None] * len(groups))
+        logits = mask_logits(stored, embeds, codec=codec)[0].split([len(g) for g in groups])
+        return (to_original(part, video.geometry).amax(0) if len(part) else None for part in logits)
+
+    embeds = [
+        torch.from_numpy(np.concatenate(kept)).float().to(device) if kept else None
+        for kept in ([group for group in groups if len(group)] for groups in rounds)
+    ]
+    needed = any(rows is not None for rows in embeds)
     for t in range(video.num_frames):
-        logits = _frame_logits(video, t, embeds, codec).split(counts)  # G of (N, h, w)
-        yield (to_original(part, video.geometry).amax(0) if len(part) else None for part in logits)
+        stored = _read_frame(video, t, device=device) if needed else {}
+        yield (of_round(stored, groups, rows) for groups, rows in zip(rounds, embeds, strict=True))
 
 
 def vita_masks(
@@ -127,6 +168,7 @@ def vita_masks(
     """
     embeds = torch.from_numpy(video.video_mask_embeds()).float().to(device)
     for t in range(video.num_frames):
-        parts = _frame_logits(video, t, embeds, codec).split(CHUNK)
+        logits = mask_logits(_read_frame(video, t, device=device), embeds, codec=codec)[0]
+        parts = logits.split(CHUNK)
         masks = [(to_original(part, video.geometry) > 0).cpu().numpy() for part in parts]
         yield np.concatenate(masks)

@@ -1,6 +1,6 @@
 """Scores of stored predictions over all videos of a cache, by the protocol of its data set."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +87,44 @@ def check_origin(reader: CacheReader, predictions: Predictions) -> None:
         )
 
 
+def scored_videos(reader: CacheReader, video_ids: Iterable[str]) -> set[str]:
+    """Those of some videos for whose expressions there is ground truth.
+
+    Where expressions may mean nothing, as in MeViS, a video without objects is one whose
+    expressions all do, if other videos of the cache have objects; elsewhere the truth is missing.
+    """
+    asked = set(video_ids)
+    known = {video_id for video_id in asked if reader.video(video_id).num_objects > 0}
+    if known == asked or reader.dataset in ONE_OBJECT:
+        return known
+    return asked if known or has_truth(reader) else known
+
+
+def has_truth(reader: CacheReader) -> bool:
+    """Whether any video of the cache has objects."""
+    return any(reader.video(video_id).num_objects > 0 for video_id in reader.video_ids)
+
+
+def expression_metrics(
+    items: Iterable[Item],
+    scores: Mapping[str, Score],
+    controls: Mapping[str, Sequence[Mapping[str, Score]]] | None = None,
+) -> dict:
+    """The content of metrics.json: see `report.metrics`.
+
+    Args:
+        items: the expressions, those that were not scored too.
+        scores, controls: by expression ("video/expression").
+    """
+    listed = {item.key: item for item in items}
+    return report.metrics(
+        scores,
+        controls or {},
+        tags={key: item.tag for key, item in listed.items()},
+        texts={key: item.text for key, item in listed.items()},
+    )
+
+
 def score_expressions(task: Task, *, with_controls: bool) -> dict | None:
     """Expression by expression, as MeViS and Ref-YouTube-VOS are scored.
 
@@ -96,35 +134,34 @@ def score_expressions(task: Task, *, with_controls: bool) -> dict | None:
     Returns:
         The content of metrics.json; None if there is no ground truth.
     """
-    # One list of {expression: score} a row of the table; only "shuffled" has several rounds.
-    rows: dict[str, list[dict[str, Score]]] = {}
-    several = task.reader.dataset not in ONE_OBJECT
-    truth = {video_id: task.reader.video(video_id).num_objects > 0 for video_id in task.videos}
-    for video, items, rounds in task:
-        # In MeViS all expressions of a video may mean nothing; elsewhere the truth is missing.
-        for name, of_video in score_video(
+    rounds: list[dict[str, Score]] = [{} for _ in range(1 + len(task.shuffled))]
+    controls: dict[str, list[dict[str, Score]]] = {}
+    with_truth = scored_videos(task.reader, task.videos)
+    for video, items, kept in task:
+        found = score_video(
             video,
             items,
-            rounds,
+            kept,
             codec=task.reader.codec,
-            has_truth=truth[video.id] or (several and any(truth.values())),
+            has_truth=video.id in with_truth,
             with_controls=with_controls,
             masks=task.masks,
             device=task.device,
-        ).items():
-            row = rows.setdefault(name, [{} for _ in of_video])
-            for total, scores in zip(row, of_video, strict=True):
-                total.update(zip((i.key for i in items), scores, strict=True))
-    if not rows:
+        )
+        if found is None:
+            continue
+        keys = [item.key for item in items]
+        for total, scores in zip(rounds, found.rounds, strict=True):
+            total.update(zip(keys, scores, strict=True))
+        for name, scores in found.controls.items():
+            controls.setdefault(name, [{}])[0].update(zip(keys, scores, strict=True))
+    own, *shuffled = rounds
+    if not own:
         return None
-    listed = {item.key: item for items in task.videos.values() for item in items}
-    (scores,) = rows.pop("DMVS")
-    return report.metrics(
-        scores,
-        rows,
-        tags={key: item.tag for key, item in listed.items()},
-        texts={key: item.text for key, item in listed.items()},
-    )
+    if shuffled:
+        controls = {"shuffled": shuffled, **controls}
+    listed = (item for items in task.videos.values() for item in items)
+    return expression_metrics(listed, own, controls)
 
 
 def score_davis(task: Task) -> dict | None:

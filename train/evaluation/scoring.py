@@ -1,6 +1,7 @@
 """One video's expressions: replayed, scored frame by frame beside the controls, and written."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,15 @@ from train.evaluation.jf import Outline
 from train.evaluation.mevis import Score, Tally, Truth
 from train.evaluation.pngs import mask_path, write_mask
 from train.evaluation.records import Item
-from train.replay import replay, vita_masks
+from train.replay import replay_rounds, vita_masks
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """Scores of a video's E expressions: of each round, and of the controls by name."""
+
+    rounds: list[list[Score]]
+    controls: dict[str, list[Score]]
 
 
 def score_video(
@@ -23,16 +32,18 @@ def score_video(
     *,
     codec: Codec,
     has_truth: bool,
-    with_controls: bool,
-    masks: Path | None,
-    device: torch.device | str,
-) -> dict[str, list[list[Score]]]:
+    with_controls: bool = False,
+    masks: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> VideoScores | None:
     """Replay and score the expressions of one video, frame by frame.
+
+    All rounds share the reading of mask features and truth, and memory does not grow with them.
 
     Args:
         items: its E expressions.
-        rounds: for each round the kept mask embeddings (N, C) of each expression; the first round
-            is the head's own, the others have shuffled texts.
+        rounds: for each round the kept mask embeddings (N, C) of each expression: those of a head
+            at some sigma, or with shuffled texts.
         codec: of the cache.
         has_truth: without it nothing is scored.
         with_controls: score the controls of VITA's own masks, too.
@@ -40,8 +51,7 @@ def score_video(
         device: where the masks are computed.
 
     Returns:
-        For each row of the table (DMVS and controls) for each round one score an expression;
-        nothing without ground truth.
+        The scores; None without ground truth.
     """
     size = (video.geometry.height, video.geometry.width)
     annotation_ids = [item.annotation_ids if has_truth else [] for item in items]
@@ -50,26 +60,21 @@ def score_video(
     own = VitaControls(video, targets, codec=codec, device=device) if with_controls else None
     tallies = [Tally(targets) for _ in rounds]
     # One product a round, so that a round's masks are the same to the bit whatever else is scored.
-    frames = zip(*(replay(video, kept, codec=codec, device=device) for kept in rounds), strict=True)
-    for t, of_rounds in enumerate(frames):  # rounds of (E, H, W)
-        if masks is not None:
-            for item, mask in zip(items, of_rounds[0], strict=True):
-                path = mask_path(masks, item.video, item.expression, video.frame_names[t])
-                write_mask(path, mask)
-        if not has_truth:
-            continue
-        true = truth.outlines(t)
-        for tally, predicted in zip(tallies, of_rounds, strict=True):
-            tally.add(true, [Outline.of(mask) for mask in predicted])
-        if own is not None:
+    for t, of_rounds in enumerate(replay_rounds(video, rounds, codec=codec, device=device)):
+        true = truth.outlines(t) if has_truth else []
+        for number, predicted in enumerate(of_rounds):  # (E, H, W)
+            if masks is not None and number == 0:
+                for item, mask in zip(items, predicted, strict=True):
+                    path = mask_path(masks, item.video, item.expression, video.frame_names[t])
+                    write_mask(path, mask)
+            if not has_truth:
+                break
+            tallies[number].add(true, [Outline.of(mask) for mask in predicted])
+        if has_truth and own is not None:
             own.add(true, truth.frame(t))
     if not has_truth:
-        return {}
-    first, *others = [tally.scores() for tally in tallies]
-    rows = {"DMVS": [first]}
-    if others:
-        rows["shuffled"] = others
-    return rows | ({name: [scores] for name, scores in own.scores().items()} if own else {})
+        return None
+    return VideoScores([tally.scores() for tally in tallies], own.scores() if own else {})
 
 
 class VitaControls:

@@ -1,0 +1,73 @@
+"""What heads say of the expressions of whole videos: scores and mask embeddings, no masks yet.
+
+The video's part is read and moved to the device once, and goes through a head with many
+expressions at a time; several heads share it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+
+import numpy as np
+import torch
+
+from cache_schema.reader import CacheReader
+from cache_schema.records import Expression
+from train.data import video_batch
+from train.evaluation.records import Item
+from train.models import DMVS, HeadInputs
+
+BATCH = 16  # expressions of one video that go through a head together
+
+
+def read_expression(reader: CacheReader, item: Item) -> Expression:
+    """The features of an expression."""
+    return reader.video(item.video).expression(item.expression)
+
+
+@torch.no_grad()
+def predict_video(
+    reader: CacheReader,
+    heads: Mapping[str, DMVS],
+    video_id: str,
+    texts: Sequence[Expression],
+    *,
+    device: torch.device | str,
+) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+    """What each head says of each expression in a whole video.
+
+    Numbers do not depend on how many heads there are.
+
+    Args:
+        reader: of the cache.
+        heads: by name, in eval mode and on the device.
+        video_id: the video.
+        texts: E expressions, not necessarily the video's own.
+        device: where the heads are.
+
+    Yields:
+        The head's name, the expression's index, its scores (N_m,) after the sigmoid and mask
+        embeddings (N_m, C), float32; E of every head, the expressions of a head in order.
+    """
+    inputs = _to(video_batch(reader.video(video_id), texts), device)
+    for start in range(0, len(texts), BATCH):
+        part = HeadInputs(
+            **{f.name: getattr(inputs, f.name)[start : start + BATCH] for f in fields(inputs)}
+        )
+        for name, head in heads.items():
+            output = head(part)[-1]
+            scores = output.logits.float().sigmoid().cpu().numpy()  # (B, N_m)
+            embeds = output.mask_embeds.float().cpu().numpy()  # (B, N_m, C)
+            for b in range(len(scores)):
+                yield name, start + b, scores[b], embeds[b]
+
+
+def _to(inputs: HeadInputs, device: torch.device | str) -> HeadInputs:
+    """On another device; what only looks repeated for every expression is copied once."""
+    moved = {}
+    for field in fields(inputs):
+        tensor = getattr(inputs, field.name)
+        if len(tensor) > 1 and tensor.stride(0) == 0:
+            moved[field.name] = tensor[:1].to(device).expand_as(tensor)
+        else:
+            moved[field.name] = tensor.to(device)
+    return HeadInputs(**moved)
