@@ -1,12 +1,12 @@
 """The frozen VITA: Mask2Former on each frame, VITA's head over the frames of a video."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 from transformers import Mask2FormerForUniversalSegmentation
 
+from extract.frozen import freeze
 from extract.segmenters.backbone import FoldedBackbone
 from extract.segmenters.config import SegmenterConfig
 from extract.segmenters.frame_decoder import decode_queries, float32
@@ -28,7 +28,7 @@ class FrameOutput:
 
 
 class VITA(nn.Module):
-    """VITA for inference: no parameter has gradients, and it never leaves evaluation mode.
+    """VITA for inference: no parameter has gradients, and no part ever leaves evaluation mode.
 
     Weights are random until `extract.segmenters.weights.load_weights` fills them in. To train the
     parts, build them on their own (`SegmenterConfig.mask2former`, `VITAHead`): their state
@@ -51,12 +51,7 @@ class VITA(nn.Module):
         self.frame_model = Mask2FormerForUniversalSegmentation(config.mask2former())
         self.head = VITAHead(config)
         self._backbone = FoldedBackbone(self.frame_model.model.pixel_level_module.encoder)
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode whatever is asked: the segmenter is frozen."""
-        return super().train(False)
+        freeze(self)
 
     @property
     def device(self) -> torch.device:

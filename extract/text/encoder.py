@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, RobertaModel, RobertaTokenizerFast
 
 from cache_schema.cli import InputError
+from extract.frozen import freeze
 
 #: Sentences that go through the encoder together.
 BATCH = 64
@@ -82,7 +83,7 @@ class TextEncoder:
             )
         self.name = Path(name).resolve().name if local else name
         self.device = torch.device(device)
-        self.model.eval().requires_grad_(False).to(self.device)
+        freeze(self.model).to(self.device)
         # RoBERTa counts positions from padding_idx + 1.
         self.max_tokens = (
             self.model.config.max_position_embeddings - self.model.config.pad_token_id - 1

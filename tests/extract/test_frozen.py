@@ -1,5 +1,7 @@
 """The frozen promise: whatever is done around a VITA, its weights and what it says stay."""
 
+import copy
+
 import pytest
 import torch
 from stage_one import DEMO
@@ -8,7 +10,9 @@ from torch.nn import functional as F
 from vita_cases import SHIPPED, load
 
 from extract.config import load_config
+from extract.frozen import freeze
 from extract.segmenters import VITA, SegmenterConfig, load_vita
+from extract.text import TextEncoder
 from train.models import DMVS, HeadInputs
 
 STEPS = 3
@@ -52,6 +56,35 @@ def test_training_mode_changes_nothing(vita: VITA) -> None:
     assert not any(module.training for module in vita.modules())
     assert not any(parameter.requires_grad for parameter in vita.parameters())
     assert all(map(torch.equal, outputs(vita, images(3)), before))
+
+
+def test_training_mode_of_any_part_changes_nothing(vita: VITA) -> None:
+    before = outputs(vita, images(3))
+    vita.head.train()
+    vita.frame_model.model.pixel_level_module.encoder.train(True)
+    for module in vita.modules():
+        assert module.train() is module and module.train(True) is module
+    assert not any(module.training for module in vita.modules())
+    assert all(map(torch.equal, outputs(vita, images(3)), before))
+
+
+def test_copies_of_a_frozen_model_are_frozen(vita: VITA) -> None:
+    copied = copy.deepcopy(vita)
+    assert not any(module.train().training for module in copied.modules())
+    assert all(map(torch.equal, outputs(copied, images(2)), outputs(vita, images(2))))
+
+
+def test_the_text_encoder_is_frozen_too() -> None:
+    encoder = TextEncoder(str(DEMO.parents[1] / "assets/roberta_tiny"))
+    assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
+    assert not any(module.train().training for module in encoder.model.modules())
+
+
+def test_freezing_leaves_other_models_alone() -> None:
+    frozen, other = freeze(nn.Sequential(nn.Dropout())), nn.Dropout()
+    assert isinstance(frozen, nn.Sequential) and isinstance(frozen[0], nn.Dropout)
+    assert freeze(frozen) is frozen and not frozen[0].train().training
+    assert other.train().training
 
 
 def test_dropout_and_drop_path_are_inert(vita: VITA) -> None:

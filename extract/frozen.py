@@ -1,0 +1,35 @@
+"""Models that nobody can train: no gradients, and evaluation mode in every part for good."""
+
+from functools import cache
+from typing import Self, TypeVar
+
+from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class _Frozen:
+    """Placed before a module's own class."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+
+def freeze(model: Model) -> Model:
+    """Freeze a model in place; `requires_grad_` alone would leave ``model.part.train()`` possible.
+
+    Every part gets a class of its own that inherits from the one it had. Nothing else about it
+    changes, and copies are as frozen.
+    """
+    model.requires_grad_(False)
+    for module in model.modules():
+        if not isinstance(module, _Frozen):
+            module.__class__ = _frozen(type(module))
+    return model.eval()
+
+
+@cache
+def _frozen(kind: type[nn.Module]) -> type[nn.Module]:
+    names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (_Frozen, kind), names)
