@@ -26,7 +26,7 @@ from cache_schema.codecs import LOWRANK, Codec, get_codec
 from extract.__main__ import find_device
 from extract.calibration import sample_clips
 from extract.config import load_config
-from extract.datasets import DATASETS
+from extract.datasets import open_dataset
 from extract.mask_codec import Moments, Sample, codec_iou, confident, encode, iou_by_rank
 from extract.ranks import Rank
 from extract.reading import Dataset
@@ -61,7 +61,9 @@ def main(argv: list[str]) -> int:
     stage = load_stage(
         config, arguments.weights, find_device(arguments.device, Rank()), has_text=False
     )
-    dataset = DATASETS[config.dataset](arguments.data_root, arguments.split)
+    dataset = open_dataset(
+        config.dataset, arguments.data_root, arguments.split, config.dataset_settings
+    )
     content = measure(samples(stage, dataset, arguments.frames), arguments.frames // 2)
     content |= {
         "config": arguments.config,
