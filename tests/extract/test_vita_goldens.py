@@ -1,17 +1,15 @@
 """Our VITA against outputs of the original, from the original's own checkpoints."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from vita_cases import FULL, SHIPPED, cases, config_of, model_of, unpacked
+from vita_cases import SHIPPED, cases, config_of, model_of, unpacked
 
-from extract.segmenters import VITA, Preprocessor, SegmenterConfig
+from extract.segmenters import VITA, Preprocessor
 from extract.segmenters.key_mapping import rename
 from extract.segmenters.masks import mask_logits, to_original
-from extract.segmenters.weights import UNUSED
 
 FEATURES = 1e-4
 LOGITS = 1e-3
@@ -99,44 +97,3 @@ def test_swin_stages_agree_with_the_original() -> None:
     for stage in (2, 3, 4):
         expected = torch.from_numpy(golden[f"backbone_res{stage}_t0"])[None]
         torch.testing.assert_close(maps[stage - 2], expected, atol=FEATURES, rtol=0)
-
-
-def _published() -> list:
-    paths = sorted((FULL / "keys").glob("keys_*.json")) if FULL else []
-    return [pytest.param(path, id=path.stem) for path in paths if "tiny" not in path.stem]
-
-
-@pytest.mark.parametrize("path", _published())
-def test_published_models_have_our_names_and_shapes(path: Path) -> None:
-    published = json.loads(path.read_text())
-    with torch.device("meta"):
-        own = VITA(_published_config(published["values"])).state_dict()
-    found = {}
-    for key, shape, _ in published["state_dict"]:
-        names = rename(key)
-        assert names is not None, key
-        found |= {name: (shape[0] // len(names), *shape[1:]) for name in names}
-    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    assert found.keys() <= expected.keys()
-    assert all(UNUSED.fullmatch(name) for name in expected.keys() - found.keys())
-    assert found == {name: expected[name] for name in found}
-
-
-def _published_config(values: dict) -> SegmenterConfig:
-    swin, vita, frame = values["SWIN"], values["VITA"], values["MASK_FORMER"]
-    backbone = {
-        "type": "swin",
-        "embed_dim": swin["EMBED_DIM"],
-        "depths": swin["DEPTHS"],
-        "num_heads": swin["NUM_HEADS"],
-        "window_size": swin["WINDOW_SIZE"],
-    }
-    if "resnet" in values["BACKBONE.NAME"]:
-        backbone = {"type": "resnet", "depth": values["RESNETS"]["DEPTH"]}
-    return SegmenterConfig(
-        backbone=backbone,
-        num_frame_queries=frame["NUM_OBJECT_QUERIES"],
-        num_video_queries=vita["NUM_OBJECT_QUERIES"],
-        window_size=vita["ENC_WINDOW_SIZE"],
-        num_classes=values["NUM_CLASSES"],
-    )
