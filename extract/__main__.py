@@ -9,9 +9,9 @@ import torch
 from mmengine.config import DictAction
 
 from cache_schema import cli
+from cache_schema.launch import LAUNCHERS, Rank, find_rank
 from extract.config import load_config
 from extract.pipeline import SHARD_BYTES, Summary, extract
-from extract.ranks import LAUNCHERS, Rank, find_rank
 from extract.stage import AUTOCAST, RANDOM
 
 

@@ -19,6 +19,7 @@ import cv2
 from cache_schema import codec_file, manifest
 from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
+from cache_schema.launch import SINGLE, Rank
 from cache_schema.lock import CacheLock
 from cache_schema.records import CodecIoU
 from cache_schema.writer import CacheWriter
@@ -31,7 +32,7 @@ from extract.inference import infer
 from extract.parts import CodedFrames, Failed
 from extract.prefetch import ahead
 from extract.progress import Progress
-from extract.ranks import SINGLE, Rank, share, wait_for
+from extract.ranks import share, wait_for
 from extract.reading import Dataset, read
 from extract.stage import Stage, load_stage
 from extract.writing import write

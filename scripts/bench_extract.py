@@ -34,6 +34,7 @@ import transformers
 from cache_schema import cli
 from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
+from cache_schema.launch import SINGLE
 from cache_schema.writer import CacheWriter
 from extract.__main__ import find_device
 from extract.calibration import fit_codec
@@ -43,7 +44,6 @@ from extract.datasets import open_dataset
 from extract.inference import infer, video_level
 from extract.parts import Clips, Failed, Frames
 from extract.pipeline import SHARD_BYTES, extract
-from extract.ranks import SINGLE
 from extract.reading import Dataset, encode_expressions, read
 from extract.stage import RANDOM, Stage, load_stage
 from extract.video_tracks import video_tracks

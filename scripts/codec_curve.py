@@ -23,12 +23,12 @@ from cache_schema import cli
 from cache_schema.basis import RIDGE
 from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
+from cache_schema.launch import Rank
 from extract.__main__ import find_device
 from extract.calibration import sample_clips
 from extract.config import load_config
 from extract.datasets import open_dataset
 from extract.mask_codec import Moments, Sample, codec_iou, confident, encode, iou_by_rank
-from extract.ranks import Rank
 from extract.reading import Dataset
 from extract.stage import Stage, load_stage
 

@@ -7,13 +7,13 @@ from stage_one import image_folder, small_config
 
 from cache_schema import manifest
 from cache_schema.cli import InputError
+from cache_schema.launch import Rank
 from cache_schema.reader import CacheReader
 from extract import calibration, pipeline
 from extract.calibration import fit_codec, sample_clips
 from extract.datasets import VideoFolder
 from extract.mask_codec import CodedLogits, encode
 from extract.pipeline import extract
-from extract.ranks import Rank
 from extract.segmenters import VITA
 from extract.segmenters.masks import mask_logits
 from extract.segmenters.vita import FrameOutput
