@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from train.models import DMVS, HeadInputs
-from train.models.initialisation import class_scores, video_initialisation
+from train.models.initialisation import VideoInitialisation, class_scores
 
 WIDTH = 32
 
@@ -70,7 +70,7 @@ def test_fewer_video_queries_than_motion_queries_are_all_taken(head: DMVS) -> No
 def test_motion_queries_start_as_the_likeliest_objects() -> None:
     queries = torch.arange(8.0).view(1, 4, 2)
     logits = torch.tensor([[[0.0, 0, 9], [5, 0, 0], [0, 9, 0], [0, 0, 2]]])  # last: no object
-    chosen, sources = video_initialisation(queries, logits, 2)
+    chosen, sources = VideoInitialisation(2, 2)(queries, logits, torch.zeros(1, 2))
     assert chosen.tolist() == [[[4, 5], [2, 3]]] and sources.tolist() == [[2, 1]]
     assert (class_scores(logits)[0].diff(dim=0) > 0).tolist() == [True, True, False]
 

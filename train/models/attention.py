@@ -1,6 +1,10 @@
 """The attention blocks that the encoder and the decoder are made of, post-norm throughout."""
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Attention(nn.Module):
@@ -32,6 +36,41 @@ class Attention(nn.Module):
         padding = None if key_mask is None else ~key_mask
         read, _ = self.attention(queries, keys, keys, key_padding_mask=padding, need_weights=False)
         return self.norm(queries + self.dropout(read))
+
+    def over_chunks(self, queries: Tensor, chunks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """What `forward` gives for all chunks of keys together, with one in memory at a time.
+
+        The softmax is carried from chunk to chunk by its largest logit and its sum, so the result
+        differs by rounding only. Dropout does not take part: for inference.
+
+        Args:
+            queries: (B, Q, C).
+            chunks: keys (B, S_i, C) and their masks (B, S_i); at least one key is real in all.
+
+        Returns:
+            (B, Q, C).
+        """
+        inner, heads = self.attention, self.attention.num_heads
+        weights, biases = inner.in_proj_weight.chunk(3), inner.in_proj_bias.chunk(3)
+
+        def project(tensor: Tensor, which: int) -> Tensor:  # (B, n, C) to (B, heads, n, C / heads)
+            flat = functional.linear(tensor, weights[which], biases[which])
+            return flat.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+        query = project(queries, 0)
+        query = query / query.shape[-1] ** 0.5
+        highest = query.new_full((*query.shape[:-1], 1), torch.finfo(query.dtype).min)
+        total, read = torch.zeros_like(highest), torch.zeros_like(query)
+        for keys, mask in chunks:
+            logits = query @ project(keys, 1).transpose(-1, -2)  # (B, heads, Q, S_i)
+            logits = logits.masked_fill(~mask[:, None, None], -torch.inf)
+            higher = torch.maximum(highest, logits.amax(-1, keepdim=True))
+            shrink, parts = (highest - higher).exp(), (logits - higher).exp()
+            total = total * shrink + parts.sum(-1, keepdim=True)
+            read = read * shrink + parts @ project(keys, 2)
+            highest = higher
+        read = inner.out_proj((read / total).transpose(1, 2).flatten(2))
+        return self.norm(queries + read)
 
 
 class FeedForward(nn.Module):

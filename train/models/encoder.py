@@ -1,9 +1,17 @@
 """Motion Expression Encoder: what the sentence means in this video, equations (1) to (4)."""
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from train.models.attention import Attention
+from train.models.frames import read_frames
 from train.models.text import keys_with_stand_in
+
+#: The rows of the paper's Table 4: what the sentence reads, and what has cues put in before.
+#: "none" is no encoder, F_me = F_se; "plain" reads Q_f and Q_v as they are; "static" is plain with
+#: Q'_f of Eq. (1), "motion" is plain with Q'_v of Eq. (2), "full" has both.
+ENCODERS = ("none", "plain", "static", "motion", "full")
 
 
 class MotionExpressionEncoder(nn.Module):
@@ -14,14 +22,21 @@ class MotionExpressionEncoder(nn.Module):
         dim: channels C.
         num_heads: attention heads.
         dropout: dropout rate.
+        kind: one of `ENCODERS`.
     """
 
-    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, dropout: float = 0.0, *, kind: str = "full"
+    ) -> None:
         super().__init__()
-        self.static_to_frames = Attention(dim, num_heads, dropout)
-        self.motion_to_video = Attention(dim, num_heads, dropout)
-        self.sentence_to_frames = Attention(dim, num_heads, dropout)
-        self.sentence_to_video = Attention(dim, num_heads, dropout)
+
+        def attention(*kinds: str) -> Attention | None:
+            return Attention(dim, num_heads, dropout) if kind in kinds else None
+
+        self.static_to_frames = attention("static", "full")
+        self.motion_to_video = attention("motion", "full")
+        self.sentence_to_frames = attention(*ENCODERS[1:])
+        self.sentence_to_video = attention(*ENCODERS[1:])
 
     def forward(
         self,
@@ -29,7 +44,7 @@ class MotionExpressionEncoder(nn.Module):
         video_queries: Tensor,
         *,
         frame_mask: Tensor,
-        words: Tensor,
+        words: Tensor | None,
         static: Tensor,
         motion: Tensor,
         sentence: Tensor,
@@ -40,7 +55,7 @@ class MotionExpressionEncoder(nn.Module):
             frame_queries: Q_f, (B, T, N_f, C).
             video_queries: Q_v, (B, N_v, C).
             frame_mask: (B, T) bool, True for real frames.
-            words: F_w, (B, K_w, C), projected.
+            words: F_w, (B, K_w, C), projected; "none" and "plain" do not look at it.
             static: (B, K_w) bool, the words of F_s; False at padding.
             motion: (B, K_w) bool, the words of F_m; False at padding.
             sentence: F_se, (B, C), projected.
@@ -48,17 +63,23 @@ class MotionExpressionEncoder(nn.Module):
         Returns:
             F_me, (B, 1, C).
         """
-        batch, frames, per_frame, _ = frame_queries.shape
-        flat = frame_queries.flatten(1, 2)  # (B, T * N_f, C)
-        flat_mask = frame_mask[:, :, None].expand(batch, frames, per_frame).flatten(1)
-
-        # Eq. (1)
-        enhanced_frames = self.static_to_frames(flat, *keys_with_stand_in(words, static, sentence))
-        # Eq. (2)
-        enhanced_video = self.motion_to_video(
-            video_queries, *keys_with_stand_in(words, motion, sentence)
+        expression = sentence[:, None]  # a single query
+        if self.sentence_to_frames is None:
+            return expression
+        enhance_frames = None
+        if self.static_to_frames is not None:  # Eq. (1)
+            static_keys = keys_with_stand_in(words, static, sentence)
+            enhance_frames = partial(_read, self.static_to_frames, static_keys)
+        if self.motion_to_video is not None:  # Eq. (2)
+            motion_keys = keys_with_stand_in(words, motion, sentence)
+            video_queries = self.motion_to_video(video_queries, *motion_keys)
+        # Eq. (3)
+        expression = read_frames(
+            self.sentence_to_frames, expression, frame_queries, frame_mask, enhance=enhance_frames
         )
-        # Eq. (3): the sentence is a single query, (B, 1, C)
-        expression = self.sentence_to_frames(sentence[:, None], enhanced_frames, flat_mask)
         # Eq. (4)
-        return self.sentence_to_video(expression, enhanced_video)
+        return self.sentence_to_video(expression, video_queries)
+
+
+def _read(attention: Attention, keys: tuple[Tensor, Tensor], queries: Tensor) -> Tensor:
+    return attention(queries, *keys)

@@ -28,3 +28,18 @@ def keys_with_stand_in(words: Tensor, mask: Tensor, sentence: Tensor) -> tuple[T
     missing = ~mask.any(dim=1, keepdim=True)  # (B, 1)
     keys = torch.cat([words, sentence[:, None]], dim=1)  # (B, K_w + 1, C)
     return keys, torch.cat([mask, missing], dim=1)
+
+
+def max_pooled(words: Tensor, mask: Tensor, sentence: Tensor) -> Tensor:
+    """The largest value of each channel over the words; without any word the sentence.
+
+    Args:
+        words: (B, K_w, C).
+        mask: (B, K_w) bool, True for real words.
+        sentence: (B, C).
+
+    Returns:
+        (B, C).
+    """
+    keys, key_mask = keys_with_stand_in(words, mask, sentence)
+    return keys.masked_fill(~key_mask[:, :, None], -torch.inf).amax(dim=1)
