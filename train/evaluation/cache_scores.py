@@ -60,22 +60,24 @@ def list_expressions(reader: CacheReader) -> dict[str, list[Item]]:
     Raises:
         InputError: there are none in the whole cache.
     """
-    videos = {}
-    for video_id in reader.video_ids:
-        video = reader.video(video_id)
-        items = []
-        for expression_id in video.expression_ids:
-            e = video.expression(expression_id)
-            ids = list(e.object_ids), list(e.annotation_ids)
-            items.append(Item(video_id, expression_id, e.text, e.tag, *ids))
-        if items:
-            videos[video_id] = items
+    found = {video_id: list_items(reader, video_id) for video_id in reader.video_ids}
+    videos = {video_id: items for video_id, items in found.items() if items}
     if not videos:
         raise InputError(
             f"{reader.path} has no expressions, so there is nothing to predict; extract a data set "
             "that has them"
         )
     return videos
+
+
+def list_items(reader: CacheReader, video_id: str) -> list[Item]:
+    """The expressions of one video."""
+    video, items = reader.video(video_id), []
+    for expression_id in video.expression_ids:
+        e = video.expression(expression_id)
+        ids = list(e.object_ids), list(e.annotation_ids)
+        items.append(Item(video_id, expression_id, e.text, e.tag, *ids))
+    return items
 
 
 def check_origin(reader: CacheReader, predictions: Predictions) -> None:

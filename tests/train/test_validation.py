@@ -1,0 +1,64 @@
+"""Validation during training: the same videos every time, and nothing of the head changes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cache_schema.cli import InputError
+from cache_schema.reader import CacheReader
+from tests import synthetic
+from tests.train.protocol_caches import write_cache, write_head
+from train.config import load_config
+from train.evaluation.validation import choose_videos, validate
+from train.models import DMVS
+from train.runner import build_head
+from train.sweeping.scores import score_heads
+
+HOW = {"sigma": 0.5, "rule": "threshold"}
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> DMVS:
+    config, checkpoint = write_head(tmp_path_factory.mktemp("head"))
+    head = build_head(load_config(config))
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    head.load_state_dict({name.removeprefix("head."): value for name, value in weights.items()})
+    return head
+
+
+def test_videos_are_evenly_spaced_and_can_be_scored(tmp_path: Path) -> None:
+    videos = [synthetic.make_video(i, num_frames=2) for i in range(9)]
+    videos[0].expressions = []
+    with synthetic.open_writer(tmp_path / "cache") as writer:
+        for video in videos:
+            synthetic.write_video(writer, video)
+    reader = CacheReader(tmp_path / "cache")
+    assert list(choose_videos(reader, 3)) == ["video001", "video005", "video008"]
+    assert list(choose_videos(reader, 1)) == ["video001"]
+    assert list(choose_videos(reader, 99)) == [f"video{i:03d}" for i in range(1, 9)]
+    assert [item.expression for item in choose_videos(reader, 1)["video001"]] == list("0123")
+
+
+def test_figures_are_those_of_an_evaluation_of_these_videos(tmp_path: Path, head: DMVS) -> None:
+    synthetic.write_cache(tmp_path / "cache", num_videos=4, num_frames=3)
+    reader = CacheReader(tmp_path / "cache")
+    head.train()
+    state = torch.get_rng_state()
+    found = validate(head, reader, num_videos=4, **HOW)
+    assert head.training and torch.equal(torch.get_rng_state(), state)
+    metrics = score_heads(reader, {"a": head}, rule={"a": "threshold"}, sigma={"a": 0.5})["a"]
+    assert found == {key: metrics[key] for key in ("J", "F", "J&F", "num_expressions")}
+
+    some = validate(head, reader, num_videos=2, **HOW)
+    entries = metrics["per_expression"]
+    chosen = [entries[k]["J"] for k in entries if k.startswith(("video000", "video003"))]
+    assert some["num_expressions"] == len(chosen) == 8
+    assert some["J"] == pytest.approx(np.mean(chosen)) != found["J"]
+
+
+def test_a_cache_without_truth_is_refused(tmp_path: Path, head: DMVS) -> None:
+    write_cache(tmp_path / "secret", "mevis", truth=False)
+    with pytest.raises(InputError, match="no expressions with ground truth to validate with"):
+        validate(head, CacheReader(tmp_path / "secret"), num_videos=1, **HOW)
