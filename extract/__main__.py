@@ -1,6 +1,7 @@
 """Stage one from the command line: python -m extract CONFIG --data-root D --weights W --out C"""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,9 +11,13 @@ from mmengine.config import DictAction
 
 from cache_schema import cli
 from cache_schema.launch import LAUNCHERS, Rank, find_rank
-from extract.config import load_config
+from extract.config import load_config, presets
+from extract.cores import MODEL_THREADS
 from extract.pipeline import SHARD_BYTES, Summary, extract
 from extract.stage import AUTOCAST, RANDOM
+
+#: The lowest values of options.
+LEAST = {"chunk_frames": 1, "threads": 1, "queue": 0, "shard_bytes": 1}
 
 
 class Options(DictAction):
@@ -38,19 +43,30 @@ def main(argv: list[str]) -> int:
         "command continues what was interrupted. Exit status: 0, or 2 for bad input, also if "
         "that concerns only some of the videos.",
     )
-    parser.add_argument("config", type=Path, help="a preset, or a file as extract/configs/demo.py")
+    parser.add_argument(
+        "config", metavar="CONFIG", help=f"a Python file, or a preset: {', '.join(presets())}"
+    )
     parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--split", help="for example train or valid_u")
     parser.add_argument(
-        "--weights", required=True, help=f".pth or .safetensors file, or '{RANDOM}' for a trial"
+        "--weights",
+        required=True,
+        help=f"a .pth, .pkl or .safetensors file, or '{RANDOM}' for a trial",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
-    parser.add_argument("--chunk-frames", type=int, default=8, help="frames a forward pass")
+    parser.add_argument(
+        "--chunk-frames", type=int, help="frames a forward pass; chosen by their size"
+    )
     parser.add_argument(
         "--autocast", choices=AUTOCAST, default="none", help="reduced precision of the segmenter"
     )
-    parser.add_argument("--threads", type=int, help="of the model on a CPU; one for each core")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="of the model on a CPU; OMP_NUM_THREADS, or half of the cores: "
+        "the others read and write",
+    )
     parser.add_argument(
         "--queue", type=int, default=1, help="chunks between two threads; 0 for one thread"
     )
@@ -62,15 +78,14 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--cfg-options", nargs="+", action=Options, default={}, metavar="K=V")
     arguments = parser.parse_args(argv)
-    for name, least in (("chunk_frames", 1), ("threads", 1), ("queue", 0)):
+    for name, least in LEAST.items():
         value = getattr(arguments, name)
         if value is not None and value < least:
             option = name.replace("_", "-")
             raise cli.InputError(f"--{option} is {value}: give at least {least}")
     rank = find_rank(arguments.launcher)
     device = find_device(arguments.device, rank)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads or default_threads())
     summary = extract(
         load_config(arguments.config, arguments.cfg_options),
         data_root=arguments.data_root,
@@ -93,6 +108,11 @@ def main(argv: list[str]) -> int:
             f"cache; mend the data and run the same command again ({first})"
         )
     return 0
+
+
+def default_threads() -> int:
+    """Threads of the model on a CPU; launchers of several ranks say what each may take."""
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else MODEL_THREADS
 
 
 def find_device(wanted: str | None, rank: Rank) -> str:

@@ -19,9 +19,11 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
 
     def work(video_id: str, parts: Iterator[Any]) -> Iterator[Head | Frames | Clips]:
         queries: list[Tensor] = []
+        together = 1
         for part in parts:
             try:
                 if isinstance(part, Images):
+                    together = max(together, len(part.pixels))
                     output = stage.vita.frames(stage.transfer.upload(part.pixels))
                     queries.append(output.frame_queries)
                     part = Frames(output, stage.transfer.computed())
@@ -30,7 +32,7 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
             except torch.OutOfMemoryError as error:
                 raise InputError(
                     f"video {video_id!r} does not fit into the device's memory with "
-                    f"--chunk-frames {stage.chunk_frames}: give a smaller number"
+                    f"--chunk-frames {together}: give a smaller number"
                 ) from error
             yield part
 

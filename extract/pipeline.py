@@ -77,7 +77,7 @@ def extract(
     weights: str,
     out: Path,
     device: str,
-    chunk_frames: int = 8,
+    chunk_frames: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     autocast: str = "none",
     queue: int = 1,
@@ -91,8 +91,8 @@ def extract(
         weights: a ``.pth`` or ``.safetensors`` file, or `extract.stage.RANDOM`.
         out: folder of the cache; one that is there already is completed.
         device: where the models run.
-        chunk_frames: frames that go through the frame level together; only a few chunks are in
-            memory.
+        chunk_frames: frames that go through the frame level together; None chooses by their size.
+            Only a few chunks are in memory.
         shard_bytes: a shard is closed when it is larger than this.
         autocast: a key of `extract.stage.AUTOCAST`.
         queue: chunks that may wait between two threads; 0 does everything in one thread. The cache

@@ -4,7 +4,6 @@ The stages of the pipeline are generators. Put one into `ahead` and it works whi
 does; without, the same generators run one after the other in one thread.
 """
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,9 +11,6 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-
-#: Threads for what is done frame by frame beside the model: one, unless there are many cores.
-SPARE_THREADS = max(1, min((os.cpu_count() or 1) // 4, 4))
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from cache_schema.cli import InputError
 from cache_schema.records import Expression, Geometry
+from extract.cores import SPARE_THREADS
 from extract.datasets import SourceVideo
 from extract.datasets.frames import ImageFiles
 from extract.parts import End, Head, Images, by_video
-from extract.prefetch import SPARE_THREADS
 from extract.stage import Stage
 from extract.text import TextPipeline, normalise
 
@@ -46,23 +46,23 @@ def read(stage: Stage, dataset: Dataset, video_ids: Iterable[str]) -> Iterator[t
 def chunks(
     stage: Stage, video: SourceVideo, indices: Sequence[int]
 ) -> Iterator[tuple[Images, Geometry]]:
-    """Prepared frames of a video, ``stage.chunk_frames`` at a time, with the sizes they took.
+    """Prepared frames of a video, as many at a time as the stage says, with the sizes they took.
 
     Raises:
         InputError: a broken frame.
     """
 
-    def prepare(t: int) -> tuple[Tensor, Geometry]:
-        return stage.preprocess(video.read_frame(int(t)))
+    def prepare(t: int) -> Tensor:
+        return stage.preprocess(video.read_frame(int(t)))[0]
 
-    video.size()  # looked up once, and not by several threads
+    geometry = stage.preprocess.geometry(*video.size())
+    step = stage.frames_together(geometry)
     with ThreadPoolExecutor(SPARE_THREADS) as pool:
         # Only image files can be read in any order.
         spread = pool.map if isinstance(video.frames, ImageFiles) else map
-        for start in range(0, len(indices), stage.chunk_frames):
-            prepared = list(spread(prepare, indices[start : start + stage.chunk_frames]))
-            images = torch.stack([image for image, _ in prepared])  # (t, 3, Hp, Wp)
-            yield Images(images.numpy()), prepared[0][1]
+        for start in range(0, len(indices), step):
+            images = torch.stack(list(spread(prepare, indices[start : start + step])))
+            yield Images(images.numpy()), geometry  # (t, 3, Hp, Wp)
 
 
 def encode_expressions(text: TextPipeline | None, video: SourceVideo) -> list[Expression]:

@@ -12,6 +12,7 @@ from torch import Tensor
 import cache_schema
 from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
+from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
 from extract.config import ExtractConfig
 from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
@@ -21,6 +22,9 @@ from extract.transfer import Transfer
 #: ``--weights random``: a segmenter of seeded random weights, for timing and for tests.
 RANDOM = "random"
 CLIP_SEED = 0
+#: Frames of a chunk at most, and on a CPU, whose caches are small, their pixels: 8 frames of the
+#: demo, 1 of 360x640.
+CHUNK_FRAMES, CHUNK_PIXELS = 8, 1 << 17
 #: ``--autocast``: what the model's reduced precision is called.
 AUTOCAST = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,7 +38,7 @@ class Stage:
         text: None where there are no expressions to encode.
         preprocess: from a frame to an image.
         config: see `extract.config`.
-        chunk_frames: frames that go through the frame level together.
+        chunk_frames: frames that go through the frame level together; None chooses by their size.
         autocast: a key of `AUTOCAST`.
         weights_sha256: of the segmenter's weights, or `RANDOM`.
         transfer: between host and device.
@@ -44,7 +48,7 @@ class Stage:
     text: TextPipeline | None
     preprocess: Preprocessor
     config: ExtractConfig
-    chunk_frames: int
+    chunk_frames: int | None
     autocast: str
     weights_sha256: str
     transfer: Transfer
@@ -68,6 +72,15 @@ class Stage:
             "text": self.text.identity() if self.text else None,
         }
 
+    def frames_together(self, geometry: Geometry) -> int:
+        """How many frames of a size make a chunk; the numbers do not depend on it."""
+        if self.chunk_frames is not None:
+            return self.chunk_frames
+        if self.vita.device.type != "cpu":
+            return CHUNK_FRAMES
+        pixels = geometry.padded_height * geometry.padded_width
+        return max(1, min(CHUNK_FRAMES, CHUNK_PIXELS // pixels))
+
     def check_finite(self, video_id: str, **arrays: Tensor) -> None:
         """Refuse what half precision, or broken weights, made of a video.
 
@@ -90,7 +103,7 @@ def load_stage(
     device: str,
     *,
     has_text: bool,
-    chunk_frames: int = 8,
+    chunk_frames: int | None = None,
     autocast: str = "none",
 ) -> Stage:
     """Load the frozen models.
@@ -100,8 +113,7 @@ def load_stage(
         weights: a ``.pth`` or ``.safetensors`` file, or `RANDOM`.
         device: where the models run.
         has_text: whether the data set has expressions.
-        chunk_frames: frames that go through the frame level together.
-        autocast: a key of `AUTOCAST`.
+        chunk_frames, autocast: see `Stage`.
 
     Raises:
         InputError: weights or text models that are missing or do not fit the configuration.

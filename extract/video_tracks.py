@@ -8,8 +8,8 @@ import torch
 
 from cache_schema.codecs import Codec
 from cache_schema.records import Geometry
+from extract.cores import SPARE_THREADS
 from extract.mask_codec import CodedLogits
-from extract.prefetch import SPARE_THREADS
 from extract.segmenters.masks import tracks
 
 

@@ -36,7 +36,7 @@ from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
 from cache_schema.launch import SINGLE
 from cache_schema.writer import CacheWriter
-from extract.__main__ import find_device
+from extract.__main__ import default_threads, find_device
 from extract.calibration import fit_codec
 from extract.coding import code
 from extract.config import ExtractConfig, load_config
@@ -66,17 +66,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--videos", type=int, default=2, help="to draw")
     parser.add_argument("--frames", type=int, default=8, help="of a drawn video")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--chunk-frames", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--chunk-frames", type=int, help="chosen by their size")
     parser.add_argument("--autocast", default="none")
     parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V")
     arguments = parser.parse_args(argv)
-    least = min(arguments.videos, arguments.frames, arguments.threads, arguments.repeats)
-    if min(least, arguments.chunk_frames, *arguments.size) < 1:
-        raise InputError("--videos, --frames, --size, --threads, --repeats need to be at least 1")
+    names = ("videos", "frames", "threads", "chunk_frames", "repeats")
+    numbers = [*(getattr(arguments, name) for name in names), *arguments.size]
+    if min(number for number in numbers if number is not None) < 1:
+        raise InputError(
+            "--videos, --frames, --size, --threads, --chunk-frames and --repeats need to be at "
+            "least 1"
+        )
     torch.set_num_threads(arguments.threads)
     options = dict(option.split("=", 1) for option in arguments.cfg_options if "=" in option)
     with tempfile.TemporaryDirectory() as folder:

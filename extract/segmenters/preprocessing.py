@@ -54,25 +54,29 @@ class Preprocessor:
         Returns:
             The image, (3, Hp, Wp) float32 on the CPU, and the sizes of each step.
         """
-        height, width = frame.shape[:2]
-        new_height, new_width = self.resized_size(height, width)
-        if (new_height, new_width) != (height, width):
+        geometry = self.geometry(*frame.shape[:2])
+        size = geometry.resized_height, geometry.resized_width
+        if size != frame.shape[:2]:
             image = Image.fromarray(frame)
-            frame = np.asarray(image.resize((new_width, new_height), Image.Resampling.BILINEAR))
+            frame = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
         # (H, W, 3) -> (3, H, W); a copy, because PIL's buffer is read-only
         pixels = torch.from_numpy(frame.transpose(2, 0, 1).astype(np.float32))
         pixels = (pixels - self.mean) / self.std
-        bottom, right = -new_height % SIZE_DIVISOR, -new_width % SIZE_DIVISOR
-        geometry = Geometry(
+        bottom, right = geometry.padded_height - size[0], geometry.padded_width - size[1]
+        return F.pad(pixels, (0, right, 0, bottom)), geometry
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """The sizes that frames of a size take."""
+        new_height, new_width = self.resized_size(height, width)
+        return Geometry(
             height=height,
             width=width,
             resized_height=new_height,
             resized_width=new_width,
-            padded_height=new_height + bottom,
-            padded_width=new_width + right,
+            padded_height=new_height + -new_height % SIZE_DIVISOR,
+            padded_width=new_width + -new_width % SIZE_DIVISOR,
             stride=MASK_STRIDE,
         )
-        return F.pad(pixels, (0, right, 0, bottom)), geometry
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing, before padding."""

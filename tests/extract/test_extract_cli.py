@@ -11,7 +11,7 @@ from stage_one import DEMO, edit, small_data
 
 from cache_schema import cli
 from cache_schema.reader import CacheReader
-from extract.__main__ import main
+from extract.__main__ import default_threads, main
 
 
 @pytest.fixture
@@ -112,6 +112,36 @@ def test_an_option_without_a_value(command, capsys):
 
 def test_unknown_device(command, capsys):
     assert "--device abacus" in fails(command, capsys, "--device", "abacus")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "least"),
+    [("--chunk-frames", 0, 1), ("--threads", 0, 1), ("--queue", -1, 0), ("--shard-bytes", 0, 1)],
+)
+def test_numbers_that_make_no_sense(command, capsys, option, value, least):
+    sentence = fails(command, capsys, option, str(value))
+    assert f"{option} is {value}: give at least {least}" in sentence
+
+
+def test_half_of_the_cores_are_the_models(monkeypatch):
+    assert default_threads() == 1  # what tests say in the environment, as launchers of ranks do
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert default_threads() == max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def test_help_says_what_may_be_given(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a Python file, or a preset: coco_r50" in said and "mevis_r50" in said
+    assert "a .pth, .pkl or .safetensors file, or 'random'" in said
+
+
+def test_weights_that_are_a_folder_or_of_no_known_kind(command, tmp_path, capsys):
+    assert "do not exist" in fails(command | {"--weights": tmp_path}, capsys)
+    (tmp_path / "weights.bin").write_bytes(b"weights")
+    sentence = fails(command | {"--weights": tmp_path / "weights.bin"}, capsys)
+    assert "weights.bin cannot be read" in sentence and ".pkl, or a .safetensors" in sentence
 
 
 def test_unknown_segmenter_key(command, capsys):

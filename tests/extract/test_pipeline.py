@@ -1,6 +1,7 @@
 """Stage one as a whole: what it writes is what the frozen models say."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from stage_one import DEMO, edit, image_folder, small_config, small_data
 
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
-from extract.datasets import MeViS
+from extract.datasets import MeViS, VideoFolder
 from extract.pipeline import extract
+from extract.reading import chunks
 from extract.segmenters.masks import mask_logits, to_original, tracks
 from extract.stage import RANDOM, clip_bank, load_stage
 from train.replay import vita_masks
@@ -181,6 +183,25 @@ def test_a_plain_folder_needs_no_expressions(tmp_path):
     assert video.expression_ids == [] and video.objects() == {}
     assert (video.geometry.resized_height, video.geometry.resized_width) == (32, 43)
     assert len(video.clip(0).frame_indices) == 3  # a short video is taken whole
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "expected"),
+    [
+        ((96, 160), None, [8, 1]),
+        ((180, 320), None, [2, 2, 2, 2, 1]),
+        ((360, 640), None, [1] * 9),
+        ((360, 640), 5, [5, 4]),
+    ],
+)
+def test_chunks_on_a_cpu_hold_a_number_of_pixels(tmp_path, stage, size, asked, expected):
+    image_folder(tmp_path, "a", frames=9, size=size)
+    video = VideoFolder(tmp_path, None).video("a")
+    parts = list(chunks(replace(stage, chunk_frames=asked), video, range(9)))
+    assert [len(images.pixels) for images, _ in parts] == expected
+    assert {images.pixels.shape[2:] for images, _ in parts} == {
+        (parts[0][1].padded_height, parts[0][1].padded_width)
+    }
 
 
 def test_the_clip_bank_is_seeded_sorted_and_within_the_video():

@@ -48,6 +48,13 @@ def test_frames_as_they_are_are_normalised_and_padded_with_zeros() -> None:
     assert geometry.stride == 4
 
 
+def test_sizes_are_known_before_the_frames() -> None:
+    preprocess = Preprocessor(40, 64, MEAN, STD)
+    image, geometry = preprocess(np.zeros((57, 101, 3), np.uint8))
+    assert preprocess.geometry(57, 101) == geometry
+    assert image.shape == (3, geometry.padded_height, geometry.padded_width)
+
+
 def test_a_frame_that_fits_is_not_padded() -> None:
     image, geometry = Preprocessor(64, None, MEAN, STD)(noise(128, 192))
     assert image.shape == (3, 64, 96)
