@@ -6,27 +6,28 @@ features, so the C channels are never made and a product has only R:
     F.e ~ (mean + decoder^T z).e = mean.e + z.(decoder e),    z = scale * values
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cache_schema.codecs import Codec
-from train.losses.points import sample
+from train.bilinear import neighbours
 
 
 def project(embeds: Tensor, codec: Codec) -> tuple[Tensor, Tensor | None]:
     """Mask embeddings in the coded space, differentiable.
 
     Args:
-        embeds: (N, C).
+        embeds: (..., C).
         codec: of the mask features, with its basis if it has one.
 
     Returns:
-        (N, R) to multiply the scaled values with, and (N,) to add to the logits; without a basis
-        the embeddings themselves, and None.
+        (..., R) to multiply the scaled values with, and (...) to add to the logits; without a
+        basis the embeddings themselves, and None.
     """
     if codec.basis is None:
         return embeds, None
@@ -71,9 +72,7 @@ def mask_logits(
 
 
 class MaskFeatures:
-    """The mask features of one clip, for training: one matrix product gives all its frames.
-
-    They stay coded until the first logits are asked for, so that little travels to the device.
+    """The mask features of one clip, coded; `MaskStack` computes with them.
 
     Args:
         stored: as for `mask_logits`.
@@ -94,44 +93,120 @@ class MaskFeatures:
         """The same features on another device."""
         return MaskFeatures({n: array.to(device) for n, array in self.stored.items()}, self.codec)
 
+
+class MaskStack:
+    """The mask features of G clips side by side, for training.
+
+    They become float32 when the first logits are asked for, and are kept for all that follow.
+
+    Args:
+        clips: at least one, all of one size and codec.
+    """
+
+    def __init__(self, clips: Sequence[MaskFeatures]) -> None:
+        self.clips = list(clips)
+        self.codec = clips[0].codec
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, h, w)."""
+        return self.clips[0].shape
+
     def logits(self, embeds: Tensor) -> Tensor:
-        """Mask logits of all frames, differentiable: (N, C) to (N, T, h, w)."""
+        """Mask logits of all frames, differentiable: (G, N, C) to (G, N, T, h, w)."""
         weights, bias = project(embeds, self.codec)
+        pixels = self._pixels.flatten(1, 3).transpose(1, 2)  # (G, R, T * h * w)
         if bias is None:
-            return (weights @ self._flat).unflatten(1, self.shape)
+            return (weights @ pixels).unflatten(2, self.shape)
         # The bias goes into the product, so that the maps are written once.
-        return torch.addmm(bias[:, None], weights, self._flat).unflatten(1, self.shape)
+        return torch.baddbmm(bias[:, :, None], weights, pixels).unflatten(2, self.shape)
 
-    @cached_property
-    def _flat(self) -> Tensor:
-        """z: the values times their scales, (R, T * h * w) float32."""
-        values = self.stored["values"].transpose(0, 1)  # (R, T, h, w)
-        flat = values.to(torch.float32, memory_format=torch.contiguous_format)
-        if self.codec.scaled:
-            flat *= self.stored["scales"].T[:, :, None, None]  # (R, T, 1, 1)
-        return flat.flatten(1)
-
+    @torch.no_grad()
     def at(self, embeds: Tensor, points: Tensor) -> Tensor:
-        """Mask logits at points of every frame.
+        """Mask logits at points of every frame, without gradients.
 
         Interpolation and the product with an embedding commute: with few points the features are
         interpolated and the maps are never made.
 
         Args:
-            embeds: (N, C).
-            points: (1, P, 2), fractions of the padded image.
+            embeds: (G, L, N, C).
+            points: (G, L, P, 2), fractions of the padded image, shared by N queries and T frames.
 
         Returns:
-            (N, T * P).
+            (G, L, P, T, N).
         """
         frames, h, w = self.shape
-        if 2 * points.shape[1] > h * w:
-            return sample(self.logits(embeds).flatten(0, 1), points).view(len(embeds), -1)
-        weights, bias = project(embeds, self.codec)
-        features = sample(self._flat.view(-1, h, w), points)  # (R * T, P)
-        logits = weights @ features.view(len(self._flat), -1)  # (N, T * P)
+        weights, bias = project(embeds, self.codec)  # (G, L, N, R), (G, L, N)
+        x, y, part = (own.movedim(0, -1) for own in neighbours(points, h, w))  # (G, L, P, 4)
+        few = 2 * points.shape[2] <= h * w
+        read = self._interpolated if few else self._from_maps
+        logits = read(weights, y * w + x, part)
         if bias is None:
             return logits
         # Beyond the edge a map is zero, so near it the bias counts in part only.
-        inside = sample(points.new_ones(1, h, w), points)  # (1, P)
-        return logits + bias[:, None] * inside.repeat(1, frames)
+        return logits + bias[:, :, None, None] * part.sum(-1)[..., None, None]
+
+    def _interpolated(self, weights: Tensor, pixels: Tensor, part: Tensor) -> Tensor:
+        """Interpolate the features, then multiply; see `at`."""
+        clips, layers, points, _ = pixels.shape
+        frames, h, w = self.shape
+        starts = torch.arange(clips * frames, device=pixels.device) * (h * w)
+        places = pixels[:, :, :, None] + starts.view(clips, 1, 1, frames, 1)  # (G, L, P, T, 4)
+        features = weighted_rows(
+            self._pixels.flatten(0, 3), places, part[:, :, :, None].expand_as(places)
+        )  # (G, L, P, T, R)
+        return (features.flatten(2, 3) @ weights.transpose(2, 3)).unflatten(2, (points, frames))
+
+    def _from_maps(self, weights: Tensor, pixels: Tensor, part: Tensor) -> Tensor:
+        """Make the maps of one clip and layer at a time and interpolate those; see `at`."""
+        clips, layers, points, _ = pixels.shape
+        frames, h, w = self.shape
+        queries = weights.shape[2]
+        logits = weights.new_empty(clips, layers, points, frames, queries)
+        # A pixel's values for all frames and queries side by side are interpolated at once.
+        maps = weights.new_empty(h * w, frames, queries)
+        for g in range(clips):
+            features = self._pixels[g].flatten(1, 2)  # (T, h * w, R)
+            for layer in range(layers):
+                for t in range(frames):
+                    torch.mm(features[t], weights[g, layer].T, out=maps[:, t])
+                values = weighted_rows(maps.flatten(1), pixels[g, layer], part[g, layer])
+                logits[g, layer] = values.unflatten(1, (frames, queries))
+        return logits
+
+    @cached_property
+    def _pixels(self) -> Tensor:
+        """z: the values times their scales, (G, T, h, w, R) float32."""
+        frames, h, w = self.shape
+        rank = self.clips[0].stored["values"].shape[1]
+        # Whoever asks first may want no gradients; a segmenter in training needs them.
+        with torch.enable_grad():
+            pixels = torch.empty(
+                len(self.clips), frames, h, w, rank, device=self.clips[0].stored["values"].device
+            )
+            for g, clip in enumerate(self.clips):
+                # Transposing codes moves fewer bytes than transposing float32.
+                pixels[g] = clip.stored["values"].permute(0, 2, 3, 1).contiguous()
+                if self.codec.scaled:
+                    pixels[g] *= clip.stored["scales"][:, None, None]
+            return pixels
+
+
+def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of rows of a table.
+
+    Args:
+        table: (S, C) float32.
+        rows: (..., K) int64.
+        weights: (..., K).
+
+    Returns:
+        (..., C).
+    """
+    flat = F.embedding_bag(
+        rows.reshape(-1, rows.shape[-1]),
+        table,
+        per_sample_weights=weights.reshape(-1, rows.shape[-1]),
+        mode="sum",
+    )
+    return flat.view(*rows.shape[:-1], -1)

@@ -2,15 +2,30 @@
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from train.losses import Binary, Diverged, SetCriterion, Softmax, Targets, VITACriterion
-from train.losses.points import sample, sample_targets, uncertain_points, uniform_points
+from cache_schema.codecs import get_codec
+from train.bilinear import sample
+from train.losses import (
+    Binary,
+    Diverged,
+    SetCriterion,
+    Softmax,
+    Supervision,
+    Targets,
+    VITACriterion,
+    criterion,
+    sample_points,
+)
+from train.losses.points import uncertain_points, uniform_points
+from train.losses.supervision import TargetStack
 from train.losses.vita import Similarity, similarity_loss
+from train.mask_logits import MaskFeatures
 
 FOLDERS = [Path(__file__).parents[1] / "data" / "goldens_loss"]
 if os.environ.get("DMVS_GOLDENS"):
@@ -19,33 +34,30 @@ GOLDENS = [path for folder in FOLDERS for path in sorted(folder.glob("loss__*.np
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-class Maps:
-    """Mask maps given outright: the embedding of query n is the n-th unit vector."""
+EXACT = get_codec("float32")
 
-    def __init__(self, maps: torch.Tensor) -> None:
-        self.maps = maps  # (N, T, h, w)
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return tuple(self.maps.shape[1:])
-
-    def logits(self, embeds: torch.Tensor) -> torch.Tensor:
-        return (embeds @ self.maps.flatten(1)).unflatten(1, self.shape)
-
-    def at(self, embeds: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        return sample(self.logits(embeds).flatten(0, 1), points).view(len(embeds), -1)
+def given_maps(maps: torch.Tensor) -> MaskFeatures:
+    """Mask maps (N, T, h, w) given outright: the embedding of query n is the n-th unit vector."""
+    return MaskFeatures({"values": maps.transpose(0, 1)}, EXACT)
 
 
 class Replay:
-    """Gives out recorded random numbers in order and checks the sizes asked for."""
+    """Gives out recorded random numbers in order and checks what is asked for.
 
-    def __init__(self, *recorded: np.ndarray) -> None:
-        self.recorded = [torch.from_numpy(part) for part in recorded]
+    Args:
+        recorded: of each call, the numbers (rows, points, 2) of each sample.
+    """
 
-    def __call__(self, rows: int, points: int) -> torch.Tensor:
-        part = self.recorded.pop(0)
-        assert part.shape == (rows, points, 2)
-        return part
+    def __init__(self, *recorded: list[np.ndarray]) -> None:
+        self.recorded = list(recorded)
+
+    def __call__(self, samples: Sequence[int], points: int) -> torch.Tensor:
+        parts = self.recorded.pop(0)
+        asked, counts = np.unique(samples, return_counts=True)
+        assert list(samples) == sorted(samples)
+        assert all(parts[b].shape == (n, points, 2) for b, n in zip(asked, counts, strict=True))
+        return torch.from_numpy(np.concatenate([parts[b] for b in asked]))
 
 
 class Golden:
@@ -76,16 +88,25 @@ class Golden:
     def tensor(self, name: str) -> torch.Tensor:
         return torch.from_numpy(self.data[name])
 
-    def layer(self, suffix: str) -> tuple[torch.Tensor, torch.Tensor, list[Maps]]:
+    def layer(self, suffix: str) -> tuple[torch.Tensor, torch.Tensor, list[MaskFeatures]]:
         logits = self.tensor(f"pred_logits{suffix}").requires_grad_()
         masks = self.tensor(f"pred_masks{suffix}").requires_grad_()
-        return logits, masks, [Maps(one) for one in masks.flatten(0, 1)]
+        return logits, masks, [given_maps(one) for one in masks.flatten(0, 1)]
 
-    def matcher_random(self, suffix: str) -> np.ndarray:
-        return np.concatenate([self.data[f"matcher_rand{suffix}_{b}"] for b in range(self.rows)])
-
-    def loss_random(self, suffix: str) -> list[np.ndarray]:
-        return [self.data[f"loss_rand_{kind}{suffix}"] for kind in ("over", "extra")]
+    def random(self, suffixes: Sequence[str]) -> Replay:
+        """What the matching and the loss of these layers, handled together, draw."""
+        rows = range(self.rows)
+        matcher = [
+            np.concatenate([self.data[f"matcher_rand{s}_{b}"] for s in suffixes]) for b in rows
+        ]
+        drawn = [matcher]
+        for kind in ("over", "extra"):
+            layers = []
+            for s in suffixes:
+                counts = [len(self.data[f"match_src{s}_{b}"]) * self.meta["T"] for b in rows]
+                layers.append(np.split(self.data[f"loss_rand_{kind}{s}"], np.cumsum(counts)[:-1]))
+            drawn.append([np.concatenate([layer[b] for layer in layers]) for b in rows])
+        return Replay(*drawn)
 
 
 @pytest.fixture(params=GOLDENS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -100,22 +121,14 @@ def test_goldens_are_there() -> None:
 def test_costs_and_matches_agree_with_the_recorded(golden: Golden) -> None:
     for suffix in ["", *golden.aux]:
         logits, _, maps = golden.layer(suffix)
-        points = torch.from_numpy(golden.matcher_random(suffix))
-        for b, own in enumerate(golden.targets):
-            cost = golden.criterion.cost(
-                logits.flatten(0, 1)[b],
-                maps[b].at(torch.eye(len(maps[b].maps)), points[b : b + 1]),
-                own,
-                points=points[b : b + 1],
-            )
-            torch.testing.assert_close(cost, golden.tensor(f"cost_C{suffix}_{b}"), **CLOSE)
-        matches = golden.criterion.match(
-            logits.flatten(0, 1),
-            golden.embeds,
-            maps,
-            golden.targets,
-            random=Replay(points.numpy()),
-        )
+        inputs = (logits.flatten(0, 1)[None], golden.embeds[:, None])
+        truth = Supervision(maps, golden.targets)
+        (group,) = truth.groups
+        costs = golden.criterion.costs(*inputs, group, golden.random([suffix]))  # (G, 1, N, M)
+        for cost, b, count in zip(costs, group.samples, group.targets.counts, strict=True):
+            recorded = golden.tensor(f"cost_C{suffix}_{b}")
+            torch.testing.assert_close(cost[0, :, :count], recorded, **CLOSE)
+        (matches,) = golden.criterion.match(*inputs, truth, random=golden.random([suffix]))
         for b, (queries, own) in enumerate(matches):
             assert torch.equal(queries, golden.tensor(f"match_src{suffix}_{b}"))
             assert torch.equal(own, golden.tensor(f"match_tgt{suffix}_{b}"))
@@ -124,12 +137,11 @@ def test_costs_and_matches_agree_with_the_recorded(golden: Golden) -> None:
 def test_losses_and_gradients_agree_with_the_recorded(golden: Golden) -> None:
     for suffix in ["", *golden.aux]:
         logits, masks, maps = golden.layer(suffix)
-        flat = logits.flatten(0, 1)
-        random = Replay(golden.matcher_random(suffix), *golden.loss_random(suffix))
-        matches = golden.criterion.match(flat, golden.embeds, maps, golden.targets, random=random)
-        losses = golden.criterion.losses(
-            flat, golden.embeds, maps, golden.targets, matches=matches, random=random
-        )
+        inputs = (logits.flatten(0, 1)[None], golden.embeds[:, None])
+        truth = Supervision(maps, golden.targets)
+        random = golden.random([suffix])
+        matches = golden.criterion.match(*inputs, truth, random=random)
+        losses = golden.criterion.losses(*inputs, truth, matches=matches, random=random)
         for ours, theirs, source in [
             ("cls", "ce", logits),
             ("mask", "mask", masks),
@@ -149,16 +161,17 @@ def test_weighted_sum_over_layers_agrees_with_the_recorded(golden: Golden) -> No
     # Each layer has maps of its own here; one map source per video serves them side by side.
     suffixes = [*golden.aux, ""]
     per_layer = [golden.layer(suffix) for suffix in suffixes]
-    maps = [Maps(torch.cat([layer[2][b].maps for layer in per_layer])) for b in range(golden.rows)]
+    maps = [
+        given_maps(torch.cat([layer[1].flatten(0, 1)[b] for layer in per_layer]))
+        for b in range(golden.rows)
+    ]
     count = meta["N"]
     eye = torch.eye(count * len(suffixes))
     layers = [
         (logits.flatten(0, 1), eye[i * count : (i + 1) * count].expand(golden.rows, -1, -1))
         for i, (logits, _, _) in enumerate(per_layer)
     ]
-    random = Replay(
-        *(part for s in suffixes for part in (golden.matcher_random(s), *golden.loss_random(s)))
-    )
+    random = golden.random(suffixes)
     similarity = None
     if meta["sim"]:
         matches = [
@@ -195,13 +208,13 @@ def disc(size: int, x: float, y: float, radius: float) -> torch.Tensor:
 
 def small_batch(
     num_targets: list[int], *, size: int = 16
-) -> tuple[list, list[Maps], list[Targets]]:
+) -> tuple[list, list[MaskFeatures], list[Targets]]:
     torch.manual_seed(0)
     layers = [(torch.randn(len(num_targets), 5), torch.randn(len(num_targets), 5, 3))]
     maps, targets = [], []
     for b, count in enumerate(num_targets):
         frames = 2 + b
-        maps.append(Maps(torch.randn(3, frames, 6 + b, 8)))
+        maps.append(given_maps(torch.randn(3, frames, 6 + b, 8)))
         masks = [
             disc(size + b, 0.2 + 0.2 * m, 0.5, 0.2).expand(frames, -1, -1) for m in range(count)
         ]
@@ -218,12 +231,12 @@ def test_videos_of_different_sizes_and_target_counts_share_a_batch() -> None:
     layers, maps, targets = small_batch([2, 0, 7])  # 7 targets for 5 queries
     for _, embeds in layers:
         embeds.requires_grad_()
-    criterion = SetCriterion(Binary(), num_points=32)
-    losses = criterion(layers, maps, targets)
+    losses, matches = SetCriterion(Binary(), num_points=32).compare(
+        layers, Supervision(maps, targets)
+    )
     sum(losses.values()).backward()
     assert all(torch.isfinite(value) for value in losses.values())
     assert torch.isfinite(layers[0][1].grad).all() and layers[0][1].grad[2].abs().sum() > 0
-    matches = criterion.match(*layers[0], maps, targets, random=uniform_points("cpu"))
     assert [len(queries) for queries, _ in matches] == [2, 0, 5]
 
 
@@ -239,17 +252,17 @@ def test_without_any_target_only_the_class_term_remains() -> None:
 
 
 def test_binary_loss_is_the_weighted_mean_over_all_queries() -> None:
-    logits = torch.tensor([[2.0, -1.0, 0.5]])
-    matches = [(torch.tensor([0]), torch.tensor([0]))]
-    loss = Binary(no_object_weight=0.1).loss(logits, [torch.zeros(1).long()], matches)
+    logits = torch.tensor([[[2.0, -1.0, 0.5]]])
+    matches = [[(torch.tensor([0]), torch.tensor([0]))]]
+    total, weight = Binary(no_object_weight=0.1).sums(logits, [torch.zeros(1).long()], matches)
     log1pexp = torch.nn.functional.softplus
-    expected = (log1pexp(torch.tensor(-2.0)) + 0.1 * (log1pexp(logits[0, 1:])).sum()) / 1.2
-    torch.testing.assert_close(loss, expected)
+    expected = (log1pexp(torch.tensor(-2.0)) + 0.1 * (log1pexp(logits[0, 0, 1:])).sum()) / 1.2
+    torch.testing.assert_close(total / weight, expected[None])
 
 
 def test_predictions_that_are_not_numbers_end_in_one_sentence() -> None:
     layers, maps, targets = small_batch([1])
-    maps[0].maps[0, 0, 0, 0] = float("nan")
+    maps[0].stored["values"][0, 0, 0, 0] = float("nan")
     with pytest.raises(Diverged, match="no longer finite"):
         SetCriterion(Binary(), num_points=64)(layers, maps, targets)
 
@@ -262,7 +275,8 @@ def test_targets_at_original_size_equal_targets_drawn_on_the_padded_image() -> N
     )[0]
     padded = torch.nn.functional.pad(resized, (0, 4, 0, 12))
     points = torch.rand(1, 4000, 2)
-    ours = sample_targets(original, points, torch.tensor([[[20 / 24, 20 / 32]]]))
+    stack = TargetStack([Targets(original[None], torch.zeros(1).long(), (20 / 24, 20 / 32))])
+    ours = stack.own(torch.tensor([0]), points[None])[0]
     theirs = sample(padded, points)
     outside = (points[0, :, 0] > 21 / 24) | (points[0, :, 1] > 21 / 32)
     assert (ours[0, outside] == 0).all()
@@ -272,10 +286,124 @@ def test_targets_at_original_size_equal_targets_drawn_on_the_padded_image() -> N
 
 def test_most_loss_points_lie_where_the_prediction_is_uncertain() -> None:
     ramp = torch.linspace(-8, 8, 32).expand(1, 32, 32)  # zero at x = 0.5
-    points = uncertain_points(ramp, 100, uniform_points("cpu"))
+    points = uncertain_points(ramp, 100, uniform_points("cpu"), samples=[0])
     assert points.shape == (1, 100, 2)
     near = (points[0, :75, 0] - 0.5).abs()
     assert near.max() < 0.25 < (points[0, 75:, 0] - 0.5).abs().max()
+
+
+def decoded(num_layers: int, batch: int, *, seed: int = 0) -> list[tuple]:
+    """Logits (B, 5) and embeddings (B, 5, 3) of each layer, to take gradients of."""
+    random = torch.Generator().manual_seed(seed)
+    return [
+        tuple(
+            torch.randn(*shape, generator=random).requires_grad_()
+            for shape in [(batch, 5), (batch, 5, 3)]
+        )
+        for _ in range(num_layers)
+    ]
+
+
+def gradients(losses: dict[str, torch.Tensor], layers: list[tuple]) -> list[torch.Tensor]:
+    return torch.autograd.grad(sum(losses.values()), [own for layer in layers for own in layer])
+
+
+def constant_points(samples: Sequence[int], points: int) -> torch.Tensor:
+    """The same for each row of a sample and each call, so that the order of calls is free."""
+    random = [torch.Generator().manual_seed(1000 * b + points) for b in samples]
+    return torch.stack([torch.rand(points, 2, generator=own) for own in random])
+
+
+@pytest.mark.parametrize("points", [8, 60])  # few and many for these maps
+@pytest.mark.parametrize("classification", [Binary(), Softmax(4)], ids=["binary", "softmax"])
+def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
+    points: int, classification: Binary | Softmax, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, maps, targets = small_batch([2, 0, 7, 1])
+    # The same sizes again, so that some samples share a group and others do not.
+    maps, targets = maps + maps[::-1], targets + targets[::-1]
+    layers = decoded(3, len(maps))
+    if isinstance(classification, Softmax):
+        layers = [
+            (logits[..., None] * torch.linspace(-1, 1, 5), embeds) for logits, embeds in layers
+        ]
+        for own in targets:
+            own.labels = torch.arange(len(own.labels)) % 4
+    prior = [torch.rand(5, len(own.labels)) for own in targets]
+    loss = SetCriterion(classification, num_points=points, prior_weight=0.5)
+    together = loss(layers, maps, targets, prior=prior, random=constant_points)
+    found = gradients(together, layers)
+    monkeypatch.setattr(criterion, "AT_ONCE", 1)  # one layer after the other
+    totals: list[torch.Tensor] = []
+    one_by_one = loss(
+        layers,
+        maps,
+        targets,
+        prior=prior,
+        random=constant_points,
+        average=lambda own: totals.append(own) or own,
+    )
+    torch.testing.assert_close(one_by_one, together)
+    alone = [
+        loss(
+            [(logits[b : b + 1], embeds[b : b + 1]) for logits, embeds in layers],
+            [maps[b]],
+            [targets[b]],
+            prior=[prior[b]],
+            random=lambda samples, points, b=b: constant_points([b] * len(samples), points),
+            average=lambda own: totals[0],
+        )
+        for b in range(len(maps))
+    ]
+    added = {name: sum(losses[name] for losses in alone) for name in together}
+    torch.testing.assert_close(added, together)
+    expected = gradients(added, layers)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert min(gradient.abs().max() for gradient in found) > 0
+
+
+def test_halves_that_share_their_counts_average_to_the_whole_batch() -> None:
+    _, maps, targets = small_batch([3, 0, 1, 0, 0])
+    layers, seeds, loss = decoded(2, 5), [7, 8, 9, 10, 11], SetCriterion(Binary(), num_points=16)
+    whole = loss(layers, maps, targets, random=sample_points(seeds, "cpu"))
+    halves = [slice(0, 2), slice(2, 5)]
+    counts: list[torch.Tensor] = []
+
+    def half(rows: slice, average: Callable[[torch.Tensor], torch.Tensor]) -> dict:
+        return loss(
+            [(logits[rows], embeds[rows]) for logits, embeds in layers],
+            maps[rows],
+            targets[rows],
+            random=sample_points(seeds[rows], "cpu"),
+            average=average,
+        )
+
+    for rows in halves:
+        half(rows, lambda own: counts.append(own) or own)
+    assert [len(own) for own in counts] == [3, 3]  # once for all layers
+    parts = [half(rows, lambda _: (counts[0] + counts[1]) / 2) for rows in halves]
+    mean = {name: (parts[0][name] + parts[1][name]) / 2 for name in whole}
+    torch.testing.assert_close(mean, whole)
+    torch.testing.assert_close(gradients(mean, layers), gradients(whole, layers))
+
+
+def test_a_sample_draws_the_same_points_whatever_else_is_in_the_batch() -> None:
+    several, alone = sample_points([3, 4, 5], "cpu"), sample_points([4], "cpu")
+    for _ in range(2):  # calls go on in each sample's numbers
+        drawn = several([0, 0, 1, 1, 1, 2], 6)
+        assert torch.equal(drawn[2:5], alone([0, 0, 0], 6))
+        assert not torch.equal(drawn[0], drawn[2])
+    assert drawn.min() >= 0 and drawn.max() < 1
+
+
+def test_mask_features_in_training_get_gradients() -> None:
+    layers, _, targets = small_batch([1])
+    values = torch.randn(2, 3, 16, 16, requires_grad=True)  # (T, C, h, w)
+    losses = SetCriterion(Binary(), num_points=8)(
+        layers, [MaskFeatures({"values": values}, EXACT)], targets
+    )
+    losses["loss_mask"].backward()
+    assert values.grad.abs().sum() > 0
 
 
 def test_similarity_of_nothing_is_zero() -> None:

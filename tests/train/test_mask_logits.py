@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cache_schema.codecs import CODECS, LOWRANK, Codec, get_codec
 from tests.synthetic import make_codec
-from train.losses.points import sample
-from train.mask_logits import MaskFeatures, mask_logits
+from train.bilinear import sample
+from train.mask_logits import MaskFeatures, MaskStack, mask_logits
 
 CHANNELS = 16
 PARAMETERS = [
@@ -34,6 +34,10 @@ def make(
     return codec.encode(features), torch.from_numpy(
         rng.standard_normal((queries, CHANNELS), np.float32)
     )
+
+
+def stack(stored: dict[str, np.ndarray], codec: Codec) -> MaskStack:
+    return MaskStack([MaskFeatures(stored, codec)])
 
 
 def expand(codec: Codec, stored: dict[str, np.ndarray]) -> Tensor:
@@ -70,7 +74,7 @@ def test_forward_and_backward_are_those_of_expanded_features(
     features = expand(codec, stored)
     exact = embeds.double().requires_grad_()
     expected = torch.einsum("nc,tchw->nthw", exact, features)
-    found = MaskFeatures(stored, codec).logits(embeds.requires_grad_())
+    found = stack(stored, codec).logits(embeds.requires_grad_()[None])[0]
     assert_rounded(found, expected)
     assert_rounded(mask_logits(stored, embeds, codec=codec).transpose(0, 1), expected)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(seed))
@@ -100,21 +104,28 @@ def test_a_frame_is_one_product_bit_for_bit() -> None:
 @pytest.mark.parametrize("points", [7, 300])
 def test_logits_at_points_are_those_of_the_maps(codec: Codec, points: int) -> None:
     """Few points interpolate the coded features, many the maps: the same numbers either way."""
-    stored, embeds = make(codec, 3, 6, 10, 4)
+    clips = [make(codec, 3, 6, 10, 4, seed)[0] for seed in range(2)]
+    random = torch.Generator().manual_seed(0)
+    embeds = torch.randn(2, 2, 4, CHANNELS, generator=random)  # (G, L, N, C)
     # Some points lie on the edge, where the half of a bilinear value that is outside is zero.
-    where = torch.rand(1, points, 2, generator=torch.Generator().manual_seed(0))
-    where[0, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
-    maps = torch.einsum("nc,tchw->nthw", embeds.double(), expand(codec, stored))
-    expected = sample(maps.flatten(0, 1), where.double()).view(4, 3 * points)
-    assert_rounded(MaskFeatures(stored, codec).at(embeds, where), expected)
+    where = torch.rand(2, 2, points, 2, generator=random)
+    where[1, 0, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
+    found = MaskStack([MaskFeatures(stored, codec) for stored in clips]).at(embeds, where)
+    for g, stored in enumerate(clips):
+        features = expand(codec, stored)
+        for layer in range(2):
+            maps = torch.einsum("nc,tchw->nthw", embeds[g, layer].double(), features)
+            shared = where[g, layer].double().expand(12, -1, -1)
+            expected = sample(maps.flatten(0, 1), shared).view(4, 3, points)
+            assert_rounded(found[g, layer], expected.permute(2, 1, 0))
 
 
 def test_no_product_has_more_than_r_channels() -> None:
     codec = make_codec(LOWRANK, CHANNELS, rank=2)
     stored, embeds = make(codec, 3, 20, 30, 5)
-    features = MaskFeatures(stored, codec)
+    features = stack(stored, codec)
     with FlopCounterMode(display=False) as counter:
-        features.logits(embeds.requires_grad_()).sum().backward()
+        features.logits(embeds.requires_grad_()[None]).sum().backward()
     maps, projection = 5 * 2 * 3 * 20 * 30, 5 * 16 * 2 + 5 * 16
     # Two operations a multiply-add; each product backward once, to the embeddings only.
     assert counter.get_total_flops() <= 2 * 2 * (maps + projection)
@@ -135,5 +146,5 @@ def test_replay_in_inference_mode_leaves_training_possible() -> None:
     stored, embeds = make(codec, 1, 3, 4, 2)
     with torch.inference_mode():
         mask_logits(stored, embeds, codec=codec)
-    MaskFeatures(stored, codec).logits(embeds.requires_grad_()).sum().backward()
+    stack(stored, codec).logits(embeds.requires_grad_()[None]).sum().backward()
     assert embeds.grad.abs().sum() > 0

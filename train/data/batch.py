@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.affinity import objectness, track_distance
 from train.data.targets import Boxes
-from train.losses import Targets
+from train.losses import Supervision, Targets
 from train.mask_logits import MaskFeatures
 from train.models import HeadInputs
 
@@ -55,6 +56,11 @@ class Batch:
     mask_features: list[MaskFeatures]
     targets: list[Targets]
     distances: list[Tensor]
+
+    @cached_property
+    def supervision(self) -> Supervision:
+        """What the loss compares with, the same for all heads that train on this batch."""
+        return Supervision(self.mask_features, self.targets)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""

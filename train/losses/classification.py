@@ -1,5 +1,6 @@
 """The classification term of the set loss, once for many classes and once for yes or no."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,12 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Matches = list[tuple[Tensor, Tensor]]
-"""Per video: prediction indices and target indices, int64, on the CPU."""
+"""Per sample: query indices and target indices, int64, on the CPU."""
 
 
-def _flat_matches(matches: Matches) -> tuple[Tensor, Tensor]:
-    rows = torch.cat([torch.full_like(queries, b) for b, (queries, _) in enumerate(matches)])
-    return rows, torch.cat([queries for queries, _ in matches])
+def _matched(layers: Sequence[Matches]) -> tuple[Tensor, Tensor, Tensor]:
+    """Layer, sample and query of every match, layer by layer and sample by sample."""
+    queries = [own for matches in layers for own, _ in matches]
+    lengths = torch.tensor([len(own) for own in queries], dtype=torch.int64)
+    rows = torch.arange(len(queries)).repeat_interleave(lengths)
+    return rows // len(layers[0]), rows % len(layers[0]), torch.cat(queries)
 
 
 @dataclass
@@ -28,18 +32,36 @@ class Softmax:
     no_object_weight: float = 0.1
 
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits (N, K + 1) and labels (M,) to the matching cost (N, M)."""
-        return -logits.softmax(dim=-1)[:, labels]
+        """Logits (G, L, N, K + 1) and labels (G, M) to the matching cost (G, L, N, M)."""
+        G, L, N, _ = logits.shape
+        return -logits.softmax(dim=-1).gather(3, labels[:, None, None].expand(G, L, N, -1))
 
-    def loss(self, logits: Tensor, labels: list[Tensor], matches: Matches) -> Tensor:
-        """Logits (B, N, K + 1) and the labels of each video to the weighted mean, ()."""
-        classes = torch.full(logits.shape[:2], self.num_classes)
-        classes[_flat_matches(matches)] = torch.cat(
-            [own.cpu()[targets] for own, (_, targets) in zip(labels, matches, strict=True)]
+    def sums(
+        self, logits: Tensor, labels: Sequence[Tensor], matches: Sequence[Matches]
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the loss, and the sum of the weights, of each layer.
+
+        Args:
+            logits: (L, B, N, K + 1).
+            labels: of each sample, (M,).
+            matches: of each layer.
+
+        Returns:
+            (L,) and (L,); one divided by the other is the weighted mean.
+        """
+        classes = torch.full(logits.shape[:3], self.num_classes)
+        classes[_matched(matches)] = torch.cat(
+            [
+                own.cpu()[targets]
+                for layer in matches
+                for own, (_, targets) in zip(labels, layer, strict=True)
+            ]
         )
+        classes = classes.to(logits.device)
         weight = logits.new_ones(self.num_classes + 1)
         weight[-1] = self.no_object_weight
-        return F.cross_entropy(logits.flatten(0, 1), classes.flatten().to(logits.device), weight)
+        loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
+        return loss.view(len(logits), -1).sum(dim=1), weight[classes].sum(dim=(1, 2))
 
 
 @dataclass
@@ -53,15 +75,16 @@ class Binary:
     no_object_weight: float = 0.1
 
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits (N,) and labels (M,), whose values do not matter, to the cost (N, M)."""
-        return -logits.sigmoid()[:, None].expand(-1, len(labels))
+        """Logits (G, L, N) and labels (G, M), whose values do not matter, to (G, L, N, M)."""
+        return -logits.sigmoid()[..., None].expand(-1, -1, -1, labels.shape[1])
 
-    def loss(self, logits: Tensor, labels: list[Tensor], matches: Matches) -> Tensor:
-        """Logits (B, N) to the weighted mean over all queries of the batch, ()."""
+    def sums(
+        self, logits: Tensor, labels: Sequence[Tensor], matches: Sequence[Matches]
+    ) -> tuple[Tensor, Tensor]:
+        """As `Softmax.sums`, with logits (L, B, N)."""
         meant = torch.zeros(logits.shape)
-        meant[_flat_matches(matches)] = 1.0
-        weight = torch.where(meant > 0, 1.0, self.no_object_weight).to(logits.device)
-        loss = F.binary_cross_entropy_with_logits(
-            logits, meant.to(logits.device), weight, reduction="sum"
-        )
-        return loss / weight.sum()
+        meant[_matched(matches)] = 1.0
+        meant = meant.to(logits.device)
+        weight = torch.where(meant > 0, 1.0, self.no_object_weight)
+        loss = F.binary_cross_entropy_with_logits(logits, meant, weight, reduction="none")
+        return loss.sum(dim=(1, 2)), weight.sum(dim=(1, 2))

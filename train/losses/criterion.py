@@ -1,61 +1,30 @@
 """The set loss: match predictions with targets, then classify and compare masks at points.
 
-One layer at a time, and per layer the maps of all queries only for the matching, where no
-gradient is kept; the loss computes the matched ones again. Memory then holds the matched maps
-only, a few out of N.
+The maps of all queries are needed only for the matching, where no gradient is kept; the loss
+computes the matched ones again. Memory then holds the matched maps only, a few out of N. Where
+points are many, one layer follows the other; where they are few, all layers go together.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.bilinear import sample
 from train.losses.classification import Binary, Matches, Softmax
 from train.losses.matcher import assign, dice_cost, mask_cost
-from train.losses.points import (
-    RandomPoints,
-    sample,
-    sample_targets,
-    uncertain_points,
-    uniform_points,
-)
+from train.losses.points import RandomPoints, uncertain_points, uniform_points
+from train.losses.supervision import Group, Supervision, Targets
+from train.mask_logits import MaskFeatures
 
+AT_ONCE = 2**21
+"""Logits of one sample at points that the layers handled together have at most."""
 
-class MaskMaps(Protocol):
-    """Anything that turns mask embeddings into maps, such as `train.mask_logits.MaskFeatures`."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(T, h, w)."""
-
-    def logits(self, embeds: Tensor) -> Tensor:
-        """(N, C) to (N, T, h, w), differentiable."""
-
-    def at(self, embeds: Tensor, points: Tensor) -> Tensor:
-        """(N, C) to the values at points (1, P, 2) of every frame, (N, T * P)."""
-
-
-@dataclass
-class Targets:
-    """The true masks of one video.
-
-    Attributes:
-        masks: (M, T, H, W) uint8 at original size; M may be 0.
-        labels: (M,) int64 classes; zeros where there is one class only.
-        extent: (x, y) fractions of the padded image that the image fills.
-    """
-
-    masks: Tensor
-    labels: Tensor
-    extent: tuple[float, float] = (1.0, 1.0)
-
-    def to(self, device: torch.device | str) -> "Targets":
-        """The same targets on another device."""
-        return Targets(self.masks.to(device), self.labels.to(device), self.extent)
+Average = Callable[[Tensor], Tensor]
+"""Counts (n,) of this process to their mean over all processes."""
 
 
 @dataclass
@@ -85,176 +54,240 @@ class SetCriterion:
     def __call__(
         self,
         layers: Sequence[tuple[Tensor, Tensor]],
-        maps: Sequence[MaskMaps],
+        maps: Sequence[MaskFeatures],
         targets: Sequence[Targets],
         *,
         prior: Sequence[Tensor] | None = None,
         random: RandomPoints | None = None,
+        average: Average | None = None,
     ) -> dict[str, Tensor]:
+        """The loss terms that `compare` gives, for a batch that is used once.
+
+        Args:
+            maps: the mask features of each of the B samples, of any size.
+            targets: B targets.
+        """
+        truth = Supervision(maps, targets)
+        return self.compare(layers, truth, prior=prior, random=random, average=average)[0]
+
+    def compare(
+        self,
+        layers: Sequence[tuple[Tensor, Tensor]],
+        truth: Supervision,
+        *,
+        prior: Sequence[Tensor] | None = None,
+        random: RandomPoints | None = None,
+        average: Average | None = None,
+    ) -> tuple[dict[str, Tensor], Matches]:
         """The weighted loss terms, summed over decoder layers (deep supervision).
 
         Args:
             layers: class logits (B, N) or (B, N, K + 1) and mask embeddings (B, N, C) of each
                 decoder layer, the last one last.
-            maps: the mask features of each of the B videos, of any size.
-            targets: B targets.
+            truth: what to compare with; several heads may share it.
             prior: B costs (N, M) of matching a query with a target, known beforehand.
             random: source of random points; torch's global generator by default.
+            average: where several processes hold a part of the batch each and their gradients are
+                averaged: gives the mean of counts over processes, so that every process divides by
+                the whole batch's. It is called once, whatever the number of layers.
 
         Returns:
-            ``loss_cls``, ``loss_mask``, ``loss_dice``, each a scalar.
+            ``loss_cls``, ``loss_mask``, ``loss_dice``, each a scalar, and the matches of the last
+            layer.
 
         Raises:
             Diverged: a prediction is not finite.
         """
-        return self.with_matches(layers, maps, targets, prior=prior, random=random)[0]
-
-    def with_matches(
-        self,
-        layers: Sequence[tuple[Tensor, Tensor]],
-        maps: Sequence[MaskMaps],
-        targets: Sequence[Targets],
-        *,
-        prior: Sequence[Tensor] | None = None,
-        random: RandomPoints | None = None,
-    ) -> tuple[dict[str, Tensor], Matches]:
-        """What `__call__` gives, and the matches of the last layer."""
-        random = random or uniform_points(layers[-1][0].device)
-        terms: dict[str, list[Tensor]] = defaultdict(list)
-        for logits, embeds in layers:
-            matches = self.match(logits, embeds, maps, targets, prior=prior, random=random)
-            for name, value in self.losses(
-                logits, embeds, maps, targets, matches=matches, random=random
-            ).items():
-                terms[name].append(value)
+        device = layers[-1][0].device
+        random = random or uniform_points(device)
+        with torch.autocast(device.type, enabled=False):
+            logits = torch.stack([own.float() for own, _ in layers])  # (L, B, N) or with K + 1
+            embeds = torch.stack([own.float() for _, own in layers], dim=1)  # (B, L, N, C)
+            matches = self.match(logits, embeds, truth, prior=prior, random=random)
+            losses = self.losses(
+                logits, embeds, truth, matches=matches, random=random, average=average
+            )
         weights = {"cls": self.class_weight, "mask": self.mask_weight, "dice": self.dice_weight}
-        losses = {f"loss_{name}": weights[name] * sum(values) for name, values in terms.items()}
-        return losses, matches
+        return {f"loss_{name}": weights[name] * term for name, term in losses.items()}, matches[-1]
 
     @torch.no_grad()
     def match(
         self,
         logits: Tensor,
         embeds: Tensor,
-        maps: Sequence[MaskMaps],
-        targets: Sequence[Targets],
+        truth: Supervision,
         *,
         prior: Sequence[Tensor] | None = None,
         random: RandomPoints,
-    ) -> Matches:
-        """Match the queries of one layer with the targets; see `__call__`.
+    ) -> list[Matches]:
+        """Match the queries of each layer with the targets; see `compare`.
 
-        All masks of a video are compared at one shared set of points, in every frame.
+        Args:
+            logits: (L, B, N) or (L, B, N, K + 1).
+            embeds: (B, L, N, C).
+            truth: B targets.
+            prior: as for `compare`.
+            random: as for `compare`.
+
+        Returns:
+            The matches of each layer.
         """
-        points = random(len(targets), self.num_points)  # (B, P, 2)
-        costs = [
-            self.cost(
-                logits[b], maps[b].at(embeds[b], points[b : b + 1]), own, points=points[b : b + 1]
-            )
-            for b, own in enumerate(targets)
-        ]
+        none = torch.zeros(0, dtype=torch.int64)
+        matches: list[Matches] = [[(none, none)] * len(truth.labels) for _ in logits]
+        costs = [self.costs(logits, embeds, group, random) for group in truth.groups]
         if prior is not None:
-            costs = [
-                cost + self.prior_weight * known for cost, known in zip(costs, prior, strict=True)
-            ]
+            for cost, group in zip(costs, truth.groups, strict=True):
+                for own, b in zip(cost, group.samples, strict=True):  # (L, N, M)
+                    own[..., : prior[b].shape[1]] += self.prior_weight * prior[b]
+        if not costs:
+            return matches
         # One transfer for the whole batch: on a GPU each would wait for the device.
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         parts = flat.split([cost.numel() for cost in costs])
-        return [
-            assign(part.view(cost.shape).numpy()) for part, cost in zip(parts, costs, strict=True)
-        ]
+        for part, cost, group in zip(parts, costs, truth.groups, strict=True):
+            tables = part.view(cost.shape).numpy()
+            for table, b, count in zip(tables, group.samples, group.targets.counts, strict=True):
+                for layer, own in enumerate(table[..., :count]):
+                    matches[layer][b] = assign(own)
+        return matches
 
-    def cost(
-        self, logits: Tensor, at_points: Tensor, targets: Targets, *, points: Tensor
-    ) -> Tensor:
-        """Matching cost of one video.
+    def costs(self, logits: Tensor, embeds: Tensor, group: Group, random: RandomPoints) -> Tensor:
+        """Matching costs of the samples of one size, without the prior.
+
+        All masks of a sample are compared at one shared set of points, in every frame.
 
         Args:
-            logits: (N,) or (N, K + 1).
-            at_points: mask logits at the points, (N, T * P).
-            targets: M targets.
-            points: (1, P, 2).
+            logits: (L, B, N) or (L, B, N, K + 1), of the whole batch.
+            embeds: (B, L, N, C), of the whole batch.
+            group: G samples of it.
+            random: source of random points.
 
         Returns:
-            (N, M).
+            (G, L, N, largest M).
         """
-        if len(targets.labels) == 0:
-            return at_points.new_zeros(len(at_points), 0)
-        truth = sample_targets(
-            targets.masks.flatten(0, 1), points, points.new_tensor([[targets.extent]])
-        ).view(len(targets.masks), at_points.shape[1])  # (M, T * P)
-        return (
-            self.class_weight * self.classification.cost(logits, targets.labels)
-            + self.mask_weight * mask_cost(at_points, truth)
-            + self.dice_weight * dice_cost(at_points, truth)
+        labels = group.targets.labels
+        costs = self.class_weight * self.classification.cost(
+            logits[:, group.samples].transpose(0, 1), labels
         )
+        for part in self._parts(embeds, group):
+            own = embeds[group.samples, part]  # (G, L', N, C)
+            rows = np.repeat(group.samples, own.shape[1]).tolist()
+            points = random(rows, self.num_points).view(*own.shape[:2], -1, 2)  # (G, L', P, 2)
+            predicted = group.features.at(own, points).flatten(2, 3)  # (G, L', P * T, N)
+            true = group.targets.shared(points).flatten(2, 3)  # (G, L', P * T, M)
+            costs[:, part] += self.mask_weight * mask_cost(predicted, true)
+            costs[:, part] += self.dice_weight * dice_cost(predicted, true)
+        return costs
 
     def losses(
         self,
         logits: Tensor,
         embeds: Tensor,
-        maps: Sequence[MaskMaps],
-        targets: Sequence[Targets],
+        truth: Supervision,
         *,
-        matches: Matches,
+        matches: Sequence[Matches],
         random: RandomPoints,
+        average: Average | None = None,
     ) -> dict[str, Tensor]:
-        """The unweighted terms ``cls``, ``mask`` and ``dice`` of one layer; see `__call__`.
+        """The unweighted terms ``cls``, ``mask`` and ``dice``, summed over layers; see `match`.
 
-        The mask terms are sums over matched targets, divided by the number of all targets.
+        Each layer's class term is a weighted mean over all queries; its mask terms are sums over
+        matched targets, divided by the number of all targets.
         """
-        num_targets = max(sum(len(own.labels) for own in targets), 1)
-        labels = [own.labels for own in targets]
+        classes, weights = self.classification.sums(logits, truth.labels, matches)  # (L,), (L,)
+        counts = torch.cat([weights, weights.new_tensor([truth.num_targets])])
+        if average is not None:
+            counts = average(counts)
+        # Without any target there is nothing to divide either.
+        num_targets = torch.where(counts[-1] > 0, counts[-1], 1.0)
         # Zero where nothing matches, but a zero that reaches the parameters.
         mask = dice = embeds.sum() * 0.0
-        for predicted, truth in self._point_pairs(embeds, maps, targets, matches, random):
-            mask = mask + point_bce(predicted, truth)
-            dice = dice + point_dice(predicted, truth)
+        for group in truth.groups:
+            for part in self._parts(embeds, group):
+                predicted, true = self._point_pairs(embeds, group, part, matches, random)
+                mask = mask + point_bce(predicted, true)
+                dice = dice + point_dice(predicted, true)
         return {
-            "cls": self.classification.loss(logits, labels, matches),
+            "cls": (classes / counts[:-1]).sum(),
             "mask": mask / num_targets,
             "dice": dice / num_targets,
         }
 
+    def _parts(self, embeds: Tensor, group: Group) -> Iterator[slice]:
+        """Layers handled together, by the sizes of one sample: how many others share the batch
+        must not change in which order a sample's random numbers are drawn."""
+        _, layers, queries, _ = embeds.shape
+        step = max(1, AT_ONCE // (queries * group.targets.frames * self.num_points))
+        return (slice(start, start + step) for start in range(0, layers, step))
+
     def _point_pairs(
         self,
         embeds: Tensor,
-        maps: Sequence[MaskMaps],
-        targets: Sequence[Targets],
-        matches: Matches,
+        group: Group,
+        part: slice,
+        matches: Sequence[Matches],
         random: RandomPoints,
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Logits and truth (M', T * P) of matched instances, one pair per size of video."""
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for b, (queries, _) in enumerate(matches):
-            if len(queries):
-                groups[(*maps[b].shape, *targets[b].masks.shape[2:])].append(b)
-        pairs = []
-        for (frames, *_), videos in groups.items():
-            predicted, truth, extents = [], [], []
-            for b in videos:
-                queries, own = (index.to(embeds.device) for index in matches[b])
-                predicted.append(maps[b].logits(embeds[b][queries]))  # (M', T, h, w)
-                truth.append(targets[b].masks[own])  # (M', T, H, W)
-                extents += [targets[b].extent] * (len(own) * frames)
-            rows = torch.cat(predicted).flatten(0, 1)  # (R = M' * T, h, w)
-            points = uncertain_points(
-                rows.detach(),
-                self.num_points,
-                random,
-                oversample_ratio=self.oversample_ratio,
-                importance_ratio=self.importance_ratio,
-            )  # (R, P, 2)
-            true_rows = torch.cat(truth).flatten(0, 1)  # (R, H, W)
-            extent = points.new_tensor(extents)[:, None]  # (R, 1, 2)
-            wide = (-1, frames * self.num_points)
-            pairs.append(
-                (
-                    sample(rows, points).view(wide),
-                    sample_targets(true_rows, points, extent).view(wide),
-                )
-            )
-        return pairs
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and truth (I, T * P) of the I instances matched in some layers."""
+        frames = group.targets.frames
+        instances = _Instances(embeds, group, part, matches)
+        maps = instances.maps(embeds, group).flatten(0, 1)  # (I * T, h, w)
+        points = uncertain_points(
+            maps.detach(),
+            self.num_points,
+            random,
+            samples=np.repeat(instances.samples, frames).tolist(),
+            oversample_ratio=self.oversample_ratio,
+            importance_ratio=self.importance_ratio,
+        )  # (I * T, P, 2)
+        true = group.targets.own(instances.targets, points.unflatten(0, (-1, frames)))
+        return sample(maps, points).view(len(true), -1), true.flatten(1)
+
+
+class _Instances:
+    """The I instances of a group matched in some layers, sample by sample and layer by layer.
+
+    Attributes:
+        samples: the sample of each in the batch.
+        targets: (I,) numbers among the group's targets.
+    """
+
+    def __init__(
+        self, embeds: Tensor, group: Group, part: slice, matches: Sequence[Matches]
+    ) -> None:
+        _, layers, queries, _ = embeds.shape
+        chosen = range(layers)[part]
+        counts = np.array([len(matches[0][b][0]) for b in group.samples]) * len(chosen)
+        clips = np.repeat(np.arange(len(counts)), counts)  # the clip of each instance
+        self.samples = np.array(group.samples)[clips]
+        within = np.arange(len(clips)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._width = int(counts.max())
+        query = np.concatenate(
+            [
+                matches[layer][b][0].numpy() + (b * layers + layer) * queries
+                for b in group.samples
+                for layer in chosen
+            ]
+        )
+        target = np.concatenate(
+            [
+                matches[layer][b][1].numpy() + first
+                for b, first in zip(group.samples, group.targets.firsts, strict=True)
+                for layer in chosen
+            ]
+        )
+        table = torch.from_numpy(np.stack([query, target, clips * self._width + within]))
+        self._queries, self.targets, self._slots = table.to(embeds.device)
+
+    def maps(self, embeds: Tensor, group: Group) -> Tensor:
+        """Mask logits of the instances, (I, T, h, w), from the embeddings (B, L, N, C)."""
+        own = embeds.flatten(0, 2)[self._queries]  # (I, C)
+        clips = len(group.samples)
+        if len(own) == clips * self._width:
+            return group.features.logits(own.unflatten(0, (clips, -1))).flatten(0, 1)
+        padded = own.new_zeros(clips * self._width, own.shape[1]).index_copy(0, self._slots, own)
+        maps = group.features.logits(padded.unflatten(0, (clips, -1)))
+        return maps.flatten(0, 1)[self._slots]
 
 
 def point_bce(logits: Tensor, truth: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Hungarian matching of predicted and true masks of one video."""
+"""Hungarian matching of predicted and true masks of one sample."""
 
 import numpy as np
 import torch
@@ -17,21 +17,22 @@ def mask_cost(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy of every prediction with every target, mean over points.
 
     Args:
-        logits: (N, P).
-        targets: (M, P), from 0 to 1.
+        logits: (..., P, N).
+        targets: (..., P, M), from 0 to 1.
 
     Returns:
-        (N, M).
+        (..., N, M).
     """
     # BCE(x, t) = softplus(x) - x t
-    return (F.softplus(logits).sum(dim=1, keepdim=True) - logits @ targets.T) / logits.shape[1]
+    apart = F.softplus(logits).sum(dim=-2)[..., None] - logits.mT @ targets
+    return apart / logits.shape[-2]
 
 
 def dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss with smoothing 1 of every prediction with every target; (N, P), (M, P): (N, M)."""
+    """Dice loss with smoothing 1 of every prediction with every target, shapes as `mask_cost`."""
     predictions = logits.sigmoid()
-    total = predictions.sum(dim=1)[:, None] + targets.sum(dim=1)[None]
-    return 1.0 - (2.0 * predictions @ targets.T + 1.0) / (total + 1.0)
+    total = predictions.sum(dim=-2)[..., None] + targets.sum(dim=-2)[..., None, :]
+    return 1.0 - (2.0 * (predictions.mT @ targets) + 1.0) / (total + 1.0)
 
 
 def assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:

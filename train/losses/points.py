@@ -4,54 +4,46 @@ The points of the loss lie where the prediction is least certain (PointRend). Co
 (x, y), fractions of the padded image, so a target can stay at its own resolution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-RandomPoints = Callable[[int, int], Tensor]
-"""(rows, points) to uniform numbers (rows, points, 2) in [0, 1); a test feeds recorded ones."""
+from train.bilinear import sample
+
+RandomPoints = Callable[[Sequence[int], int], Tensor]
+"""(sample of each row, points) to uniform numbers (rows, points, 2) in [0, 1).
+
+Rows of one sample follow each other. A test feeds recorded numbers."""
 
 
-def uniform_points(device: torch.device) -> RandomPoints:
+def uniform_points(device: torch.device | str) -> RandomPoints:
     """The ordinary source: torch's global generator of the device."""
-    return lambda rows, points: torch.rand(rows, points, 2, device=device)
+    return lambda samples, points: torch.rand(len(samples), points, 2, device=device)
 
 
-def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values at points; beyond the edge a map is zero.
+def sample_points(seeds: Sequence[int], device: torch.device | str) -> RandomPoints:
+    """A source whose numbers for a sample do not depend on what else is in the batch.
 
-    Args:
-        maps: (R, h, w) float.
-        points: (R, P, 2), or (1, P, 2) for one set of points on all maps.
-
-    Returns:
-        (R, P).
-    """
-    grid = 2.0 * points[:, :, None] - 1.0  # (R or 1, P, 1, 2)
-    if points.shape[0] == 1:
-        # Maps as channels: the weights of a point are computed once for all of them.
-        values = F.grid_sample(maps[None], grid, align_corners=False)  # (1, R, P, 1)
-        return values[0, :, :, 0]
-    return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, :, 0]
-
-
-def sample_targets(masks: Tensor, points: Tensor, extent: Tensor) -> Tensor:
-    """Values of target masks at points of the padded image.
-
-    The image fills only the upper left part of the padded one, the rest is zero. Resizing keeps
-    fractions of the image, so a division by that part's extent leads to the original pixels.
+    So a batch spread over several processes gets the points that it gets in one.
 
     Args:
-        masks: (R, H, W), any number type, at original size.
-        points: (R or 1, P, 2), fractions of the padded image.
-        extent: (R or 1, 1, 2), (x, y) fraction of the padded image that the image fills.
-
-    Returns:
-        (R, P) float32.
+        seeds: of each sample of the batch.
+        device: where the numbers are drawn.
     """
-    return sample(masks.float(), points / extent)
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def draw(samples: Sequence[int], points: int) -> Tensor:
+        numbers = torch.empty(len(samples), points, 2, device=device)
+        start = 0
+        for number, rows in groupby(samples):
+            stop = start + sum(1 for _ in rows)
+            numbers[start:stop].uniform_(generator=generators[number])
+            start = stop
+        return numbers
+
+    return draw
 
 
 @torch.no_grad()
@@ -60,6 +52,7 @@ def uncertain_points(
     num_points: int,
     random: RandomPoints,
     *,
+    samples: Sequence[int],
     oversample_ratio: float = 3.0,
     importance_ratio: float = 0.75,
 ) -> Tensor:
@@ -69,16 +62,16 @@ def uncertain_points(
         logits: (R, h, w) mask logits; the closer to zero, the less certain.
         num_points: P.
         random: called first for the candidates, then for the random points.
+        samples: the sample of each row.
         oversample_ratio: candidates per point.
         importance_ratio: share of the points that is chosen for being uncertain.
 
     Returns:
         (R, P, 2).
     """
-    rows = logits.shape[0]
-    candidates = random(rows, int(num_points * oversample_ratio))  # (R, 3P, 2)
+    candidates = random(samples, int(num_points * oversample_ratio))  # (R, 3P, 2)
     num_uncertain = int(num_points * importance_ratio)
-    extra = random(rows, num_points - num_uncertain)
+    extra = random(samples, num_points - num_uncertain)
     certainty = sample(logits, candidates).abs()  # (R, 3P)
     chosen = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
     uncertain = candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))  # (R, P', 2)

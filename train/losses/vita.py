@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.losses.classification import Matches, Softmax
-from train.losses.criterion import MaskMaps, SetCriterion, Targets
+from train.losses.criterion import SetCriterion
 from train.losses.points import RandomPoints
+from train.losses.supervision import Supervision, Targets
+from train.mask_logits import MaskFeatures
 
 
 @dataclass
@@ -67,7 +69,7 @@ class VITACriterion:
     def __call__(
         self,
         layers: Sequence[tuple[Tensor, Tensor]],
-        maps: Sequence[MaskMaps],
+        maps: Sequence[MaskFeatures],
         targets: Sequence[Targets],
         *,
         similarity: Similarity | None = None,
@@ -85,7 +87,7 @@ class VITACriterion:
         Raises:
             Diverged: a prediction is not finite.
         """
-        losses, matches = self.criterion.with_matches(layers, maps, targets, random=random)
+        losses, matches = self.criterion.compare(layers, Supervision(maps, targets), random=random)
         if similarity is not None:
             losses["loss_sim"] = self.similarity_weight * similarity_loss(similarity, matches)
         return losses
