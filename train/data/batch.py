@@ -63,7 +63,9 @@ class Batch:
         return Supervision(self.mask_features, self.targets)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
+        """The same batch on a device: this one, with what it has prepared, where it is there."""
+        if self.inputs.sentence.device == torch.device(device):
+            return self
         return Batch(
             self.inputs.to(device),
             [features.to(device) for features in self.mask_features],
