@@ -82,11 +82,11 @@ def main(argv: list[str]) -> int:
     figures = {}
     for name, codec in codecs.items():
         source = reader if codec is reader.codec else Recoded(reader, codec)
-        task = Task(source, predictions, list_expressions(reader), predictions.sigma)
-        content = score_expressions(task, with_controls=False)
-        if content is None:
+        task = Task(source, predictions, list_expressions(reader), [predictions.sigma])
+        contents = score_expressions(task)
+        if not contents:
             raise InputError(f"{reader.path} has no ground truth to score with")
-        figures[name] = content["J&F"]
+        figures[name] = contents[0]["J&F"]
         print(f"{name:<20}{100 * figures[name]:6.2f}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")

@@ -1,17 +1,21 @@
 """Predict from whole videos, rebuild the masks, score them: J, F and J&F.
 
     python -m train.evaluate CONFIG --cache CACHE --checkpoint CKPT --out DIR [--controls]
-    python -m train.evaluate CONFIG --cache CACHE --from-predictions FILE --out DIR --sigma 0.5
+    python -m train.evaluate CONFIG --cache CACHE --from-predictions FILE --out DIR --sigma 0.3 0.5
 
 writes DIR/predictions.h5, DIR/metrics.json and, with --save-masks, DIR/masks in the layout of the
 benchmark (`train.evaluation.pngs`). The protocol is that of the cache's data set: Ref-DAVIS17 is
-scored as DAVIS scores (`train.evaluation.davis`), all others expression by expression.
+scored as DAVIS scores (`train.evaluation.davis`), all others expression by expression. Several
+sigmas are scored in one pass; metrics.json then holds the first one's figures and, under "sigmas",
+those of each.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,111 +27,135 @@ from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
 from cache_schema.reader import CacheReader
 from train.__main__ import pick_device
-from train.checkpoint import latest_checkpoint
+from train.checkpoint import latest_checkpoint, read_checkpoint
 from train.config import Options, load_config
+from train.data.compatible import check_models
 from train.evaluation import controls, davis_report, report
 from train.evaluation.cache_scores import (
     DAVIS,
-    ONE_OBJECT,
     Task,
     check_origin,
     has_truth,
     list_expressions,
+    pick_rule,
     score_davis,
     score_expressions,
 )
 from train.evaluation.records import Item
 from train.inference import predict_video, read_expression
-from train.models.dmvs import DMVS
+from train.models import DMVS
 from train.predictions import Predictions, PredictionsWriter
+from train.provenance import cache_identity, describe_run
 from train.replay import keep
 from train.runner import load_head
 
 NUM_SHUFFLES = 3
 
+#: For each expression the scores (N,) and mask embeddings (N, C) of some queries.
+Said = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
+    start = time.perf_counter()
     arguments = _parser().parse_args(argv)
-    if arguments.sigma is not None and not 0 <= arguments.sigma <= 1:
-        raise InputError(f"--sigma {arguments.sigma}: a score is from 0 to 1, and so is sigma")
+    _check_arguments(arguments)
     config = load_config(arguments.config, arguments.cfg_options)
     reader = CacheReader(arguments.cache)
     device = pick_device(arguments.device)
     videos = list_expressions(reader)
-    scored = has_truth(reader)
-    out, shuffled = Path(arguments.out), []
     if arguments.from_predictions:
-        predictions = Predictions(arguments.from_predictions)
-        sigma = predictions.sigma if arguments.sigma is None else arguments.sigma
+        predictions, shuffled = Predictions(arguments.from_predictions), []
+        check_origin(reader, predictions)
+        sigmas = arguments.sigma or [predictions.sigma]
     else:
-        checkpoint = Path(arguments.checkpoint)
-        checkpoint = latest_checkpoint(checkpoint) or checkpoint
-        head = load_head(config, checkpoint, device)
-        _check_sizes(config, reader, videos)
-        sigma = config.evaluation.sigma if arguments.sigma is None else arguments.sigma
-        with PredictionsWriter(
-            out / "predictions.h5",
-            fingerprint=reader.fingerprint_hex,
-            checkpoint=file_sha256(checkpoint),
-            rule=pick_rule(config, reader.dataset),
-            sigma=sigma,
-        ) as writer:
-            for item, scores, embeds in predict(reader, head, videos, device=device):
-                writer.add(item.video, item.expression, scores, embeds)
-        predictions = Predictions(writer.path)
-        if arguments.controls and scored:
-            how = {"rule": predictions.rule, "sigma": sigma, "device": device}
-            shuffled = [
-                predict_shuffled(reader, head, videos, seed=seed, **how)
-                for seed in range(NUM_SHUFFLES)
-            ]
-    content = evaluate(
+        sigmas = arguments.sigma or [config.evaluation.sigma]
+        predictions, shuffled = _predict_all(
+            arguments, config, reader, videos, sigmas=sigmas, device=device
+        )
+    sigmas, out = list(dict.fromkeys(sigmas)), Path(arguments.out)
+    task = Task(
         reader,
         predictions,
         videos,
-        sigma=sigma,
-        has_truth=scored,
+        sigmas,
+        at_most=arguments.keep,
         shuffled=shuffled,
-        with_controls=arguments.controls,
         masks=out / "masks" if arguments.save_masks else None,
         device=device,
     )
-    _close(arguments, content, predictions, videos)
+    contents = evaluate(task, with_controls=arguments.controls)
+    if contents:
+        run = describe_run(
+            config=config.to_dict(),
+            seed=predictions.training.get("seed"),
+            caches={
+                "training": predictions.training.get("caches", []),
+                "evaluation": [cache_identity(reader)],
+            },
+            device=device,
+            seconds=time.perf_counter() - start,
+            checkpoint=predictions.checkpoint,
+            rule=predictions.rule,
+            sigma=sigmas,
+            keep=arguments.keep,
+        )
+        _write(out / "metrics.json", contents, sigmas, run)
+    _print(arguments, contents, task)
     return 0
 
 
-def _close(
+def _predict_all(
     arguments: argparse.Namespace,
-    content: dict | None,
-    predictions: Predictions,
+    config: Config,
+    reader: CacheReader,
     videos: Mapping[str, Sequence[Item]],
-) -> None:
-    """Write metrics.json, print the table and where everything lies."""
-    out = Path(arguments.out)
-    if content is not None:
-        report.write_metrics(out / "metrics.json", content)
-        if "annotators" in content:
-            print(f"{davis_report.table(content)}\n")
-        else:
-            print(f"{report.table(content)}\n{report.accuracy_lines(content)}")
-        if share := report.share_of_best(content):
-            print(f"{share}\n")
-        if arguments.controls and arguments.from_predictions:
-            print("The control with shuffled text needs the head: give --checkpoint.\n")
-        print(f"metrics:     {out / 'metrics.json'}")
-    else:
-        print(f"{report.no_truth(sum(map(len, videos.values())))}\n")
-    print(f"predictions: {predictions.path}")
-    if arguments.save_masks:
-        print(f"masks:       {out / 'masks'}")
+    *,
+    sigmas: Sequence[float],
+    device: torch.device,
+) -> tuple[Predictions, list[Said]]:
+    """Store what the head says of every expression; the same with other texts for the control."""
+    checkpoint = Path(arguments.checkpoint)
+    checkpoint = latest_checkpoint(checkpoint) or checkpoint
+    training = read_checkpoint(checkpoint)["meta"].get("training")
+    problem = check_models(
+        training,
+        reader.fingerprint,
+        checkpoint=f"checkpoint {checkpoint}",
+        cache=str(reader.path),
+        allowed=arguments.allow_other_models,
+    )
+    if problem:
+        print(f"warning: {problem}", file=sys.stderr)
+    head = load_head(config, checkpoint, device)
+    _check_sizes(config, reader, videos)
+    with PredictionsWriter(
+        Path(arguments.out) / "predictions.h5",
+        fingerprint=reader.fingerprint_hex,
+        checkpoint=file_sha256(checkpoint),
+        rule=pick_rule(config, reader.dataset),
+        sigma=sigmas[0],
+        training=_origin(training),
+    ) as writer:
+        for item, scores, embeds in predict(reader, head, videos, device=device):
+            writer.add(item.video, item.expression, scores, embeds)
+    predictions = Predictions(writer.path)
+    if not (arguments.controls and has_truth(reader)):
+        return predictions, []
+    how = {"rule": predictions.rule, "sigma": min(sigmas), "device": device}
+    return predictions, [
+        predict_shuffled(reader, head, videos, seed=seed, **how) for seed in range(NUM_SHUFFLES)
+    ]
 
 
-def pick_rule(config: Config, dataset: str) -> str:
-    """How queries are kept: the config's rule or, with "auto", that of the data set."""
-    if config.evaluation.rule != "auto":
-        return config.evaluation.rule
-    return "top1" if dataset in ONE_OBJECT else "threshold"
+def _origin(training: Any) -> dict[str, Any]:
+    """Seed and caches of a checkpoint's ``meta["training"]``; empty where it does not tell."""
+    try:
+        names = ("fingerprint", "dataset", "split")
+        caches = [{name: str(cache[name]) for name in names} for cache in training["caches"]]
+        return {"seed": int(training["seed"]), "caches": caches}
+    except (TypeError, KeyError, ValueError):
+        return {}
 
 
 def predict(
@@ -163,8 +191,11 @@ def predict_shuffled(
     rule: str,
     sigma: float,
     device: torch.device,
-) -> dict[str, np.ndarray]:
-    """Kept mask embeddings (N, C) of every expression when it gets the text of another."""
+) -> Said:
+    """What the head says of every expression when it gets the text of another.
+
+    Only queries that are kept at ``sigma`` are in it, so they can be kept at any higher one.
+    """
     items = [item for of_video in videos.values() for item in of_video]
     try:
         chosen = controls.donors([i.video for i in items], [i.text for i in items], seed=seed)
@@ -173,47 +204,79 @@ def predict_shuffled(
             f"{reader.path}: sentences cannot be shuffled ({error}); leave --controls out"
         ) from None
     donors = {item.key: items[j] for item, j in zip(items, chosen, strict=True)}
-    return {
-        item.key: embeds[keep(scores, rule=rule, sigma=sigma)]
-        for item, scores, embeds in predict(reader, head, videos, donors=donors, device=device)
-    }
+    said = {}
+    for item, scores, embeds in predict(reader, head, videos, donors=donors, device=device):
+        kept = keep(scores, rule=rule, sigma=sigma)
+        said[item.key] = scores[kept], embeds[kept]
+    return said
 
 
-def evaluate(
-    reader: CacheReader,
-    predictions: Predictions,
-    videos: Mapping[str, Sequence[Item]],
-    *,
-    sigma: float,
-    has_truth: bool = True,
-    shuffled: Sequence[Mapping[str, np.ndarray]] = (),
-    with_controls: bool = False,
-    masks: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> dict | None:
-    """Replay and score stored predictions.
+def evaluate(task: Task, *, with_controls: bool = False) -> list[dict]:
+    """Replay and score stored predictions, by the protocol of the cache's data set.
 
     Args:
-        videos: from `list_expressions`.
-        sigma: queries above it are kept; with the rule ``top1`` it does not matter.
-        has_truth: whether the cache has ground truth; without it masks are written at most.
-        shuffled: rounds of `predict_shuffled`.
-        with_controls: score the other controls, too.
-        masks: folder for PNG masks; None writes none.
+        with_controls: score the controls that need no head, too.
 
     Returns:
-        The content of metrics.json; None if the cache has no ground truth.
+        The content of metrics.json for each sigma; empty if the cache has no ground truth.
 
     Raises:
         InputError: the predictions are of another cache, or incomplete.
     """
-    check_origin(reader, predictions)
-    if not has_truth and masks is None:
-        return None
-    task = Task(reader, predictions, videos, sigma, shuffled, masks, device)
-    if reader.dataset == DAVIS:
+    check_origin(task.reader, task.predictions)
+    if task.masks is None and not has_truth(task.reader):
+        return []
+    if task.reader.dataset == DAVIS:
         return score_davis(task)
     return score_expressions(task, with_controls=with_controls)
+
+
+def _write(
+    path: Path, contents: Sequence[dict], sigmas: Sequence[float], run: Mapping[str, Any]
+) -> None:
+    """Write metrics.json: the figures at the first sigma and, of several, all of them."""
+    content = dict(contents[0])
+    if len(sigmas) > 1:
+        content["sigmas"] = [
+            {"sigma": sigma, **figures} for sigma, figures in zip(sigmas, contents, strict=True)
+        ]
+    report.write_metrics(path, {**content, "run": run})
+
+
+def _print(arguments: argparse.Namespace, contents: Sequence[dict], task: Task) -> None:
+    """The table, and where everything lies."""
+    out = Path(arguments.out)
+    if contents:
+        print(f"{_table(dict(zip(task.sigmas, contents, strict=True)))}\n")
+        if arguments.controls and arguments.from_predictions:
+            print("The control with shuffled text needs the head: give --checkpoint.\n")
+        print(f"metrics:     {out / 'metrics.json'}")
+    else:
+        print(f"{report.no_truth(sum(map(len, task.videos.values())))}\n")
+    print(f"predictions: {task.predictions.path}")
+    if arguments.save_masks:
+        print(f"masks:       {out / 'masks'}")
+
+
+def _table(contents: Mapping[float, dict]) -> str:
+    """What is printed of the figures at one or several sigmas."""
+    first, several = next(iter(contents.values())), len(contents) > 1
+    if "annotators" in first:
+        names = [f"sigma {sigma:g}\n" if several else "" for sigma in contents]
+        tables = map(davis_report.table, contents.values())
+        return "\n\n".join(name + table for name, table in zip(names, tables, strict=True))
+    if several:
+        return report.sigma_table(contents)
+    parts = [report.table(first), report.accuracy_lines(first), report.share_of_best(first) or ""]
+    return "\n".join(filter(None, parts)).rstrip("\n")
+
+
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    for sigma in arguments.sigma or []:
+        if not 0 <= sigma <= 1:
+            raise InputError(f"--sigma {sigma}: a score is from 0 to 1, and so is sigma")
+    if arguments.keep is not None and arguments.keep < 1:
+        raise InputError(f"--keep {arguments.keep}: give the number of queries, 1 or more")
 
 
 def _check_sizes(config: Config, reader: CacheReader, videos: Mapping[str, Sequence[Item]]) -> None:
@@ -238,17 +301,26 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="configuration the head was trained with")
-    parser.add_argument("--cache", required=True, help="cache to predict from")
+    add = parser.add_argument
+    add("config", help="configuration the head was trained with")
+    add("--cache", required=True, help="cache to predict from")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", help="trained head: a file, or a work folder's latest")
     source.add_argument("--from-predictions", metavar="FILE", help="score a predictions.h5 again")
-    parser.add_argument("--out", required=True, help="folder for the results")
-    parser.add_argument("--controls", action="store_true", help="score the controls, too")
-    parser.add_argument("--save-masks", action="store_true", help="write PNG masks")
-    parser.add_argument("--sigma", type=float, help="keep queries above (default: the config's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
+    add("--out", required=True, help="folder for the results")
+    add("--controls", action="store_true", help="score the controls, too")
+    add("--save-masks", action="store_true", help="write PNG masks (of the first sigma)")
+    add(
+        "--sigma", type=float, nargs="+", metavar="S",
+        help="keep queries above; several are scored in one pass (default: the config's)",
+    )  # fmt: skip
+    add("--keep", type=int, metavar="N", help="keep the N best of those at most (default: all)")
+    add(
+        "--allow-other-models", action="store_true",
+        help="go on where the cache is of other frozen models than those trained on",
+    )  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     return parser
 
 

@@ -3,15 +3,18 @@
 Scores and mask embeddings of *all* motion queries are kept, so that another sigma can be replayed
 and scored without the head. Layout (HDF5):
 
-    /                              format_version, fingerprint, checkpoint, rule, sigma
+    /                              format_version, fingerprint, checkpoint, rule, sigma, training
     /videos/<id>/<expression id>   scores (N_m,) f32, mask_embeds (N_m, C) f32
 
 with ids escaped as in the cache and kept as they are in the attribute ``id``.
 """
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -31,13 +34,21 @@ class PredictionsWriter:
         fingerprint: hex fingerprint of the cache that was read.
         checkpoint: SHA-256 of the checkpoint file.
         rule, sigma: how queries are kept; see `train.replay.keep`.
+        training: JSON-able facts about the training of the checkpoint.
 
     Raises:
         InputError: the folder cannot be written to.
     """
 
     def __init__(
-        self, path: Path | str, *, fingerprint: str, checkpoint: str, rule: str, sigma: float
+        self,
+        path: Path | str,
+        *,
+        fingerprint: str,
+        checkpoint: str,
+        rule: str,
+        sigma: float,
+        training: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
@@ -54,6 +65,7 @@ class PredictionsWriter:
             checkpoint=checkpoint,
             rule=rule,
             sigma=sigma,
+            training=json.dumps(dict(training or {})),
         )
 
     def add(
@@ -84,7 +96,8 @@ class Predictions:
     """Reads a predictions file.
 
     Attributes:
-        fingerprint, checkpoint, rule, sigma: as given to the writer.
+        fingerprint, checkpoint, rule, sigma, training: as given to the writer; older files have
+            nothing of the training.
 
     Raises:
         InputError: no such file, or not one of ours.
@@ -100,7 +113,8 @@ class Predictions:
             version = int(attrs["format_version"])
             self.fingerprint, self.checkpoint = str(attrs["fingerprint"]), str(attrs["checkpoint"])
             self.rule, self.sigma = str(attrs["rule"]), float(attrs["sigma"])
-        except (OSError, KeyError, ValueError) as error:
+            self.training: dict[str, Any] = dict(json.loads(attrs.get("training", "{}")))
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path} is not a predictions file ({error})") from None
         if version != FORMAT_VERSION or self.rule not in RULES:
             raise InputError(

@@ -10,8 +10,11 @@ from cache_schema.codecs import get_codec
 from cache_schema.writer import CacheWriter
 from tests import synthetic
 from train.config import load_config
+from train.data.compatible import signature
 from train.runner import build_head
 
+#: The frozen models of `synthetic.write_cache` with its default seed.
+MODELS = {"segmenter": {"name": "synthetic", "seed": 0}}
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
              num_heads=4, feedforward_dim=32)
@@ -29,7 +32,7 @@ def write_cache(
     ]
     writer = CacheWriter(
         path,
-        fingerprint={"segmenter": {"name": "synthetic"}, "codec": {"name": "float16"}},
+        fingerprint={**MODELS, "codec": {"name": "float16"}, "data": dataset},
         dataset=dataset,
         split="valid",
         codec=get_codec("float16"),
@@ -79,5 +82,8 @@ def write_head(folder: Path) -> tuple[Path, Path]:
     with torch.no_grad():
         head.class_head.weight.mul_(4)  # an untrained head says 0.5 to everything
     weights = {f"head.{name}": value for name, value in head.state_dict().items()}
-    torch.save({"meta": {"iter": 0}, "state_dict": weights}, folder / "iter_0.pth")
+    cache = {"fingerprint": "ab" * 32, "dataset": "synthetic", "split": "train"}
+    training = {"seed": 7, "caches": [{**cache, "models": signature(MODELS, codec=False)}]}
+    meta = {"iter": 0, "training": training}
+    torch.save({"meta": meta, "state_dict": weights}, folder / "iter_0.pth")
     return folder / "config.py", folder / "iter_0.pth"

@@ -235,3 +235,18 @@ def test_without_truth_there_are_maps_only(place: Path, tmp_path: Path) -> None:
 def test_the_rule_can_be_chosen(place: Path, tmp_path: Path) -> None:
     assert _evaluate(place, tmp_path, "--cfg-options", "evaluation.rule=threshold") == 0
     assert Predictions(tmp_path / "predictions.h5").rule == "threshold"
+
+
+def test_several_sigmas_are_scored_in_one_pass(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rule = ["--cfg-options", "evaluation.rule=threshold"]
+    assert _evaluate(place, tmp_path, "--sigma", "0.3", "0.55", "--controls", *rule) == 0
+    assert "sigma 0.55\n" in capsys.readouterr().out
+    listed = json.loads((tmp_path / "metrics.json").read_text())["sigmas"]
+    for sigma, figures in zip(("0.3", "0.55"), listed, strict=True):
+        assert _evaluate(place, tmp_path / sigma, "--sigma", sigma, "--controls", *rule) == 0
+        alone = json.loads((tmp_path / sigma / "metrics.json").read_text())
+        del alone["run"]
+        assert {"sigma": float(sigma), **alone} == figures
+    assert listed[0]["J&F"] != listed[1]["J&F"]

@@ -6,8 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from cache_schema import cli
+from cache_schema.fingerprint import file_sha256
 from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import write_cache, write_head
@@ -16,6 +18,7 @@ from train.config import load_config
 from train.evaluation import jf, pngs
 from train.evaluation.mevis import Truth
 from train.predictions import Predictions
+from train.provenance import cache_identity
 from train.replay import keep, replay
 
 FIGURES = {"J", "F", "J&F", "num_expressions"}
@@ -47,6 +50,15 @@ def _run(place: Path, out: Path, *more: str, cache: str = "cache", source: str =
     )
 
 
+def _figures(out: Path) -> dict:
+    """metrics.json without what tells of the run."""
+    return _without_run(json.loads((out / "metrics.json").read_text()))
+
+
+def _without_run(metrics: dict) -> dict:
+    return {key: value for key, value in metrics.items() if key != "run"}
+
+
 @pytest.fixture(scope="module")
 def done(place: Path) -> tuple[Path, dict]:
     """Results of a run with everything."""
@@ -57,7 +69,9 @@ def done(place: Path) -> tuple[Path, dict]:
 
 def test_metrics_have_the_promised_keys(done: tuple[Path, dict]) -> None:
     _, metrics = done
-    assert set(metrics) == FIGURES | {"per_tag", "N-acc", "T-acc", "per_expression", "controls"}
+    assert set(metrics) == FIGURES | {
+        "per_tag", "N-acc", "T-acc", "per_expression", "controls", "run",
+    }  # fmt: skip
     assert metrics["num_expressions"] == len(metrics["per_expression"]) == 12
     assert set(metrics["controls"]) == {"shuffled", "every_object", "nothing", "best_choice"}
     for figures in (metrics, *metrics["controls"].values()):
@@ -118,7 +132,7 @@ def test_controls_are_what_they_claim(done: tuple[Path, dict]) -> None:
 
 def test_a_second_run_says_the_same(place: Path, done: tuple[Path, dict], tmp_path: Path) -> None:
     assert _run(place, tmp_path, "--controls") == 0
-    assert json.loads((tmp_path / "metrics.json").read_text()) == done[1]
+    assert _figures(tmp_path) == _without_run(done[1])
     assert not (tmp_path / "masks").exists()
 
 
@@ -127,8 +141,9 @@ def test_another_sigma_is_scored_without_the_head(
 ) -> None:
     stored = str(done[0] / "predictions.h5")
     assert _run(place, tmp_path / "same", source=stored) == 0
-    same = json.loads((tmp_path / "same" / "metrics.json").read_text())
-    assert same == {key: value for key, value in done[1].items() if key != "controls"}
+    same = _without_run(done[1])
+    del same["controls"]
+    assert _figures(tmp_path / "same") == same
     assert _run(place, tmp_path / "strict", "--sigma", "1", "--controls", source=stored) == 0
     strict = json.loads((tmp_path / "strict" / "metrics.json").read_text())
     assert strict["J&F"] == strict["controls"]["nothing"]["J&F"]
@@ -144,9 +159,7 @@ def test_a_replay_at_another_sigma_is_a_new_evaluation_to_the_bit(
     again = ["--sigma", sigma, "--save-masks"]
     assert _run(place, tmp_path / "replayed", *again, source=stored) == 0
     assert _run(place, tmp_path / "anew", *again, "--controls") == 0
-    replayed, anew = (
-        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("replayed", "anew")
-    )
+    replayed, anew = (_figures(tmp_path / name) for name in ("replayed", "anew"))
     del anew["controls"]
     assert replayed == anew and anew["J"] != done[1]["J"]
     masks = sorted((tmp_path / "anew" / "masks").rglob("*.png"))
@@ -154,6 +167,110 @@ def test_a_replay_at_another_sigma_is_a_new_evaluation_to_the_bit(
     for path in masks:
         other = tmp_path / "replayed" / path.relative_to(tmp_path / "anew")
         assert path.read_bytes() == other.read_bytes()
+
+
+def test_several_sigmas_are_scored_in_one_pass(
+    place: Path, done: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sigmas = ["--sigma", "0.55", "0.3", "0.5", "0.3"]
+    assert _run(place, tmp_path / "all", *sigmas, "--controls") == 0
+    table = capsys.readouterr().out
+    content = _figures(tmp_path / "all")
+    listed = content.pop("sigmas")
+    assert [figures.pop("sigma") for figures in listed] == [0.55, 0.3, 0.5]
+    assert content == listed[0] and listed[2] == _without_run(done[1])
+    for sigma, figures in zip(("0.55", "0.3", "0.5"), listed, strict=True):
+        alone = tmp_path / sigma
+        assert _run(place, alone, "--sigma", sigma, "--controls") == 0
+        assert _figures(alone) == figures
+        row = next(line for line in table.splitlines() if line.startswith(f"sigma {sigma} "))
+        assert row.split()[2] == f"{100 * figures['J&F']:.1f}"
+        assert f"shuffled text, sigma {sigma}" in table
+    assert table.count("best choice") == 1
+    assert listed[0]["J&F"] != listed[1]["J&F"]
+    assert Predictions(tmp_path / "all" / "predictions.h5").sigma == 0.55
+
+    stored = str(done[0] / "predictions.h5")
+    assert _run(place, tmp_path / "again", *sigmas, "--save-masks", source=stored) == 0
+    again = _figures(tmp_path / "again")["sigmas"]
+    for figures, other in zip(again, listed, strict=True):
+        del figures["sigma"], other["controls"]
+        assert figures == other
+    assert _run(place, tmp_path / "first", "--sigma", "0.55", "--save-masks", source=stored) == 0
+    for path in (tmp_path / "first" / "masks").rglob("*.png"):
+        other = tmp_path / "again" / path.relative_to(tmp_path / "first")
+        assert path.read_bytes() == other.read_bytes()
+
+
+def test_the_best_queries_are_kept_from_stored_predictions(
+    place: Path, done: tuple[Path, dict], tmp_path: Path
+) -> None:
+    stored = str(done[0] / "predictions.h5")
+    found = {}
+    for number in ("1", "2", "4"):
+        out = tmp_path / number
+        assert _run(place, out, "--keep", number, "--sigma", "0.3", source=stored) == 0
+        found[number] = _figures(out)
+    assert _run(place, tmp_path / "all", "--sigma", "0.3", source=stored) == 0
+    assert found["4"] == _figures(tmp_path / "all")  # the head has four
+    assert len({figures["J&F"] for figures in found.values()}) == 3
+    # One of those above 0 is the best one, which the rule top1 takes.
+    top = ["--cfg-options", "evaluation.rule=top1"]
+    assert _run(place, tmp_path / "top1", *top) == 0
+    assert _run(place, tmp_path / "best", "--keep", "1", "--sigma", "0", source=stored) == 0
+    assert _figures(tmp_path / "best") == _figures(tmp_path / "top1")
+
+
+def test_metrics_tell_of_the_run(place: Path, done: tuple[Path, dict], tmp_path: Path) -> None:
+    run = done[1]["run"]
+    assert run["config"]["model"]["num_motion_queries"] == 4
+    assert (run["seed"], run["rule"], run["sigma"], run["keep"]) == (7, "threshold", [0.5], None)
+    assert run["checkpoint"] == file_sha256(place / "iter_0.pth")
+    assert run["caches"] == {
+        "training": [{"fingerprint": "ab" * 32, "dataset": "synthetic", "split": "train"}],
+        "evaluation": [cache_identity(CacheReader(place / "cache"))],
+    }
+    assert run["seconds"] > 0 and run["peak_memory_mb"] > 0 and run["device"] == "cpu"
+    stored = str(done[0] / "predictions.h5")
+    assert _run(place, tmp_path, "--sigma", "0.3", "--keep", "2", source=stored) == 0
+    again = json.loads((tmp_path / "metrics.json").read_text())["run"]
+    assert (again["sigma"], again["keep"]) == ([0.3], 2)
+    for key in ("seed", "caches", "checkpoint", "config"):
+        assert again[key] == run[key]
+
+
+def test_a_cache_of_other_models_is_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert _run(place, tmp_path, cache="no_truth") == 2
+    said = capsys.readouterr().err
+    assert "segmenter.seed: 0 != 1" in said and "--allow-other-models" in said
+    assert not (tmp_path / "predictions.h5").exists()
+    assert _run(place, tmp_path, "--allow-other-models", cache="no_truth") == 0
+    said = capsys.readouterr().err
+    assert "warning: checkpoint" in said and "segmenter.seed: 0 != 1" in said
+    synthetic.write_cache(place / "int8", num_videos=1, codec="int8")
+    assert _run(place, tmp_path, cache="int8") == 0  # a codec may differ
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "training", [None, {}, {"caches": []}, {"caches": [{"fingerprint": "x"}]}, {"caches": 3}]
+)
+def test_a_checkpoint_that_does_not_tell_its_models_needs_the_option(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture, training: object
+) -> None:
+    checkpoint = torch.load(place / "iter_0.pth", weights_only=True)
+    checkpoint["meta"]["training"] = training
+    torch.save(checkpoint, tmp_path / "iter_0.pth")
+    given = ["--checkpoint", str(tmp_path)]
+    assert _run(place, tmp_path, *given) == 2
+    said = capsys.readouterr().err
+    assert "says nothing about the models" in said and "--allow-other-models" in said
+    assert _run(place, tmp_path, *given, "--allow-other-models") == 0
+    assert "warning: checkpoint" in capsys.readouterr().err
+    run = json.loads((tmp_path / "metrics.json").read_text())["run"]
+    assert run["seed"] is None and run["caches"]["training"] == []
 
 
 @pytest.mark.parametrize(
@@ -202,7 +319,8 @@ def test_top1_keeps_one_query(place: Path, tmp_path: Path) -> None:
 def test_without_ground_truth_there_are_masks_and_a_sentence(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert _run(place, tmp_path, "--save-masks", "--controls", cache="no_truth") == 0
+    allowed = ["--allow-other-models"]  # it is synthetic with another seed
+    assert _run(place, tmp_path, "--save-masks", "--controls", *allowed, cache="no_truth") == 0
     assert "no ground truth: 12 expressions were predicted" in capsys.readouterr().out
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 4 * (4 + 6 + 3)
     assert (tmp_path / "predictions.h5").is_file()
@@ -230,7 +348,8 @@ def test_bad_input_ends_in_one_sentence(
     assert "does not exist" in error("--checkpoint", str(tmp_path / "absent.pth"))
     assert "does not fit" in error("--cfg-options", "model.feedforward_dim=64")
     assert "no expressions" in error(cache="no_text")
-    assert "from 0 to 1" in error("--sigma", "70")
+    assert "from 0 to 1" in error("--sigma", "0.5", "70")
+    assert "1 or more" in error("--keep", "0")
     assert "model.hidden" in error("--cfg-options", "model.hidden=64")
     stored = str(done[0] / "predictions.h5")
     assert "was predicted from the cache" in error(source=stored, cache="no_truth")
@@ -247,6 +366,6 @@ def test_shuffling_needs_a_second_video(place: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_cache_of_other_channels_is_refused(place: Path, capsys: pytest.CaptureFixture) -> None:
-    synthetic.write_cache(place / "wide", num_videos=1, C=20)
+    synthetic.write_cache(place / "wide", num_videos=1, C=20)  # whose fingerprint does not say so
     assert _run(place, place / "wide_out", cache="wide") == 2
     assert "model.hidden_dim is 16" in capsys.readouterr().err

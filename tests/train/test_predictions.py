@@ -69,6 +69,21 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         Predictions(tmp_path / "other.h5")
 
 
+def test_facts_of_the_training_come_back_and_older_files_have_none(path: Path) -> None:
+    assert Predictions(path).training == {}
+    training = {"seed": 3, "caches": [{"split": "train"}]}
+    with PredictionsWriter(path, **HEADER, training=training) as writer:
+        writer.add("v", "0", SCORES, EMBEDS)
+    assert Predictions(path).training == training
+    with h5py.File(path, "a") as file:
+        del file.attrs["training"]
+    assert Predictions(path).training == {}
+    with h5py.File(path, "a") as file:
+        file.attrs["training"] = "no JSON"
+    with pytest.raises(InputError, match="not a predictions file"):
+        Predictions(path)
+
+
 def test_another_version_is_refused(path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.attrs["format_version"] = 2

@@ -83,3 +83,32 @@ def test_what_is_kept() -> None:
     assert replay.keep(scores, rule="threshold", sigma=0.7).tolist() == [1, 3]
     assert replay.keep(scores, rule="threshold", sigma=0.95).tolist() == []
     assert replay.keep(scores, rule="top1", sigma=0.95).tolist() == [1]
+
+
+def test_the_best_of_what_is_kept() -> None:
+    def kept(scores: list[float], at_most: int, sigma: float = 0.3) -> list[int]:
+        how = {"rule": "threshold", "sigma": sigma, "at_most": at_most}
+        return replay.keep(np.float32(scores), **how).tolist()
+
+    scores = [0.5, 0.2, 0.9, 0.7]
+    assert [kept(scores, n) for n in (1, 2, 3, 4)] == [[2], [2, 3], [0, 2, 3], [0, 2, 3]]
+    assert kept(scores, 1, sigma=0.95) == []
+    assert kept([0.5, 0.5, 0.5], 2) == [0, 1]  # the first of equals
+    assert replay.keep(np.float32(scores), rule="top1", sigma=0.95, at_most=3).tolist() == [2]
+
+
+def test_rounds_give_the_masks_that_each_gives_alone(
+    written: tuple[list[SyntheticVideo], CacheReader],
+) -> None:
+    videos, reader = written
+    video = reader.video(videos[0].id)
+    embeds = video.video_mask_embeds().astype(np.float32)
+    rounds = [[embeds[k] for k in kept] for kept in ([[0, 3], [5]], [[], []], [[1], [], [2, 8]])]
+    together = [
+        list(frame) for frame in replay.replay_rounds(video, rounds, codec=reader.codec)
+    ]  # T, rounds of (G, H, W)
+    assert len(together) == 5
+    for number, groups in enumerate(rounds):
+        alone = list(replay.replay(video, groups, codec=reader.codec))
+        np.testing.assert_array_equal([frame[number] for frame in together], alone)
+    assert not together[0][1].any() and together[0][2].any()

@@ -75,7 +75,7 @@ def test_a_head_scores_as_alone(
     arguments = ["--cache", str(place / "cache"), "--checkpoint", str(place / f"{name}.pth")]
     main(
         [str(_config(place, queries)), *arguments, "--out", str(out), "--device", "cpu"]
-        + ["--cfg-options", *options]
+        + ["--allow-other-models", "--cfg-options", *options]
     )
     alone = json.loads((out / "metrics.json").read_text())
     assert {key: alone[key] for key in together[name]} == together[name]

@@ -48,3 +48,44 @@ def check_compatible(
                 " and codec, or set data.mixed_codecs=True" if only_codec else ""
             )
             raise InputError(f"{where} does not fit {first}: {'; '.join(found)}; {advice}")
+
+
+def check_models(
+    training: Any,
+    fingerprint: Mapping[str, Any],
+    *,
+    checkpoint: str,
+    cache: str,
+    allowed: bool = False,
+) -> str | None:
+    """Refuse a cache of other frozen models than a head was trained on. Codecs may differ.
+
+    Args:
+        training: the checkpoint's ``meta["training"]``, whatever it holds.
+        fingerprint: of the cache.
+        checkpoint, cache: where they are, for the message.
+        allowed: do not refuse.
+
+    Returns:
+        What is wrong, None if nothing is.
+
+    Raises:
+        InputError: the models differ or the checkpoint does not tell them; names the fields.
+    """
+    try:
+        trained = [known["models"] for known in training["caches"]]
+        own = signature(fingerprint, codec=False)
+        found = next(filter(None, (differences(models, own) for models in trained)), [])
+    except (TypeError, KeyError, AttributeError):
+        trained = []
+    if not trained:
+        problem = f"{checkpoint} says nothing about the models that it was trained on"
+    elif found:
+        problem = f"{checkpoint} was trained on other models than {cache}: {'; '.join(found)}"
+    else:
+        return None
+    if allowed:
+        return problem
+    raise InputError(
+        f"{problem}; give a cache of the same models, or --allow-other-models to go on"
+    )

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from tqdm import tqdm
 
 from cache_schema.cli import InputError
@@ -19,6 +21,8 @@ from train.evaluation.scoring import score_video
 from train.predictions import Predictions
 from train.replay import keep
 
+Found = TypeVar("Found")
+
 DAVIS = "ref_davis"
 #: Data sets whose expressions mean one object each; in the others they may mean several or none.
 ONE_OBJECT = (DAVIS, "ref_youtube_vos", "refcoco", "refcoco+", "refcocog")
@@ -30,28 +34,54 @@ class Task:
 
     Attributes:
         videos: the expressions of each video.
-        sigma: queries above it are kept; with the rule ``top1`` it does not matter.
-        shuffled: for each round the kept mask embeddings (N, C) of every expression when it gets
-            the text of another.
-        masks: folder for the masks as PNG; None writes none.
+        sigmas: each is one way to keep queries, those above it; with the rule ``top1`` they do
+            not matter.
+        at_most: how many queries are kept; see `train.replay.keep`.
+        shuffled: for each round the scores (N,) and mask embeddings (N, C) of every expression when
+            it gets the text of another, as far as they are above the lowest sigma.
+        masks: folder for the masks as PNG, of the first sigma; None writes none.
     """
 
     reader: CacheReader
     predictions: Predictions
     videos: Mapping[str, Sequence[Item]]
-    sigma: float
-    shuffled: Sequence[Mapping[str, np.ndarray]] = ()
+    sigmas: Sequence[float]
+    at_most: int | None = None
+    shuffled: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]] = ()
     masks: Path | None = None
     device: torch.device | str = "cpu"
 
     def __iter__(self) -> Iterator[tuple[Video, Sequence[Item], list[list[np.ndarray]]]]:
-        """Each video, its E expressions, and for each round their kept mask embeddings."""
+        """Each video, its E expressions, and for each round their kept mask embeddings.
+
+        The rounds are, sigma by sigma, the head's own and the shuffled ones.
+        """
         for video_id, items in tqdm(self.videos.items(), desc="masks", unit="video", leave=False):
-            groups = [self.predictions.get(video_id, item.expression) for item in items]
-            rule = self.predictions.rule
-            rounds = [[e[keep(s, rule=rule, sigma=self.sigma)] for s, e in groups]]
-            rounds += [[kept[item.key] for item in items] for kept in self.shuffled]
+            own = [self.predictions.get(video_id, item.expression) for item in items]
+            groups = [own, *([found[item.key] for item in items] for found in self.shuffled)]
+            rounds = [
+                [self._kept(*said, sigma) for said in group]
+                for sigma in self.sigmas
+                for group in groups
+            ]
             yield self.reader.video(video_id), items, rounds
+
+    def _kept(self, scores: np.ndarray, embeds: np.ndarray, sigma: float) -> np.ndarray:
+        rule = self.predictions.rule
+        return embeds[keep(scores, rule=rule, sigma=sigma, at_most=self.at_most)]
+
+    @property
+    def num_rounds(self) -> int:
+        """How many there are of each expression."""
+        return len(self.sigmas) * (1 + len(self.shuffled))
+
+    def by_sigma(self, rounds: Sequence[Found]) -> list[tuple[Found, Sequence[Found]]]:
+        """What was found in the rounds: for each sigma the head's own, and the shuffled ones'."""
+        step = 1 + len(self.shuffled)
+        return [
+            (rounds[start], rounds[start + 1 : start + step])
+            for start in range(0, len(rounds), step)
+        ]
 
 
 def list_expressions(reader: CacheReader) -> dict[str, list[Item]]:
@@ -78,6 +108,13 @@ def list_items(reader: CacheReader, video_id: str) -> list[Item]:
         ids = list(e.object_ids), list(e.annotation_ids)
         items.append(Item(video_id, expression_id, e.text, e.tag, *ids))
     return items
+
+
+def pick_rule(config: Config, dataset: str) -> str:
+    """How queries are kept: the config's rule or, with "auto", that of the data set."""
+    if config.evaluation.rule != "auto":
+        return config.evaluation.rule
+    return "top1" if dataset in ONE_OBJECT else "threshold"
 
 
 def check_origin(reader: CacheReader, predictions: Predictions) -> None:
@@ -127,16 +164,16 @@ def expression_metrics(
     )
 
 
-def score_expressions(task: Task, *, with_controls: bool) -> dict | None:
+def score_expressions(task: Task, *, with_controls: bool = False) -> list[dict]:
     """Expression by expression, as MeViS and Ref-YouTube-VOS are scored.
 
     Args:
         with_controls: score the controls that need no head, too.
 
     Returns:
-        The content of metrics.json; None if there is no ground truth.
+        The content of metrics.json for each sigma; empty if there is no ground truth.
     """
-    rounds: list[dict[str, Score]] = [{} for _ in range(1 + len(task.shuffled))]
+    rounds: list[dict[str, Score]] = [{} for _ in range(task.num_rounds)]
     controls: dict[str, list[dict[str, Score]]] = {}
     with_truth = scored_videos(task.reader, task.videos)
     for video, items, kept in task:
@@ -157,22 +194,22 @@ def score_expressions(task: Task, *, with_controls: bool) -> dict | None:
             total.update(zip(keys, scores, strict=True))
         for name, scores in found.controls.items():
             controls.setdefault(name, [{}])[0].update(zip(keys, scores, strict=True))
-    own, *shuffled = rounds
-    if not own:
-        return None
-    if shuffled:
-        controls = {"shuffled": shuffled, **controls}
-    listed = (item for items in task.videos.values() for item in items)
-    return expression_metrics(listed, own, controls)
+    if not rounds[0]:
+        return []
+    listed = [item for items in task.videos.values() for item in items]
+    return [
+        expression_metrics(listed, own, ({"shuffled": shuffled} if shuffled else {}) | controls)
+        for own, shuffled in task.by_sigma(rounds)
+    ]
 
 
-def score_davis(task: Task) -> dict | None:
+def score_davis(task: Task) -> list[dict]:
     """Annotator by annotator, as Ref-DAVIS17 is scored. The only control is shuffled text.
 
     Returns:
-        The content of metrics.json; None if there is no ground truth.
+        The content of metrics.json for each sigma; empty if there is no ground truth.
     """
-    rounds: list[list[Result]] = [[] for _ in range(1 + len(task.shuffled))]
+    rounds: list[list[Result]] = [[] for _ in range(task.num_rounds)]
     for video, items, kept in task:
         results = score_sequence(
             video,
@@ -185,11 +222,13 @@ def score_davis(task: Task) -> dict | None:
         )
         for total, result in zip(rounds, results, strict=bool(results)):
             total.append(result)
-    own, *shuffled = rounds
-    if not own:
-        return None
-    content = davis_report.metrics(own)
-    if shuffled:
-        controls = [davis_report.metrics(results) for results in shuffled]
-        content["controls"] = {"shuffled": davis_report.mean_of_rounds(controls)}
-    return content
+    if not rounds[0]:
+        return []
+    contents = []
+    for own, shuffled in task.by_sigma(rounds):
+        content = davis_report.metrics(own)
+        if shuffled:
+            controls = [davis_report.metrics(results) for results in shuffled]
+            content["controls"] = {"shuffled": davis_report.mean_of_rounds(controls)}
+        contents.append(content)
+    return contents

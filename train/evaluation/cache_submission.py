@@ -61,7 +61,9 @@ def from_cache(
     """
     check_origin(reader, predictions)
     videos = {video.id: video for video in cache_videos(reader)}
-    task = Task(reader, predictions, {v.id: v.items for v in videos.values()}, sigma, device=device)
+    task = Task(
+        reader, predictions, {v.id: v.items for v in videos.values()}, [sigma], device=device
+    )
     how = {"codec": reader.codec, "device": device}
     with SubmissionWriter(path, reader.dataset) as writer:
         for video, _, (kept,) in task:

@@ -92,13 +92,39 @@ def table(content: Mapping, name: str = "DMVS") -> str:
         content: what `metrics` returned.
         name: of the first row.
     """
-    tags = list(content["per_tag"])
+    controls = content.get("controls", {})
+    rows = {name: content, **{NAMES.get(row, row): f for row, f in controls.items()}}
+    return _table(rows, content)
+
+
+def sigma_table(contents: Mapping[float, Mapping]) -> str:
+    """The table of an evaluation at several sigmas, in percent: one row for each.
+
+    Shuffled text depends on sigma, the other controls do not.
+
+    Args:
+        contents: what `metrics` returned for each sigma.
+    """
+    first = next(iter(contents.values()))
+    rows = {f"sigma {sigma:g}": content for sigma, content in contents.items()}
+    for name, figures in first.get("controls", {}).items():
+        if name == "shuffled":
+            for sigma, content in contents.items():
+                rows[f"{NAMES[name]}, sigma {sigma:g}"] = content["controls"][name]
+        else:
+            rows[NAMES[name]] = figures
+    return _table(rows, first)
+
+
+def _table(named: Mapping[str, Mapping], counted: Mapping) -> str:
+    """Rows of figures, and how many expressions ``counted`` has of each tag."""
+    tags = list(counted["per_tag"])
     rows = [["", "J&F", *tags, "J", "F"]]
-    for row, figures in [(name, content), *content.get("controls", {}).items()]:
+    for name, figures in named.items():
         per_tag = [figures["per_tag"][tag]["J&F"] for tag in tags]
         values = [figures["J&F"], *per_tag, figures["J"], figures["F"]]
-        rows.append([NAMES.get(row, row), *(f"{100 * v:.1f}" for v in values)])
-    counts = [content["num_expressions"], *(content["per_tag"][t]["num_expressions"] for t in tags)]
+        rows.append([name, *(f"{100 * value:.1f}" for value in values)])
+    counts = [counted["num_expressions"], *(counted["per_tag"][t]["num_expressions"] for t in tags)]
     rows.append(["expressions", *map(str, counts), "", ""])
     return align(rows)
 

@@ -29,7 +29,7 @@ def validate(
         head: on the device.
         reader: of a cache with ground truth.
         num_videos: see `choose_videos`.
-        sigma, rule: how queries are kept; the rule is not "auto", see `train.evaluate.pick_rule`.
+        sigma, rule: how queries are kept; the rule is not "auto", see `pick_rule`.
         device: where the head is.
 
     Returns:

@@ -70,7 +70,7 @@ def score_videos(
         reader: of the cache.
         heads: by name, on the device.
         rule, sigma: of each head, how its queries are kept; see `train.replay.keep`. The rule has
-            to be "threshold" or "top1", not "auto": see `train.evaluate.pick_rule`.
+            to be "threshold" or "top1", not "auto": see `pick_rule`.
         device: where the heads are, and where masks are computed.
         videos: the expressions of each video, from `list_expressions`, such as those that an
             interrupted evaluation lacks; all by default.
