@@ -1,20 +1,29 @@
 """Train the head from a cache, and from nothing else.
 
     python -m train CONFIG --cache CACHE [CACHE ...] --work-dir DIR [--resume] [--device auto]
-                    [--cfg-options key=value ...]
+                    [--row ROW] [--val-cache CACHE] [--cfg-options key=value ...]
+    torchrun --nproc-per-node N -m train CONFIG ...
 
 CONFIG is a Python file such as train/configs/demo.py. DIR gets iter_N.pth and a folder of logs.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from mmengine.config import Config
 
 from cache_schema import cli
 from cache_schema.cli import InputError
+from cache_schema.launch import LAUNCHERS, find_rank
 from cache_schema.reader import CacheReader
 from train.config import Options, load_config
+from train.distributed import join, leave
+from train.evaluation.cache_scores import pick_rule
+from train.evaluation.validation import validate
+from train.models import DMVS
 from train.runner import build_runner
 
 
@@ -26,6 +35,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("config", help="a config, such as train/configs/demo.py")
     parser.add_argument("--cache", nargs="+", required=True, metavar="CACHE", help="cache folders")
     parser.add_argument("--work-dir", required=True, metavar="DIR", help="checkpoints and logs")
+    parser.add_argument("--row", help="of an ablation table: a name in train/configs/rows, a file")
+    parser.add_argument(
+        "--val-cache", metavar="CACHE", help="to evaluate on every train.val_interval iterations"
+    )
     parser.add_argument(
         "--resume", action="store_true", help="go on from the latest checkpoint in DIR"
     )
@@ -33,20 +46,53 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE", help="replace config keys"
     )
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        help="what started this process as one of several; torchrun is recognised",
+    )
     arguments = parser.parse_args(argv)
-    config = load_config(arguments.config, arguments.cfg_options)
+    config = load_config(arguments.config, arguments.cfg_options, arguments.row)
+    rank = find_rank(arguments.launcher)
+    device = join(rank, arguments.launcher, pick_device(arguments.device))
     readers = len(arguments.cache) * max(config.data.num_workers, 1)
     ram_bytes = int(config.data.ram_gb * 1e9) // readers
     caches = [CacheReader(path, ram_bytes=ram_bytes) for path in arguments.cache]
-    runner = build_runner(
-        config,
-        caches,
-        arguments.work_dir,
-        device=pick_device(arguments.device),
-        resume=arguments.resume,
-    )
-    runner.train()
+    try:
+        runner = build_runner(
+            config,
+            caches,
+            arguments.work_dir,
+            device=device,
+            resume=arguments.resume,
+            validate=_validation(config, arguments.val_cache, device),
+        )
+        runner.train()
+    finally:
+        leave()
     return 0
+
+
+def _validation(
+    config: Config, path: str | None, device: torch.device
+) -> Callable[[DMVS], dict[str, float]] | None:
+    """What evaluates a head during training; None if nothing does."""
+    if (path is None) != (config.train.val_interval == 0):
+        raise InputError(
+            "--val-cache and the config key train.val_interval go together: the one says what to "
+            "evaluate on, the other how often"
+        )
+    if path is None:
+        return None
+    reader = CacheReader(path)
+    return partial(
+        validate,
+        reader=reader,
+        num_videos=config.train.val_videos,
+        sigma=config.evaluation.sigma,
+        rule=pick_rule(config, reader.dataset),
+        device=device,
+    )
 
 
 def pick_device(name: str) -> torch.device:

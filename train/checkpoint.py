@@ -4,6 +4,7 @@ A checkpoint holds tensors, numbers and strings only, so `torch.load(weights_onl
 as it is; mmengine's own would need its pickled log history.
 """
 
+import io
 import os
 import re
 from pathlib import Path
@@ -17,7 +18,8 @@ from torch import nn
 
 from cache_schema.cli import InputError
 
-NAME = re.compile(r"iter_(\d+)\.pth")
+NAME = "iter_{}.pth"
+PATTERN = re.compile(r"iter_(\d+)\.pth")
 
 
 class AtomicBackend(LocalBackend):
@@ -61,13 +63,24 @@ class PlainCheckpoint(Hook):
         checkpoint["meta"]["training"] = self.training
 
 
+def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint; it appears whole or not at all.
+
+    Args:
+        content: tensors, numbers and strings only, as `read_checkpoint` gives them.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    AtomicBackend().put(buffer.getvalue(), path)
+
+
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Load a checkpoint of this project.
 
     Returns:
         ``state_dict``, ``optimizer``, ``param_schedulers`` and ``meta``: ``iter`` and
         ``training`` with ``config`` (nested dicts), ``seed`` and ``caches`` (``fingerprint``,
-        ``dataset``, ``split`` and ``codec`` of each).
+        ``dataset``, ``split`` and ``models``, see `train.data.compatible.signature`).
 
     Raises:
         InputError: no such file, not readable as plain weights, or not a checkpoint of ours.
@@ -87,10 +100,15 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     return checkpoint
 
 
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a work folder by their iteration, the earliest first."""
+    found = {int(m[1]): path for path in folder.glob("*") if (m := PATTERN.fullmatch(path.name))}
+    return dict(sorted(found.items()))
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the latest iteration in a work folder, None without any."""
-    found = [(int(m[1]), path) for path in folder.glob("*") if (m := NAME.fullmatch(path.name))]
-    return max(found)[1] if found else None
+    return next(reversed(checkpoints(folder).values()), None)
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, where: str) -> None:

@@ -11,8 +11,12 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 from cache_schema.cli import InputError
+from train.models.decoder import READS
+from train.models.encoder import ENCODERS
+from train.models.initialisation import INITIALISATIONS
 
 BASE = Path(__file__).parent / "configs" / "base.py"
+ROWS = Path(__file__).parent / "configs" / "rows"
 
 AT_LEAST_ONE = {
     "model": ("hidden_dim", "text_dim", "mask_dim", "num_motion_queries", "num_layers",
@@ -20,12 +24,22 @@ AT_LEAST_ONE = {
     "data": ("num_frames",),
     "loss": ("num_points",),
     "train": ("max_iters", "batch_size", "log_interval", "checkpoint_interval",
-              "keep_checkpoints"),
+              "keep_checkpoints", "val_videos"),
+    "optimizer": ("lr_batch_size",),
 }  # fmt: skip
+NOT_NEGATIVE = (
+    "data.num_workers", "data.ram_gb", "data.seed", "optimizer.lr", "optimizer.ema_decay",
+    "loss.prior_weight", "train.seed", "train.val_interval",
+)  # fmt: skip
 CHOICES = {
+    "model.encoder": ENCODERS,
+    "model.initialisation": tuple(INITIALISATIONS),
+    "model.decoder_reads": READS,
+    "model.sentence": ("mean", "max"),
     "data.clip_source": ("bank", "video"),
     "data.frame_choice": ("first", "random"),
     "schedule.type": ("step", "poly"),
+    "train.autocast": ("none", "bfloat16", "float16"),
     "evaluation.rule": ("auto", "threshold", "top1"),
 }
 
@@ -46,12 +60,15 @@ class Options(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
-def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    path: str | Path, options: Mapping[str, Any] | None = None, row: str | Path | None = None
+) -> Config:
     """Read a config; what it leaves out comes from `configs/base.py`.
 
     Args:
         path: a pure-Python mmengine config. It is a program and is run: read your own only.
         options: dotted keys and values that replace the config's, from the command line.
+        row: of an ablation table: what differs from the config, see `load_row`.
 
     Returns:
         The complete config, checked.
@@ -60,20 +77,50 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         InputError: no such file, not a config, an unknown key, a value of another type, or one
             out of range.
     """
-    path = Path(path)
-    if not path.is_file():
-        known = ", ".join(sorted(f"train/configs/{p.name}" for p in BASE.parent.glob("[!_]*.py")))
-        raise InputError(f"config {path} does not exist; the project's own are {known}")
-    try:
-        config = Config.fromfile(path)
-    except Exception as error:  # a config is a program: anything may go wrong in it
-        raise InputError(
-            f"config {path} cannot be read ({type(error).__name__}: {error}); it has to be a "
-            "Python file that assigns dicts, see train/configs/base.py"
-        ) from error
+    config = read_config(path)
+    if row is not None:
+        merge(config, load_row(row))
+    return complete(config, options, path=path)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The sections of a config as its file says them; see `load_config`."""
+    return _read(Path(path), BASE.parent, "config")
+
+
+def load_row(name: str | Path) -> dict[str, Any]:
+    """A row of an ablation table: the sections and keys that differ, nothing else.
+
+    Args:
+        name: of a file in `configs/rows` without its ending, or a file.
+
+    Raises:
+        InputError: as `load_config`.
+    """
+    known = ROWS / f"{name}.py"
+    path = known if known.is_file() else Path(name)
+    return _read(path, ROWS, "row")
+
+
+def merge(content: dict[str, Any], row: Mapping[str, Any]) -> None:
+    """Put a row's keys over those of a config, in place."""
+    for section, values in row.items():
+        content[section] = {**content.get(section, {}), **values}
+
+
+def complete(
+    given: Mapping[str, Any], options: Mapping[str, Any] | None = None, *, path: str | Path
+) -> Config:
+    """What a config leaves out, and a check of the whole; see `load_config`.
+
+    Args:
+        given: the config's sections.
+        options: dotted keys and values that replace the config's.
+        path: of the config, for messages and for its name.
+    """
     known = Config.fromfile(BASE).to_dict()
-    given = config.to_dict()
     _check_sections(given, known, where=str(path))
+    given = {section: dict(content) for section, content in given.items()}
     for key, value in (options or {}).items():
         section, _, name = key.partition(".")
         if name == "" or section not in known or name not in known[section]:
@@ -87,6 +134,25 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
             known[section][name] = _typed(f"{section}.{name}", value, known[section][name])
     _check_values(known)
     return Config(known, filename=str(path))
+
+
+def _read(path: Path, folder: Path, what: str) -> dict[str, Any]:
+    """The sections of a config or of a row, their names checked."""
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("[!_]*.py")))
+        raise InputError(
+            f"{what} {path} does not exist; the project's own, in "
+            f"{folder.relative_to(BASE.parents[2])}, are {known}"
+        )
+    try:
+        content = Config.fromfile(path).to_dict()
+    except Exception as error:  # a config is a program: anything may go wrong in it
+        raise InputError(
+            f"{what} {path} cannot be read ({type(error).__name__}: {error}); it has to be a "
+            "Python file that assigns dicts, see train/configs/base.py"
+        ) from error
+    _check_sections(content, Config.fromfile(BASE).to_dict(), where=str(path))
+    return content
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -122,10 +188,12 @@ def _typed(key: str, value: Any, default: Any) -> Any:
         fits = value is None or (isinstance(value, int) and not isinstance(value, bool))
         expected = "a whole number or None"
     elif isinstance(default, list):
-        if isinstance(value, int) and not isinstance(value, bool):
+        kind = type(default[0]) if default else int
+        if type(value) is kind:
             value = [value]  # the command line cannot tell 5 from [5]
-        fits = isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value)
-        value, expected = (list(value) if fits else value), "a list of whole numbers"
+        fits = isinstance(value, (list, tuple)) and all(type(v) is kind for v in value)
+        value = list(value) if fits else value
+        expected = f"a list of {'words' if kind is str else 'whole numbers'}"
     elif isinstance(default, float):
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
         value, expected = (float(value) if fits else value), "a number"
@@ -147,14 +215,23 @@ def _check_values(config: Mapping[str, Any]) -> None:
                 raise InputError(f"config key {section}.{name} is {value}; it has to be at least 1")
     for key, choices in CHOICES.items():
         section, name = key.split(".")
-        if config[section][name] not in choices:
-            raise InputError(
-                f"config key {key} is {config[section][name]!r}; choose one of {', '.join(choices)}"
-            )
-    for key in ("train.seed", "data.num_workers", "data.ram_gb", "optimizer.lr"):
+        value = config[section][name]
+        values = value if isinstance(value, list) else [value]
+        if not values or len(set(values)) < len(values) or not set(values) <= set(choices):
+            some = "choose from" if isinstance(value, list) else "choose one of"
+            raise InputError(f"config key {key} is {value!r}; {some} {', '.join(choices)}")
+    for key in NOT_NEGATIVE:
         section, name = key.split(".")
-        if config[section][name] < 0:
+        if (config[section][name] or 0) < 0:
             raise InputError(f"config key {key} is negative")
+    if config["optimizer"]["ema_decay"] >= 1:
+        raise InputError("config key optimizer.ema_decay has to be below 1, as in 0.999")
+    if config["loss"]["prior_weight"] and config["model"]["initialisation"] != "video":
+        raise InputError(
+            "config key loss.prior_weight compares a target with the track of the video query "
+            "that a motion query started as, and with model.initialisation="
+            f"{config['model']['initialisation']!r} there is none: set loss.prior_weight=0"
+        )
     if any(weight < 1 for weight in config["data"]["cache_weights"]):
         raise InputError("config key data.cache_weights has a number below 1")
     dim, heads = config["model"]["hidden_dim"], config["model"]["num_heads"]

@@ -1,90 +1,53 @@
-"""The mmengine side of training: one model class, one loop, three hooks, and the runner's parts.
+"""The mmengine side of training: one loop, its hooks, and the runner's parts."""
 
-Everything random in iteration i is a function of (seed, i): the samples through their counters,
-torch's generators through `SeedEachIteration`. So a checkpoint needs no random state, and a
-resumed run ends in the same weights as an uninterrupted one.
-"""
-
+import importlib.util
 import logging
 import resource
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper
 from mmengine.registry import LOOPS
 from mmengine.runner import IterBasedTrainLoop, Runner
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
-from train.checkpoint import PlainCheckpoint, latest_checkpoint, load_weights, read_checkpoint
+from train.checkpoint import (
+    PlainCheckpoint,
+    latest_checkpoint,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
 from train.config import differences, load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate
 from train.data.compatible import signature
-from train.losses import Binary, Diverged, SetCriterion
+from train.distributed import mean_over_ranks, wrap
 from train.models import DMVS
+from train.trainable import (
+    TrainableHead,
+    build_head,
+    build_optimizer,
+    build_trainable,
+    learning_rate,
+    scheduler_configs,
+)
 
 __all__ = ["build_runner", "load_config", "load_head"]
 
 # What may change between a run and its resumption: nothing that shapes the weights.
 FREE_TO_CHANGE = (
-    "train.max_iters", "train.log_interval", "train.checkpoint_interval",
-    "train.keep_checkpoints", "data.num_workers", "data.ram_gb", "evaluation.",
+    "train.max_iters", "train.log_interval", "train.checkpoint_interval", "train.val_",
+    "train.keep_checkpoints", "train.tensorboard", "data.num_workers", "data.ram_gb", "evaluation.",
 )  # fmt: skip
-
-
-class TrainableHead(BaseModel):
-    """The head with its loss, in the form that mmengine's loop calls.
-
-    Args:
-        head: the head.
-        criterion: the loss.
-    """
-
-    def __init__(self, head: DMVS, criterion: SetCriterion) -> None:
-        super().__init__()
-        self.head = head
-        self.criterion = criterion
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted loss terms of a batch."""
-        outputs = self.head(batch.inputs)
-        layers = [(output.logits, output.mask_embeds) for output in outputs]
-        distances = [
-            distance[sources]  # (N_m, M)
-            for distance, sources in zip(batch.distances, outputs[-1].sources, strict=True)
-        ]
-        return self.criterion(layers, batch.mask_features, batch.targets, prior=distances)
-
-    def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
-        """One optimiser step.
-
-        Returns:
-            The loss terms and their sum, for the log.
-
-        Raises:
-            Diverged: a loss is not finite.
-        """
-        device = next(self.parameters()).device
-        with optim_wrapper.optim_context(self):
-            losses = self(data.to(device))
-        total, log = self.parse_losses(losses)
-        if not torch.isfinite(total):
-            raise Diverged(
-                f"the loss is {float(total)} in iteration "
-                f"{optim_wrapper.message_hub.get_info('iter', 0)}; lower optimizer.lr or "
-                "optimizer.clip_norm"
-            )
-        optim_wrapper.update_params(total)
-        return log
 
 
 class ResumableLoop(IterBasedTrainLoop):
@@ -104,23 +67,12 @@ class ResumableLoop(IterBasedTrainLoop):
         self.runner.call_hook("after_train")
         return self.runner.model
 
+    def run_iter(self, data_batch: Batch) -> None:
+        unwrapped(self.runner.model).iteration = self._iter
+        super().run_iter(data_batch)
+
 
 LOOPS.register_module(module=ResumableLoop, force=True)
-
-
-class SeedEachIteration(Hook):
-    """Seeds torch with a function of (seed, iteration) before each iteration."""
-
-    priority = "VERY_HIGH"
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Batch | None = None
-    ) -> None:
-        state = np.random.SeedSequence([self.seed, runner.iter]).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0]))
 
 
 class PeakMemory(Hook):
@@ -140,6 +92,57 @@ class PeakMemory(Hook):
             runner.message_hub.update_scalar("train/memory", megabytes)
 
 
+class Validation(Hook):
+    """Evaluates the head now and then on a few videos, and keeps the best checkpoint.
+
+    Args:
+        validate: gives J, F and J&F of a head; called by rank 0 alone.
+        interval: iterations between two evaluations.
+        work_dir: where ``best.pth`` goes.
+        training: facts about the run, for its ``meta["training"]``.
+    """
+
+    priority = "LOW"  # after the optimiser's and before the checkpoint's
+
+    def __init__(
+        self,
+        validate: Callable[[DMVS], dict[str, float]],
+        interval: int,
+        work_dir: Path,
+        training: dict[str, Any],
+    ) -> None:
+        self.validate, self.interval, self.training = validate, interval, training
+        self.path = work_dir / "best.pth"
+
+    def before_train(self, runner: Runner) -> None:
+        self.best = -1.0
+        if self.path.is_file():  # of the run that is resumed
+            self.best = read_checkpoint(self.path)["meta"]["validation"]["J&F"]
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Batch | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
+            return
+        model = unwrapped(runner.model)
+        found = self.validate(model.evaluated_head())
+        for name in ("J", "F", "J&F"):
+            runner.visualizer.add_scalar(f"val/{name}", found[name], runner.iter + 1)
+        better = found["J&F"] > self.best
+        runner.logger.info(
+            f"validation after {runner.iter + 1} iterations: J&F {100 * found['J&F']:.1f} over "
+            f"{found['num_expressions']} expressions" + (", the best so far" if better else "")
+        )
+        if better:
+            self.best = found["J&F"]
+            meta = {"iter": runner.iter + 1, "training": self.training, "validation": found}
+            save_checkpoint({"meta": meta, "state_dict": model.state_dict()}, self.path)
+
+
 class HeadRunner(Runner):
     """mmengine's runner on a device of our choice, without its page of environment."""
 
@@ -148,60 +151,73 @@ class HeadRunner(Runner):
         super().__init__(log_level="WARNING", **arguments)
         # mmengine warns of its own use of its own old names, which nobody here can change.
         self.logger.addFilter(lambda record: "deprecated" not in record.getMessage())
-        self.logger.setLevel(logging.INFO)
-        for handler in self.logger.handlers:
-            handler.setLevel(logging.INFO)
+        if is_main_process():
+            self.logger.setLevel(logging.INFO)
+            for handler in self.logger.handlers:
+                handler.setLevel(logging.INFO)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        return model.to(self.device)
+        return wrap(model.to(self.device))
 
     def _log_env(self, env_cfg: dict) -> None:
         pass
 
 
-def build_head(config: Config) -> DMVS:
-    """The head of a complete config."""
-    return DMVS(**config.model)
+def unwrapped(model: nn.Module) -> TrainableHead:
+    """The head with its loss, whether several processes train it or one."""
+    return model if isinstance(model, TrainableHead) else model.module
 
 
-def build_runner(
-    config: Config,
-    caches: Sequence[CacheReader],
-    work_dir: str | Path,
-    *,
-    device: torch.device | str = "cpu",
-    resume: bool = False,
-) -> Runner:
-    """Everything a training run needs; call ``.train()`` on it.
-
-    Args:
-        config: from `load_config`.
-        caches: what to train on.
-        work_dir: for checkpoints (``iter_N.pth``) and logs; created.
-        device: where to train.
-        resume: go on from the latest checkpoint in `work_dir`; from the start without any.
+def build_dataset(
+    config: Config, caches: Sequence[CacheReader], device: torch.device | str = "cpu"
+) -> ClipDataset:
+    """The samples of a run.
 
     Raises:
-        InputError: the caches cannot be trained on or do not fit the config, the folder cannot
-            be written or holds another run.
+        InputError: the caches cannot be trained on or do not fit the config.
     """
-    work_dir = Path(work_dir)
-    train = config.train
-    dataset = ClipDataset(
-        caches,
-        seed=train.seed,
-        pinned=torch.device(device).type == "cuda",
-        **{n: value for n, value in config.data.items() if n not in ("num_workers", "ram_gb")},
-    )
+    settings = dict(config.data)
+    for name in ("num_workers", "ram_gb"):
+        del settings[name]
+    if settings["seed"] is None:
+        settings["seed"] = config.train.seed
+    dataset = ClipDataset(caches, pinned=torch.device(device).type == "cuda", **settings)
     for name, value in dataset.dims.items():
         if config.model[name] != value:
             raise InputError(
                 f"config key model.{name} is {config.model[name]}, but {caches[0].path} was "
                 f"extracted with {value}; set model.{name}={value}"
             )
-    training = {
+    return dataset
+
+
+def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:
+    """This rank's part of every batch.
+
+    Raises:
+        InputError: the batch cannot be shared evenly.
+    """
+    batch_size, ranks = config.train.batch_size, get_world_size()
+    if batch_size % ranks:
+        raise InputError(
+            f"config key train.batch_size is {batch_size}, which {ranks} processes cannot share; "
+            "it counts the samples of all of them together"
+        )
+    return DataLoader(
+        dataset,
+        batch_sampler=CounterBatches(
+            batch_size, config.train.max_iters, rank=get_rank(), world_size=ranks
+        ),
+        collate_fn=collate,
+        num_workers=config.data.num_workers,
+    )
+
+
+def training_facts(config: Config, caches: Sequence[CacheReader]) -> dict[str, Any]:
+    """What a checkpoint keeps of its run, JSON-able."""
+    return {
         "config": config.to_dict(),
-        "seed": train.seed,
+        "seed": config.train.seed,
         "caches": [
             {
                 "fingerprint": reader.fingerprint_hex,
@@ -212,31 +228,50 @@ def build_runner(
             for reader in caches
         ],
     }
+
+
+def build_runner(
+    config: Config,
+    caches: Sequence[CacheReader],
+    work_dir: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    validate: Callable[[DMVS], dict[str, float]] | None = None,
+) -> Runner:
+    """Everything a training run needs; call ``.train()`` on it.
+
+    In several processes each builds its own, after `train.distributed.join`.
+
+    Args:
+        config: from `load_config`.
+        caches: what to train on.
+        work_dir: for checkpoints (``iter_N.pth``) and logs; created.
+        device: where to train.
+        resume: go on from the latest checkpoint in `work_dir`; from the start without any.
+        validate: gives J, F and J&F of a head, every ``train.val_interval`` iterations.
+
+    Raises:
+        InputError: the caches cannot be trained on or do not fit the config, the folder cannot
+            be written or holds another run.
+    """
+    work_dir, train = Path(work_dir), config.train
+    dataset = build_dataset(config, caches, device)
+    loader = build_loader(config, dataset)
+    training = training_facts(config, caches)
     checkpoint = _start(work_dir, training, resume=resume)
-    torch.manual_seed(train.seed)  # the initial weights
-    loss = dict(config.loss)
-    no_object_weight = loss.pop("no_object_weight")
-    model = TrainableHead(build_head(config), SetCriterion(Binary(no_object_weight), **loss))
+    model = build_trainable(config, mean=mean_over_ranks if get_world_size() > 1 else None)
+    hooks = [PeakMemory(), PlainCheckpoint(training)]
+    if validate is not None:
+        hooks.append(Validation(validate, train.val_interval, work_dir, training))
     runner = HeadRunner(
         device=torch.device(device),
         model=model,
         work_dir=str(work_dir),
-        train_dataloader=DataLoader(
-            dataset,
-            batch_sampler=CounterBatches(train.batch_size, train.max_iters),
-            collate_fn=collate,
-            num_workers=config.data.num_workers,
-        ),
+        train_dataloader=loader,
         train_cfg={"type": "ResumableLoop", "max_iters": train.max_iters},
-        optim_wrapper=OptimWrapper(
-            torch.optim.AdamW(
-                model.parameters(),
-                lr=config.optimizer.lr,
-                weight_decay=config.optimizer.weight_decay,
-            ),
-            clip_grad={"max_norm": config.optimizer.clip_norm},
-        ),
-        param_scheduler=_schedulers(config),
+        optim_wrapper=build_optimizer(config, model),
+        param_scheduler=scheduler_configs(config),
         default_hooks={
             "logger": {"type": "LoggerHook", "interval": train.log_interval},
             "sampler_seed": None,
@@ -249,26 +284,45 @@ def build_runner(
                 "backend_args": {"backend": "atomic"},
             },
         },
-        custom_hooks=[SeedEachIteration(train.seed), PeakMemory(), PlainCheckpoint(training)],
+        custom_hooks=hooks,
         log_processor={"by_epoch": False},
         load_from=str(checkpoint) if checkpoint else None,
         resume=checkpoint is not None,
         randomness={"seed": train.seed},
+        visualizer={"type": "Visualizer", "vis_backends": _log_backends(config)},
         # mmengine finds loggers by this name: two runs in one process must not share it.
         experiment_name=f"{Path(config.filename).stem}_{id(model):x}",
+        launcher="pytorch" if get_world_size() > 1 else "none",
         cfg=config,
     )
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in model.head.parameters())
     runner.logger.info(
         f"{len(dataset)} expressions from {len(caches)} cache(s), {parameters / 1e6:.2f} M "
-        f"parameters, {train.max_iters} iterations of {train.batch_size} on {device}; "
-        f"checkpoints and logs in {work_dir}"
+        f"parameters, {train.max_iters} iterations on {device}; checkpoints and logs in {work_dir}"
+    )
+    runner.logger.info(
+        f"effective batch {train.batch_size} = {get_world_size()} process(es) x "
+        f"{train.batch_size // get_world_size()}; learning rate {learning_rate(config):.3g} = "
+        f"{config.optimizer.lr:.3g} x {train.batch_size} / {config.optimizer.lr_batch_size}"
     )
     return runner
 
 
+def _log_backends(config: Config) -> list[dict[str, Any]]:
+    """Where mmengine's visualizer writes the scalars."""
+    backends = [{"type": "LocalVisBackend"}]
+    if config.train.tensorboard:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise InputError(
+                "config key train.tensorboard needs the package tensorboard, which is not "
+                "installed: pip install tensorboard, or leave the key out"
+            )
+        backends.append({"type": "TensorboardVisBackend"})
+    return backends
+
+
 def load_head(config: Config, checkpoint: str | Path, device: torch.device | str = "cpu") -> DMVS:
-    """The trained head of a checkpoint, in eval mode.
+    """The trained head of a checkpoint, in eval mode; the average of its weights where kept.
 
     Args:
         config: from `load_config`; its model has to be the checkpoint's.
@@ -278,15 +332,12 @@ def load_head(config: Config, checkpoint: str | Path, device: torch.device | str
     Raises:
         InputError: the checkpoint does not exist, cannot be read, or holds another head.
     """
-    content = read_checkpoint(checkpoint, device)
-    prefix = "head."
-    weights = {
-        name.removeprefix(prefix): value
-        for name, value in content["state_dict"].items()
-        if name.startswith(prefix)
-    }
+    weights = read_checkpoint(checkpoint, device)["state_dict"]
+    average = "average.module."
+    prefix = average if any(name.startswith(average) for name in weights) else "head."
+    own = {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}
     head = build_head(config)
-    load_weights(head, weights, where=f"checkpoint {checkpoint}")
+    load_weights(head, own, where=f"checkpoint {checkpoint}")
     return head.to(device).eval()
 
 
@@ -294,15 +345,15 @@ def _start(work_dir: Path, training: dict[str, Any], *, resume: bool) -> Path | 
     """Make the work folder; the checkpoint to go on from, if any."""
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
-        (work_dir / ".write_test").touch()
-        (work_dir / ".write_test").unlink()
+        with tempfile.TemporaryFile(dir=work_dir):
+            pass
     except OSError as error:
         raise InputError(
             f"the work folder {work_dir} cannot be written ({error.strerror}); choose another "
             "--work-dir"
         ) from error
-    for left in work_dir.glob(".iter_*.tmp"):  # of a run killed while saving
-        left.unlink()
+    for left in work_dir.glob(".*.pth.tmp"):  # of a run killed while saving
+        left.unlink(missing_ok=True)
     checkpoint = latest_checkpoint(work_dir)
     if checkpoint is None:
         return None
@@ -311,7 +362,19 @@ def _start(work_dir: Path, training: dict[str, Any], *, resume: bool) -> Path | 
             f"{work_dir} already holds {checkpoint.name} of an earlier run; add --resume to go on "
             "with it, or choose another --work-dir"
         )
-    earlier = read_checkpoint(checkpoint)["meta"].get("training", {})
+    check_same_run(checkpoint, read_checkpoint(checkpoint), training)
+    return checkpoint
+
+
+def check_same_run(path: Path, checkpoint: dict[str, Any], training: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint of another run.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: from `read_checkpoint`.
+        training: from `training_facts`.
+    """
+    earlier = checkpoint["meta"].get("training", {})
     free = FREE_TO_CHANGE
     if training["config"]["schedule"]["type"] == "poly":  # it ends with the run
         free = tuple(key for key in free if key != "train.max_iters")
@@ -324,32 +387,6 @@ def _start(work_dir: Path, training: dict[str, Any], *, resume: bool) -> Path | 
         changed.append("the caches are not those of the earlier run")
     if changed:
         raise InputError(
-            f"--resume: {checkpoint} belongs to another run ({'; '.join(changed)}); give what it "
+            f"--resume: {path} belongs to another run ({'; '.join(changed)}); give what it "
             "was started with, or choose another --work-dir"
         )
-    return checkpoint
-
-
-def _schedulers(config: Config) -> list[dict[str, Any]]:
-    """mmengine's learning-rate schedulers."""
-    schedule, max_iters = config.schedule, config.train.max_iters
-    if schedule.type == "step":
-        main = {
-            "type": "MultiStepLR",
-            "milestones": list(schedule.milestones),
-            "gamma": schedule.gamma,
-            "by_epoch": False,
-            # Left out, it would be max_iters, and a resume for longer would keep the old one.
-            "end": 10**9,
-        }
-    else:
-        main = {"type": "PolyLR", "power": schedule.power, "end": max_iters, "by_epoch": False}
-    if schedule.warmup_iters == 0:
-        return [main]
-    warmup = {
-        "type": "LinearLR",
-        "start_factor": 0.01,
-        "end": schedule.warmup_iters,
-        "by_epoch": False,
-    }
-    return [warmup, main]

@@ -14,8 +14,15 @@ model = dict(
     num_heads=8,
     feedforward_dim=2048,
     dropout=0.0,
+    # What the sentence reads before the decoder (Table 4): "none", "plain", "static", "motion",
+    # "full"; see train/models/encoder.py.
+    encoder="full",
+    initialisation="video",  # of the motion queries (Table 5): or "text", "random"
+    decoder_reads=["words", "expression"],  # in this order; also "video" (Q_v) and "frames" (Q_f)
+    sentence="mean",  # F_se of the words: or "max"
 )
 data = dict(
+    seed=None,  # of the order of samples and of their clips: None takes train.seed
     clip_source="bank",  # or "video": whole-video queries with all or some frames
     num_frames=None,  # of "video" only: None takes all
     frame_choice="random",  # of "video" with num_frames: or "first"
@@ -38,7 +45,13 @@ loss = dict(
     # as, in the matching. 0 matches by class and masks alone, as VITA does and the paper implies.
     prior_weight=0.0,
 )
-optimizer = dict(lr=5e-5, weight_decay=0.05, clip_norm=0.01)
+optimizer = dict(
+    lr=5e-5,
+    lr_batch_size=8,  # what lr is meant for; it grows in proportion with train.batch_size
+    weight_decay=0.05,
+    clip_norm=0.01,
+    ema_decay=0.0,  # of the average of the weights that is evaluated; 0 keeps none
+)
 schedule = dict(
     type="step",  # or "poly"
     warmup_iters=0,
@@ -48,11 +61,15 @@ schedule = dict(
 )
 train = dict(
     max_iters=40000,
-    batch_size=8,
+    batch_size=8,  # of all ranks together, so that their number changes no sample
     seed=0,
+    autocast="none",  # of the head: or "bfloat16", "float16" (on a GPU); the loss is float32
     log_interval=50,
     checkpoint_interval=2000,
     keep_checkpoints=3,
+    val_interval=0,  # iterations between two evaluations on --val-cache; 0 for none
+    val_videos=20,  # of it, always the same; the checkpoint with the best J&F is kept as best.pth
+    tensorboard=False,
 )
 evaluation = dict(
     sigma=0.7,

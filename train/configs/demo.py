@@ -10,7 +10,7 @@ model = dict(
     feedforward_dim=256,
 )
 loss = dict(num_points=64, no_object_weight=1.0, prior_weight=10.0)
-optimizer = dict(lr=2e-3, clip_norm=1.0)
+optimizer = dict(lr=2e-3, lr_batch_size=16, clip_norm=1.0)
 schedule = dict(type="poly", warmup_iters=50)
 data = dict(num_workers=1)
 train = dict(max_iters=1300, batch_size=16, checkpoint_interval=250)

@@ -1,0 +1,238 @@
+"""Sweeps: equal to single runs, resumed after a kill, one head diverging, tables in the end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cache_schema import cli
+from cache_schema.cli import InputError
+from tests.synthetic import write_cache
+from train import sweep
+from train.__main__ import main as train
+from train.checkpoint import checkpoints, read_checkpoint
+from train.config import ROWS, load_row
+from train.evaluate import main as evaluate
+from train.sweeping.variants import SWEEPS, load_sweep, make_members
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
+             num_heads=2, feedforward_dim=32, dropout=0.1)
+loss = dict(num_points=16, prior_weight=1.0)
+optimizer = dict(lr=1e-3, lr_batch_size=3)
+schedule = dict(warmup_iters=3, milestones=[7])
+train = dict(max_iters=10, batch_size=3, log_interval=2, checkpoint_interval=4)
+evaluation = dict(sigma=0.4)
+"""
+SWEEP = """
+reference = "dmvs"
+rows = dict(dmvs="dmvs", random="init_random", whole=dict(data=dict(clip_source="video")))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config, a sweep and a cache."""
+    path = tmp_path_factory.mktemp("sweep")
+    (path / "small.py").write_text(CONFIG)
+    (path / "rows.py").write_text(SWEEP)
+    write_cache(path / "cache", num_frames=[6, 4])
+    return path
+
+
+def run_sweep(folder: Path, work_dir: Path, *more: str, rows: str = "rows.py") -> None:
+    command = [str(folder / rows), "--config", str(folder / "small.py"), "--device", "cpu"]
+    command += ["--cache", str(folder / "cache"), "--work-dir", str(work_dir), *more]
+    assert sweep.main(command) == 0
+
+
+@pytest.fixture(scope="module")
+def swept(folder: Path) -> Path:
+    work_dir = folder / "swept"
+    run_sweep(folder, work_dir, "--seeds", "0", "3", "--eval-cache", str(folder / "cache"))
+    return work_dir
+
+
+def assert_equal(ours: Path, theirs: Path) -> None:
+    first, second = (read_checkpoint(path)["state_dict"] for path in (ours, theirs))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.parametrize(
+    ("label", "seed", "alone"),
+    [
+        ("dmvs", 3, []),
+        ("random", 0, ["--row", "init_random"]),
+        ("whole", 3, ["--cfg-options", "data.clip_source='video'"]),
+    ],
+)
+def test_a_head_of_a_sweep_equals_the_same_head_trained_alone(
+    folder: Path, swept: Path, tmp_path: Path, label: str, seed: int, alone: list[str]
+) -> None:
+    if "--cfg-options" not in alone:
+        alone = [*alone, "--cfg-options"]
+    command = [str(folder / "small.py"), "--cache", str(folder / "cache"), "--device", "cpu"]
+    command += ["--work-dir", str(tmp_path), *alone, f"train.seed={seed}", "data.seed=0"]
+    assert train(command) == 0
+    assert_equal(swept / label / f"seed-{seed}" / "iter_10.pth", tmp_path / "iter_10.pth")
+
+
+def test_a_head_of_a_sweep_can_go_on_alone(folder: Path, swept: Path, tmp_path: Path) -> None:
+    member = swept / "dmvs" / "seed-3"
+    (tmp_path / "iter_4.pth").write_bytes((member / "iter_4.pth").read_bytes())
+    command = [str(folder / "small.py"), "--cache", str(folder / "cache"), "--device", "cpu"]
+    command += ["--work-dir", str(tmp_path), "--resume", "--cfg-options"]
+    assert train([*command, "train.seed=3", "data.seed=0"]) == 0
+    assert_equal(member / "iter_10.pth", tmp_path / "iter_10.pth")
+
+
+def test_scores_are_those_of_evaluating_each_head_alone(
+    folder: Path, swept: Path, tmp_path: Path
+) -> None:
+    member = swept / "random" / "seed-3"
+    command = [str(folder / "small.py"), "--cache", str(folder / "cache"), "--device", "cpu"]
+    command += ["--row", "init_random", "--checkpoint", str(member), "--out", str(tmp_path)]
+    assert evaluate(command) == 0
+    alone, ours = (json.loads((p / "metrics.json").read_text()) for p in (tmp_path, member))
+    assert ours["per_expression"] == alone["per_expression"]
+
+
+def test_the_tables_say_every_row(swept: Path) -> None:
+    content = json.loads((swept / "sweep.json").read_text())
+    assert list(content["variants"]) == ["dmvs", "random", "whole"]
+    assert all(variant["seeds"] == 2 for variant in content["variants"].values())
+    assert all(variant["paper"] is None for variant in content["variants"].values())
+    for name in ("sweep.md", "sweep.csv", "sweep.png"):
+        assert (swept / name).stat().st_size > 100
+
+
+def test_a_killed_sweep_ends_where_an_uninterrupted_one_ends(
+    folder: Path, swept: Path, tmp_path: Path
+) -> None:
+    work_dir = tmp_path / "killed"
+    command = [sys.executable, "-m", "train.sweep", str(folder / "rows.py"), "--resume"]
+    command += ["--config", str(folder / "small.py"), "--cache", str(folder / "cache")]
+    command += ["--work-dir", str(work_dir), "--seeds", "0", "3", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    first = work_dir / "dmvs" / "seed-0" / "iter_4.pth"
+    while not first.is_file() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (work_dir / "whole" / "seed-3" / "iter_10.pth").is_file()
+    # As if the kill had come between two heads of one iteration.
+    (work_dir / "random" / "seed-3" / "iter_4.pth").unlink(missing_ok=True)
+    run_sweep(folder, work_dir, "--seeds", "0", "3", "--resume")
+    for member in ("dmvs/seed-0", "random/seed-3", "whole/seed-3"):
+        assert_equal(swept / member / "iter_10.pth", work_dir / member / "iter_10.pth")
+        log = [json.loads(line) for line in (work_dir / member / "log.jsonl").open()]
+        assert [line["iteration"] for line in log] == [2, 4, 6, 8, 10]
+
+
+def test_a_head_that_diverges_is_dropped_and_the_others_go_on(
+    folder: Path, swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (folder / "wild.py").write_text(
+        'reference = "dmvs"\n'
+        'rows = dict(dmvs="dmvs", wild=dict(optimizer=dict(lr=1e30, clip_norm=1e30)))\n'
+    )
+    for more in ([], ["--resume"]):  # it stays out when the sweep is resumed
+        run_sweep(
+            folder, tmp_path, "--seeds", "3", "--eval-cache", str(folder / "cache"),
+            "--cfg-options", "data.seed=0", *more, rows="wild.py",
+        )  # fmt: skip
+        assert_equal(swept / "dmvs/seed-3/iter_10.pth", tmp_path / "dmvs/seed-3/iter_10.pth")
+        content = json.loads((tmp_path / "sweep.json").read_text())
+        assert list(content["variants"]) == ["dmvs"]
+        assert "lower optimizer.lr" in content["dropped"]["wild/seed-3"]
+    assert "wild/seed-3 is dropped, the others go on" in capsys.readouterr().out
+
+
+def test_an_old_folder_is_not_written_over(folder: Path, swept: Path) -> None:
+    with pytest.raises(InputError, match="add --resume"):
+        run_sweep(folder, swept, "--seeds", "0")
+
+
+def test_only_the_last_checkpoints_are_kept(folder: Path, swept: Path, tmp_path: Path) -> None:
+    options = ["train.checkpoint_interval=1", "train.keep_checkpoints=2"]
+    run_sweep(folder, tmp_path, "--seeds", "0", "--cfg-options", *options)
+    assert list(checkpoints(tmp_path / "dmvs" / "seed-0")) == [9, 10]
+
+
+def test_rows_train_on_the_caches_that_they_name(folder: Path, swept: Path, tmp_path: Path) -> None:
+    (folder / "named.py").write_text(
+        'reference = "two"\nrows = dict(one=dict(caches=["a"]), two=dict(caches=["a", "b"]))\n'
+    )
+    write_cache(tmp_path / "b", num_frames=[5])
+    command = [str(folder / "named.py"), "--config", str(folder / "small.py"), "--device", "cpu"]
+    command += ["--work-dir", str(tmp_path / "out"), "--seeds", "0", "--cache"]
+    assert sweep.main([*command, f"a={folder / 'cache'}", f"b={tmp_path / 'b'}"]) == 0
+    counts = {
+        label: len(read_checkpoint(tmp_path / "out" / label / "seed-0" / "iter_10.pth")["meta"]
+                   ["training"]["caches"])
+        for label in ("one", "two")
+    }  # fmt: skip
+    assert counts == {"one": 1, "two": 2}
+    with pytest.raises(InputError, match=r"wants the cache\(s\) b"):
+        sweep.main([*command, f"a={folder / 'cache'}"])
+    with pytest.raises(InputError, match="two caches are called a"):
+        sweep.main([*command, f"a={folder / 'cache'}", f"a={tmp_path / 'b'}"])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.py")))
+def test_every_sweep_of_the_project_fits_the_configs(name: str) -> None:
+    own = load_sweep(name)
+    config = "train/configs/demo.py" if name == "demo" else "train/configs/mevis.py"
+    members = make_members(own, ROOT / config, [0, 1])
+    assert len(members) == 2 * len(own.rows)
+    assert not own.paper or set(own.paper) == set(own.rows)
+
+
+def test_every_row_says_only_what_differs() -> None:
+    rows = sorted(path.stem for path in ROWS.glob("*.py"))
+    assert len(rows) > 10
+    for name in rows:
+        assert sum(map(len, load_row(name).values())) <= 4, name
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("rows = 5", "has to say rows"),
+        ('reference = "a"\nrows = dict(b="dmvs")', "has to say rows"),
+        ('reference = "a"\nrows = dict(a="dmvs")\ntable = 4', "table may not"),
+        ('reference = "../a"\nrows = {"../a": "dmvs"}', "names a folder"),
+        ('reference = "a"\nrows = dict(a="nowhere")', "row nowhere does not exist"),
+        ('reference = "a"\nrows = dict(a=5)', "give a name, a dict or a list"),
+        ('reference = "a"\nrows = dict(a=dict(model=5))', "every section has to be a dict"),
+        ('reference = "a"\nrows = dict(a=dict(model=dict(size=5)))', "row a: .*model.size"),
+        ('reference = "a"\nrows = dict(a="dmvs")\npaper = dict(a=(1, 2))', "three figures"),
+        ("rows = 1 / 0", "cannot be read"),
+    ],
+)
+def test_a_wrong_sweep_gets_one_sentence(
+    folder: Path, tmp_path: Path, content: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text(content)
+    command = [str(path), "--config", str(folder / "small.py"), "--cache", str(folder / "cache")]
+    assert cli.run(sweep.main, [*command, "--work-dir", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    with pytest.raises(InputError, match=message):
+        make_members(load_sweep(path), folder / "small.py", [0])
+
+
+def test_seeds_may_not_repeat(folder: Path) -> None:
+    with pytest.raises(InputError, match="each may stand there once"):
+        make_members(load_sweep("encoder"), folder / "small.py", [1, 1])

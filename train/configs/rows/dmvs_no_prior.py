@@ -1,0 +1,3 @@
+"""The head where matching does not know which object a motion query started as."""
+
+loss = dict(prior_weight=0.0)

@@ -1,0 +1,4 @@
+"""How the sentence is pooled."""
+
+reference = "mean"
+rows = dict(mean="dmvs", max="sentence_max")

@@ -1,0 +1,102 @@
+"""Several training processes: they start under torchrun or Slurm and average their gradients."""
+
+import os
+import subprocess
+
+import torch
+from mmengine.dist import all_reduce, get_world_size, is_distributed
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cache_schema.cli import InputError
+from cache_schema.launch import Rank
+from train.data import Batch
+from train.trainable import Losses, TrainableHead
+
+PORT = "29500"  # torch's own choice where none is given
+
+
+def join(rank: Rank, launcher: str | None, device: torch.device) -> torch.device:
+    """Meet the other processes; does nothing for a single one.
+
+    Args:
+        rank: which one this is.
+        launcher: what started it, see `cache_schema.launch.find_rank`.
+        device: as asked for; without an index each process on a machine takes its own GPU.
+
+    Returns:
+        The device of this process.
+
+    Raises:
+        InputError: there are fewer GPUs than processes on this machine.
+    """
+    if rank.world_size == 1:
+        return device
+    if device.type == "cuda":
+        if device.index is None:
+            device = torch.device("cuda", rank.local_rank)
+        if device.index >= torch.cuda.device_count():
+            raise InputError(
+                f"rank {rank.rank} wants {device}, but this machine has "
+                f"{torch.cuda.device_count()} GPU(s); start one process a GPU"
+            )
+        torch.cuda.set_device(device)
+    if launcher == "slurm":
+        os.environ.setdefault("MASTER_ADDR", _first_host())
+        os.environ.setdefault("MASTER_PORT", PORT)
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", rank=rank.rank, world_size=rank.world_size
+    )
+    return device
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    if is_distributed():
+        torch.distributed.destroy_process_group()
+
+
+def mean_over_ranks(numbers: Tensor) -> Tensor:
+    """The mean over all ranks of what each counted: what the loss of a rank is divided by.
+
+    Gradients are averaged over the ranks. With this in the denominators, the average is the
+    gradient that one process would get from the whole batch.
+    """
+    numbers = numbers.clone()
+    all_reduce(numbers, op="mean")
+    return numbers
+
+
+class DistributedHead(DistributedDataParallel):
+    """`TrainableHead` in several processes, in the form that mmengine's loop calls."""
+
+    def __init__(self, module: TrainableHead) -> None:
+        super().__init__(module, broadcast_buffers=False)
+
+    def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
+        """One optimiser step with the gradients of all ranks; the log holds the means."""
+        log = self.module.train_step(data, optim_wrapper, forward=self)
+        for value in log.values():
+            all_reduce(value, op="mean")
+        return log
+
+
+def wrap(model: TrainableHead) -> nn.Module:
+    """The model for the number of processes there are."""
+    return DistributedHead(model) if get_world_size() > 1 else model
+
+
+def _first_host() -> str:
+    """The machine of rank 0 in a job of Slurm."""
+    nodes = os.environ.get("SLURM_JOB_NODELIST", "")
+    try:
+        said = subprocess.run(
+            ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InputError(
+            f"--launcher slurm: scontrol does not say the hosts of {nodes!r} ({error}); set "
+            "MASTER_ADDR to the machine of rank 0"
+        ) from None
+    return said.stdout.split()[0]

@@ -1,0 +1,216 @@
+"""Whole ablation tables in one pass over the cache.
+
+    python -m train.sweep SWEEP --cache CACHE [CACHE ...] [--eval-cache CACHE] [--seeds 0 1 2]
+                          [--config CONFIG] [--work-dir DIR] [--resume] [--cfg-options key=value]
+
+SWEEP is one of train/configs/sweeps, or a file like them (`train.sweeping.variants`); CONFIG is
+what its rows differ from. Every row is trained with every seed, all on the same batches; then all
+are scored on the other cache, and DIR gets the table as sweep.md, .csv, .png and .json, beside a
+folder of checkpoints for each row and seed. A cache may have a name, as in ``--cache ovis=PATH``,
+for rows that say which caches they are trained on.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from cache_schema import cli
+from cache_schema.cli import InputError
+from cache_schema.fingerprint import file_sha256
+from cache_schema.reader import CacheReader
+from train.__main__ import pick_device
+from train.config import Options
+from train.evaluation.cache_scores import list_expressions, pick_rule
+from train.evaluation.report import write_metrics
+from train.runner import load_head
+from train.sweeping.engine import Trained, train_members
+from train.sweeping.report import write_report
+from train.sweeping.scores import HeadScores, collect_metrics, from_json, score_videos, to_json
+from train.sweeping.variants import Member, Sweep, load_sweep, make_members
+
+NAMED = re.compile(r"([\w.-]+)=(.+)")
+#: Videos of the splits of MeViS that the paper measures on: beside other data its figures would
+#: mean nothing, and other data sets come in the layout of MeViS, too.
+MEVIS_VIDEOS = {"valid": 140, "valid_u": 50}
+
+
+def main(argv: list[str]) -> int:
+    """Command line; see the module's docstring."""
+    arguments = _parser().parse_args(argv)
+    sweep = load_sweep(arguments.sweep)
+    members = make_members(sweep, arguments.config, arguments.seeds, arguments.cfg_options)
+    caches = open_caches(arguments.cache, "--cache", members)
+    eval_caches = open_caches(arguments.eval_cache, "--eval-cache", members)
+    for readers in eval_caches.values():
+        list_expressions(readers[0])  # better now than after the training
+    device = pick_device(arguments.device)
+    work_dir = Path(arguments.work_dir or Path("work/sweeps") / Path(arguments.sweep).stem)
+    trained = train_members(members, caches, work_dir, device=device, resume=arguments.resume)
+    if eval_caches:
+        metrics = evaluate(trained, eval_caches, work_dir, device=device)
+        print(report(sweep, trained, metrics, eval_caches, work_dir))
+    print(f"checkpoints and tables: {work_dir}")
+    return 0
+
+
+def open_caches(
+    given: Sequence[str], option: str, members: Sequence[Member]
+) -> dict[tuple[str, ...], list[CacheReader]]:
+    """The caches of each combination of names that members have.
+
+    Args:
+        given: PATH or NAME=PATH.
+        option: that they were given with, for messages.
+        members: of the sweep.
+
+    Raises:
+        InputError: a name twice, one that was not given, or a cache that cannot be read.
+    """
+    if not given:
+        return {}
+    paths: dict[str, list[str]] = defaultdict(list)
+    for text in given:
+        named = None if Path(text).is_dir() else NAMED.fullmatch(text)
+        paths[named[1] if named else ""].append(named[2] if named else text)
+        if named and len(paths[named[1]]) > 1:
+            raise InputError(f"{option}: two caches are called {named[1]}; give each its own name")
+    readers = {name: [CacheReader(path) for path in own] for name, own in paths.items()}
+    everything = [reader for own in readers.values() for reader in own]
+    found = {}
+    for names in {member.caches for member in members}:
+        unknown = sorted(set(names) - set(readers))
+        if option == "--eval-cache":  # one is enough for all, else the one of the first name
+            first = readers.get(names[0] if names else "", everything)[:1]
+            if names and unknown and len(everything) > 1:
+                raise InputError(f"{option}: a row wants the cache {names[0]}; give it by name")
+            found[names] = first
+        elif unknown:
+            raise InputError(
+                f"{option}: a row wants the cache(s) {', '.join(unknown)}; give NAME=PATH for each"
+            )
+        else:
+            found[names] = [r for n in names for r in readers[n]] or readers.get("", everything)
+    return found
+
+
+def evaluate(
+    trained: Trained,
+    caches: Mapping[tuple[str, ...], Sequence[CacheReader]],
+    work_dir: Path,
+    *,
+    device: torch.device,
+) -> dict[Member, dict]:
+    """Score every head, those of one cache with shared reading; each gets its metrics.json.
+
+    What was scored is kept video by video, so that a stopped evaluation goes on where it was.
+    """
+    metrics: dict[Member, dict] = {}
+    groups: dict[Path, list[Member]] = defaultdict(list)
+    readers = {}
+    for member in trained.checkpoints:
+        reader = caches[member.caches][0]
+        groups[reader.path].append(member)
+        readers[reader.path] = reader
+    for path, members in groups.items():
+        found = _score(
+            readers[path], {m: trained.checkpoints[m] for m in members}, work_dir, device
+        )
+        for member in members:
+            metrics[member] = found[member.name]
+            write_metrics(work_dir / member.name / "metrics.json", metrics[member])
+    return metrics
+
+
+def _score(
+    reader: CacheReader, checkpoints: Mapping[Member, Path], work_dir: Path, device: torch.device
+) -> dict[str, dict]:
+    """The content of metrics.json of each head, by `Member.name`."""
+    heads = {m.name: load_head(m.config, path, device) for m, path in checkpoints.items()}
+    rule = {m.name: pick_rule(m.config, reader.dataset) for m in checkpoints}
+    sigma = {m.name: m.config.evaluation.sigma for m in checkpoints}
+    digests = {m.name: file_sha256(path) for m, path in checkpoints.items()}
+    header = json.dumps([reader.fingerprint_hex, digests, rule, sigma], sort_keys=True)
+    name = hashlib.sha256(header.encode()).hexdigest()[:12]
+    path = work_dir / f"scores-{name}.jsonl"  # of these heads on this cache alone
+    done = _read_scores(path)
+    videos = list_expressions(reader)
+    missing = {video_id: items for video_id, items in videos.items() if video_id not in done}
+    scored = score_videos(reader, heads, rule=rule, sigma=sigma, device=device, videos=missing)
+    with open(path, "a", encoding="utf-8") as file:
+        for video_id, found in tqdm(scored, "score", len(missing), unit="video", disable=None):
+            done[video_id] = found
+            file.write(json.dumps([video_id, to_json(found)]) + "\n")
+            file.flush()
+    return collect_metrics(videos, (done[i] for i in videos if i in done))
+
+
+def _read_scores(path: Path) -> dict[str, HeadScores]:
+    """What an earlier evaluation scored; a line that a kill cut short is cut off."""
+    if not path.is_file():
+        return {}
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    lines = whole.splitlines()
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return {video_id: from_json(found) for video_id, found in map(json.loads, lines)}
+
+
+def report(
+    sweep: Sweep,
+    trained: Trained,
+    metrics: Mapping[Member, dict],
+    caches: Mapping[tuple[str, ...], Sequence[CacheReader]],
+    work_dir: Path,
+) -> str:
+    """Write the sweep's table in all its forms; returns it as text."""
+    results: dict[str, list[dict]] = {label: [] for label in sweep.rows}
+    seconds: dict[str, list[float]] = defaultdict(list)
+    parameters = {}
+    for member, content in metrics.items():
+        results[member.label].append(content)
+        seconds[member.label].append(trained.seconds[member])
+        head = load_head(member.config, trained.checkpoints[member])
+        parameters[member.label] = sum(p.numel() for p in head.parameters())
+    is_mevis = all(
+        reader.dataset == "mevis" and len(reader) == MEVIS_VIDEOS.get(reader.split)
+        for readers in caches.values()
+        for reader in readers
+    )
+    return write_report(
+        work_dir,
+        results,
+        reference=sweep.reference,
+        parameters=parameters,
+        seconds={label: sum(own) / len(own) for label, own in seconds.items()},
+        dropped={member.name: reason for member, reason in trained.dropped.items()},
+        paper=sweep.paper if is_mevis else None,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sweep", help="a name in train/configs/sweeps, or a file")
+    parser.add_argument("--cache", nargs="+", required=True, help="PATH or NAME=PATH to train on")
+    parser.add_argument("--eval-cache", nargs="+", default=[], help="to score on; none trains only")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--config", default="train/configs/mevis.py", help="what the rows change")
+    parser.add_argument("--work-dir", help="default: work/sweeps/SWEEP")
+    parser.add_argument("--resume", action="store_true", help="go on with the sweep in DIR")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

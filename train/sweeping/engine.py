@@ -1,0 +1,256 @@
+"""Many heads in one pass over the cache.
+
+Each batch is read and put on the device once, and every head takes its own step on it with its own
+optimiser, schedule and random state. Nothing passes from one head to another, so its weights are
+those that it would have got alone.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from mmengine.logging import MessageHub
+from mmengine.registry import PARAM_SCHEDULERS
+from tqdm import tqdm
+
+from cache_schema.cli import InputError
+from cache_schema.reader import CacheReader
+from train.checkpoint import NAME, checkpoints, read_checkpoint, save_checkpoint
+from train.data import Batch
+from train.losses import Diverged
+from train.runner import build_dataset, build_loader, check_same_run, training_facts
+from train.sweeping.variants import Member
+from train.trainable import build_optimizer, build_trainable, scheduler_configs
+
+DROPPED = "dropped.json"
+LOG = "log.jsonl"
+
+Caches = Sequence[CacheReader]
+
+
+class Trainee:
+    """A member of a sweep with all that its training needs.
+
+    Args:
+        member: what is trained.
+        caches: on what.
+        folder: for its checkpoints (``iter_N.pth``, as `train.runner` writes them) and its log.
+        device: where.
+
+    Attributes:
+        seconds: that its own steps took so far.
+    """
+
+    def __init__(self, member: Member, caches: Caches, folder: Path, device: torch.device) -> None:
+        self.member, self.folder = member, folder
+        self.facts = training_facts(member.config, caches)
+        self.model = build_trainable(member.config, device).train()
+        self.optimizer = build_optimizer(member.config, self.model)
+        self.schedulers = [
+            PARAM_SCHEDULERS.build({**settings, "optimizer": self.optimizer})
+            for settings in scheduler_configs(member.config)
+        ]
+        self.seconds = 0.0
+
+    def step(self, batch: Batch, iteration: int) -> dict[str, torch.Tensor]:
+        """One optimiser step; the loss terms for the log."""
+        start = time.perf_counter()
+        losses = self.model.step(batch, self.optimizer, iteration)
+        for scheduler in self.schedulers:
+            scheduler.step()
+        self.seconds += time.perf_counter() - start
+        return losses
+
+    def log(self, iteration: int, losses: Mapping[str, torch.Tensor]) -> None:
+        """Append a line to the log; ``iteration`` counts from 1 here."""
+        line = {"iteration": iteration, "lr": self.optimizer.get_lr()["lr"][0]}
+        line |= {name: float(value) for name, value in losses.items()}
+        with open(self.folder / LOG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def save(self, iteration: int, keep: int) -> None:
+        """Write the checkpoint after so many iterations; the oldest over ``keep`` go."""
+        content = {
+            "meta": {
+                "iter": iteration,
+                "epoch": 0,
+                "seed": self.member.seed,
+                "dataset_meta": {},
+                "training": self.facts,
+                "seconds": self.seconds,
+            },
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "param_schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},
+        }
+        save_checkpoint(content, self.folder / NAME.format(iteration))
+        for path in list(checkpoints(self.folder).values())[: -max(keep, 2)]:
+            path.unlink()
+
+    def load(self, iteration: int) -> None:
+        """Go back to the checkpoint after so many iterations."""
+        path = self.folder / NAME.format(iteration)
+        content = read_checkpoint(path)
+        check_same_run(path, content, self.facts)
+        self.model.load_state_dict(content["state_dict"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        for scheduler, state in zip(self.schedulers, content["param_schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        self.seconds = content["meta"]["seconds"]
+        if (self.folder / LOG).is_file():  # what it says beyond is said again, or was cut short
+            whole = (self.folder / LOG).read_text("utf-8").rpartition("\n")[0].splitlines()
+            kept = [f"{line}\n" for line in whole if json.loads(line)["iteration"] <= iteration]
+            (self.folder / LOG).write_text("".join(kept), "utf-8")
+
+    def drop(self, reason: str) -> None:
+        """Note why it is out."""
+        (self.folder / DROPPED).write_text(json.dumps({"reason": reason}) + "\n", "utf-8")
+
+
+@dataclass
+class Trained:
+    """What came of a sweep's training.
+
+    Attributes:
+        checkpoints: the last one of each member.
+        seconds: that each member's own steps took.
+        dropped: members that diverged, and why.
+    """
+
+    checkpoints: dict[Member, Path] = field(default_factory=dict)
+    seconds: dict[Member, float] = field(default_factory=dict)
+    dropped: dict[Member, str] = field(default_factory=dict)
+
+
+def train_members(
+    members: Sequence[Member],
+    caches: Mapping[tuple[str, ...], Caches],
+    work_dir: Path,
+    *,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+) -> Trained:
+    """Train all members of a sweep; those that read the same batches in one pass.
+
+    Args:
+        members: from `train.sweeping.variants.make_members`.
+        caches: the caches of each combination of names.
+        work_dir: each member has a folder in it, see `Member.name`.
+        device: where to train.
+        resume: go on from the checkpoints in `work_dir`, as far as they are of this sweep.
+
+    Raises:
+        InputError: caches that cannot be trained on, or a folder that holds another sweep.
+    """
+    trained = Trained()
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        groups.setdefault(_batches_of(member), []).append(member)
+    for number, group in enumerate(groups.values(), 1):
+        name = f"pass {number} of {len(groups)}" if len(groups) > 1 else "train"
+        one_pass = _Pass(group, caches[group[0].caches], work_dir, torch.device(device), resume)
+        one_pass.run(name)
+        for trainee in one_pass.alive:
+            last = trainee.folder / NAME.format(trainee.member.config.train.max_iters)
+            trained.checkpoints[trainee.member] = last
+            trained.seconds[trainee.member] = trainee.seconds
+        trained.dropped |= one_pass.dropped
+    return trained
+
+
+def _batches_of(member: Member) -> str:
+    """What decides which batches a member reads, and when it is saved."""
+    config = member.config.to_dict()
+    shared = {**config["train"], "seed": None, "autocast": None}
+    return json.dumps([member.caches, config["data"], shared], sort_keys=True)
+
+
+class _Pass:
+    """The members that read the same batches."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        caches: Caches,
+        work_dir: Path,
+        device: torch.device,
+        resume: bool,
+    ) -> None:
+        self.config = members[0].config
+        self.device = device
+        self.dropped: dict[Member, str] = {}
+        self.alive: list[Trainee] = []
+        self.start = 0
+        self.dataset = build_dataset(self.config, caches, device)
+        for member in members:
+            folder = work_dir / member.name
+            if not resume and folder.is_dir():
+                raise InputError(
+                    f"{folder} is there already, of an earlier sweep; add --resume to go on with "
+                    "it, or choose another --work-dir"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            if (folder / DROPPED).is_file():
+                reason = json.loads((folder / DROPPED).read_text("utf-8"))["reason"]
+                self.dropped[member] = reason
+            else:
+                self.alive.append(Trainee(member, caches, folder, device))
+        if resume and self.alive:
+            self._go_back()
+
+    def run(self, name: str) -> None:
+        """Train to the end."""
+        train = self.config.train
+        progress = tqdm(
+            self._batches(), desc=name, total=train.max_iters, initial=self.start, unit="it",
+            disable=None, mininterval=1.0,
+        )  # fmt: skip
+        for iteration, batch in progress:
+            self._step(iteration, batch)
+            done = iteration + 1
+            if done % train.checkpoint_interval == 0 or done == train.max_iters:
+                for trainee in self.alive:
+                    trainee.save(done, train.keep_checkpoints)
+            if not self.alive:
+                break
+
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        if self.start == self.config.train.max_iters or not self.alive:
+            return
+        loader = build_loader(self.config, self.dataset)
+        loader.batch_sampler.start = self.start
+        for iteration, batch in enumerate(loader, self.start):
+            yield iteration, batch.to(self.device)
+
+    def _step(self, iteration: int, batch: Batch) -> None:
+        done = iteration + 1
+        for trainee in list(self.alive):
+            try:
+                losses = trainee.step(batch, iteration)
+            except Diverged as error:
+                self._drop(trainee, str(error))
+                continue
+            if done % self.config.train.log_interval == 0:
+                trainee.log(done, losses)
+        # mmengine's optimiser notes every gradient norm there, and only its runner looks at them.
+        MessageHub.get_current_instance().log_scalars.clear()
+
+    def _drop(self, trainee: Trainee, reason: str) -> None:
+        tqdm.write(f"{trainee.member.name} is dropped, the others go on: {reason}")
+        trainee.drop(reason)
+        self.alive.remove(trainee)
+        self.dropped[trainee.member] = reason
+
+    def _go_back(self) -> None:
+        """To the latest iteration that all have a checkpoint of; a kill may have come between."""
+        common = set.intersection(*(set(checkpoints(trainee.folder)) for trainee in self.alive))
+        self.start = max(common, default=0)
+        for trainee in self.alive:
+            if self.start:
+                trainee.load(self.start)
+            else:
+                (trainee.folder / LOG).unlink(missing_ok=True)

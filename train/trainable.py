@@ -1,0 +1,213 @@
+"""The head with its loss and its optimiser: what one step of training is.
+
+Everything random in iteration i is a function of (seed, i) and, for the points of the loss, of the
+sample's place in the batch. So a checkpoint needs no random state, a resumed run ends in the same
+weights as an uninterrupted one, and neither the number of ranks nor other heads that are trained on
+the same batches change a number.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size
+from mmengine.model import BaseModel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from train.data import Batch
+from train.losses import Binary, Diverged, SetCriterion
+from train.losses.points import sample_points
+from train.models import DMVS
+
+Losses = dict[str, Tensor]
+
+
+class TrainableHead(BaseModel):
+    """The head with its loss, in the form that mmengine's loop calls.
+
+    Args:
+        head: the head.
+        criterion: the loss.
+        seed: of everything random in a step.
+        autocast: the head's reduced precision; the loss is always float32.
+        ema_decay: of the running average of the weights; 0 keeps none.
+        mean: over all ranks, of what each counts; see `SetCriterion.compare`.
+
+    Attributes:
+        iteration: from 0, of mmengine's next call; its loop sets it.
+    """
+
+    def __init__(
+        self,
+        head: DMVS,
+        criterion: SetCriterion,
+        *,
+        seed: int = 0,
+        autocast: torch.dtype | None = None,
+        ema_decay: float = 0.0,
+        mean: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.criterion = criterion
+        self.seed = seed
+        self.autocast = autocast
+        self.mean = mean
+        self.iteration = 0
+        self.average = None
+        if ema_decay:
+            self.average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+            self.average.requires_grad_(False)
+
+    def evaluated_head(self) -> DMVS:
+        """The head that is evaluated: the average of the weights where one is kept."""
+        return self.head if self.average is None else self.average.module
+
+    def forward(self, batch: Batch, iteration: int = 0) -> Losses:
+        """The weighted loss terms of a batch in an iteration."""
+        device = next(self.head.parameters()).device
+        reduced = torch.autocast(device.type, self.autocast) if self.autocast else nullcontext()
+        with reduced:
+            outputs = self.head(batch.inputs)
+        layers = [(output.logits.float(), output.mask_embeds.float()) for output in outputs]
+        sources = outputs[-1].sources
+        prior = None
+        if sources is not None and self.criterion.prior_weight:
+            prior = [
+                distance[own]  # (N_m, M)
+                for distance, own in zip(batch.distances, sources, strict=True)
+            ]
+        count = len(batch.targets)
+        seeds = step_seeds(self.seed, iteration, count * get_world_size())
+        own = seeds[1 + count * get_rank() :][:count]
+        losses, _ = self.criterion.compare(
+            layers,
+            batch.supervision,
+            prior=prior,
+            random=sample_points(own, device),
+            average=self.mean,
+        )
+        return losses
+
+    def train_step(
+        self,
+        data: Batch,
+        optim_wrapper: OptimWrapper,
+        forward: Callable[[Batch, int], Losses] | None = None,
+    ) -> Losses:
+        """One optimiser step, as mmengine's loop calls it; see `step`."""
+        return self.step(data, optim_wrapper, self.iteration, forward=forward)
+
+    def step(
+        self,
+        batch: Batch,
+        optim_wrapper: OptimWrapper,
+        iteration: int,
+        *,
+        forward: Callable[[Batch, int], Losses] | None = None,
+    ) -> Losses:
+        """One optimiser step.
+
+        Args:
+            batch: on any device.
+            optim_wrapper: of this head's parameters.
+            iteration: from 0.
+            forward: called instead of this module, for one that is wrapped.
+
+        Returns:
+            The loss terms and their sum, for the log.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
+        torch.manual_seed(step_seeds(self.seed, iteration, 0)[0])  # dropout
+        losses = (forward or self)(batch.to(next(self.head.parameters()).device), iteration)
+        total, log = self.parse_losses(losses)
+        if not torch.isfinite(total):
+            raise Diverged(
+                f"the loss is {float(total)} in iteration {iteration}; lower optimizer.lr or "
+                "optimizer.clip_norm"
+            )
+        optim_wrapper.update_params(total)
+        if self.average is not None:
+            self.average.update_parameters(self.head)
+        return log
+
+
+def step_seeds(seed: int, iteration: int, samples: int) -> list[int]:
+    """Seeds of an iteration: of the step as a whole, then of each sample of the batch."""
+    sequence = np.random.SeedSequence([seed, iteration])
+    # A longer state begins with a shorter one, so no seed depends on the size of the batch.
+    return [int(state) for state in sequence.generate_state(1 + samples, np.uint64)]
+
+
+def build_head(config: Config) -> DMVS:
+    """The head of a complete config."""
+    return DMVS(**config.model)
+
+
+def build_trainable(
+    config: Config,
+    device: torch.device | str = "cpu",
+    mean: Callable[[Tensor], Tensor] | None = None,
+) -> TrainableHead:
+    """The head of a complete config with seeded initial weights, ready for its first step."""
+    loss = dict(config.loss)
+    criterion = SetCriterion(Binary(loss.pop("no_object_weight")), **loss)
+    torch.manual_seed(config.train.seed)
+    return TrainableHead(
+        build_head(config),
+        criterion,
+        seed=config.train.seed,
+        autocast=None if config.train.autocast == "none" else getattr(torch, config.train.autocast),
+        ema_decay=config.optimizer.ema_decay,
+        mean=mean,
+    ).to(device)
+
+
+def build_optimizer(config: Config, model: TrainableHead) -> OptimWrapper:
+    """AdamW on the head, with gradient clipping and the linear rule for its learning rate."""
+    optimizer = torch.optim.AdamW(
+        model.head.parameters(),
+        lr=learning_rate(config),
+        weight_decay=config.optimizer.weight_decay,
+    )
+    clip = {"max_norm": config.optimizer.clip_norm}
+    if config.train.autocast == "float16":  # its gradients need scaling
+        return AmpOptimWrapper(dtype="float16", optimizer=optimizer, clip_grad=clip)
+    return OptimWrapper(optimizer, clip_grad=clip)
+
+
+def learning_rate(config: Config) -> float:
+    """The linear rule: the learning rate grows in proportion with the batch."""
+    return config.optimizer.lr * config.train.batch_size / config.optimizer.lr_batch_size
+
+
+def scheduler_configs(config: Config) -> list[dict[str, Any]]:
+    """mmengine's learning-rate schedulers."""
+    schedule, max_iters = config.schedule, config.train.max_iters
+    if schedule.type == "step":
+        main = {
+            "type": "MultiStepLR",
+            "milestones": list(schedule.milestones),
+            "gamma": schedule.gamma,
+            "by_epoch": False,
+            # Left out, it would be max_iters, and a resume for longer would keep the old one.
+            "end": 10**9,
+        }
+    else:
+        main = {"type": "PolyLR", "power": schedule.power, "end": max_iters, "by_epoch": False}
+    if schedule.warmup_iters == 0:
+        return [main]
+    warmup = {
+        "type": "LinearLR",
+        "start_factor": 0.01,
+        "end": schedule.warmup_iters,
+        "by_epoch": False,
+    }
+    return [warmup, main]
