@@ -1,0 +1,77 @@
+"""What heads say of a whole video: the same together and alone, from one reading."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cache_schema.reader import CacheReader
+from tests import synthetic
+from tests.train.protocol_caches import write_head
+from train import inference
+from train.config import load_config
+from train.data import video_batch
+from train.inference import BATCH, predict_video
+from train.models import DMVS
+from train.runner import build_head
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> CacheReader:
+    path = tmp_path_factory.mktemp("inference") / "cache"
+    synthetic.write_cache(path, num_videos=1, num_expressions=BATCH + 3)
+    return CacheReader(path)
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DMVS]:
+    config, _ = write_head(tmp_path_factory.mktemp("head"))
+    made = {}
+    for seed, name in enumerate(("one", "other")):
+        torch.manual_seed(seed)
+        made[name] = build_head(load_config(config)).eval()
+    return made
+
+
+def _collect(reader: CacheReader, heads: dict[str, DMVS]) -> dict[str, list]:
+    video = reader.video("video000")
+    texts = [video.expression(e) for e in video.expression_ids]
+    found: dict[str, list] = {name: [] for name in heads}
+    for name, number, scores, embeds in predict_video(
+        reader, heads, "video000", texts, device="cpu"
+    ):
+        assert number == len(found[name])  # in order
+        found[name].append((scores, embeds))
+    return found
+
+
+def test_a_head_says_the_same_beside_another(reader: CacheReader, heads: dict[str, DMVS]) -> None:
+    together = _collect(reader, heads)
+    for name, head in heads.items():
+        alone = _collect(reader, {name: head})[name]
+        assert len(alone) == BATCH + 3
+        for ours, theirs in zip(together[name], alone, strict=True):
+            np.testing.assert_array_equal(ours[0], theirs[0])
+            np.testing.assert_array_equal(ours[1], theirs[1])
+    assert not np.array_equal(together["one"][0][1], together["other"][0][1])
+
+
+def test_an_expression_says_the_same_in_any_batch(
+    reader: CacheReader, heads: dict[str, DMVS], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _collect(reader, heads)["one"]
+    monkeypatch.setattr(inference, "BATCH", 1)
+    for ours, theirs in zip(whole, _collect(reader, heads)["one"], strict=True):
+        np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
+        np.testing.assert_allclose(ours[1], theirs[1], atol=1e-4)
+
+
+def test_the_video_is_moved_to_the_device_once_for_all_expressions(reader: CacheReader) -> None:
+    video = reader.video("video000")
+    inputs = video_batch(video, [video.expression(e) for e in video.expression_ids])
+    moved = inference._to(inputs, "meta")
+    assert moved.frame_queries.device.type == moved.words.device.type == "meta"
+    assert moved.frame_queries.shape == inputs.frame_queries.shape
+    assert moved.frame_queries.stride(0) == moved.video_queries.stride(0) == 0
+    assert moved.words.stride(0) > 0
