@@ -1,7 +1,5 @@
 """What heads say of a whole video: the same together and alone, from one reading."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
