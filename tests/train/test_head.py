@@ -1,14 +1,29 @@
 """The head: parameter count, masks, missing words, batch invariance, the top-K start."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 
+from train.config import ROWS, load_config
 from train.models import DMVS, HeadInputs
+from train.models.attention import Attention
+from train.models.frames import CHUNK_FRAMES, read_frames
 from train.models.initialisation import VideoInitialisation, class_scores
 
 WIDTH = 32
+SIZES = {
+    "hidden_dim": WIDTH,
+    "text_dim": 24,
+    "mask_dim": 16,
+    "num_motion_queries": 6,
+    "num_layers": 2,
+    "num_heads": 4,
+    "feedforward_dim": 48,
+}
+BASE = Path(__file__).parents[2] / "train" / "configs" / "base.py"
+ROW_NAMES = sorted(path.stem for path in ROWS.glob("*.py"))
 
 
 def make_inputs(
@@ -35,16 +50,14 @@ def make_inputs(
 @pytest.fixture(scope="module")
 def head() -> DMVS:
     torch.manual_seed(0)
-    model = DMVS(
-        hidden_dim=WIDTH,
-        text_dim=24,
-        mask_dim=16,
-        num_motion_queries=6,
-        num_layers=2,
-        num_heads=4,
-        feedforward_dim=48,
-    )
-    return model.eval()
+    return DMVS(**SIZES).eval()
+
+
+def head_of(row: str) -> DMVS:
+    """The head of a row of the ablation tables, at the size of the tests."""
+    model = {**load_config(BASE, row=row).model, **SIZES}
+    torch.manual_seed(0)
+    return DMVS(**model).eval()
 
 
 def test_the_paper_s_head_has_its_number_of_parameters() -> None:
@@ -117,17 +130,98 @@ def test_an_element_does_not_depend_on_its_batch_mates(head: DMVS) -> None:
         torch.testing.assert_close(ours.mask_embeds[0], theirs.mask_embeds[1], rtol=1e-5, atol=1e-5)
 
 
-def test_every_parameter_takes_part(head: DMVS) -> None:
+@pytest.mark.parametrize("row", ROW_NAMES)
+def test_every_parameter_takes_part(row: str) -> None:
+    head = head_of(row)
     outputs = head(make_inputs(2))
     sum(o.logits.square().sum() + o.mask_embeds.square().sum() for o in outputs).backward()
-    missing = [n for n, p in head.named_parameters() if p.grad is None]
-    head.zero_grad()
-    assert not missing
+    assert not [n for n, p in head.named_parameters() if p.grad is None]
 
 
-def test_words_frames_and_video_queries_each_change_the_answer(head: DMVS) -> None:
+ALL = {"words", "sentence", "frame_queries", "video_queries", "video_logits"}
+
+
+@pytest.mark.parametrize(
+    ("row", "ignored"),
+    [
+        ("dmvs", set()),
+        ("encoder_none", {"frame_queries"}),
+        ("encoder_plain", set()),
+        ("encoder_static", set()),
+        ("encoder_motion", set()),
+        ("init_random", {"video_logits"}),
+        ("init_text", {"video_logits"}),
+        ("baseline", {"frame_queries", "video_logits"}),
+        ("vita_rvos", {"words", "video_queries", "video_logits"}),
+        ("sentence_max", {"sentence"}),
+    ],
+)
+def test_what_a_head_reads_changes_its_answer_and_nothing_else_does(
+    row: str, ignored: set[str]
+) -> None:
+    head = head_of(row)
     reference = head(make_inputs(1))[-1].logits
-    for name in ("words", "sentence", "frame_queries", "video_queries"):
+    for name in ALL:
         inputs = make_inputs(1)
         getattr(inputs, name).mul_(-1.0)
-        assert not torch.allclose(head(inputs)[-1].logits, reference, atol=1e-4), name
+        logits = head(inputs)[-1].logits
+        # Another order of S_v brings other queries, or the same ones in another order.
+        changed = not torch.allclose(logits, reference, atol=1e-4)
+        assert changed == (name not in ignored), name
+
+
+@pytest.mark.parametrize(
+    ("row", "cue"), [("encoder_static", "static"), ("encoder_motion", "motion")]
+)
+def test_half_an_encoder_looks_at_the_words_of_its_kind_only(row: str, cue: str) -> None:
+    head = head_of(row)
+    reference = head(make_inputs(1))[-1].logits
+    for name in ("static", "motion"):
+        inputs = make_inputs(1)
+        getattr(inputs, name)[:, :2] ^= True
+        changed = not torch.allclose(head(inputs)[-1].logits, reference, atol=1e-6)
+        assert changed == (name == cue)
+
+
+def test_motion_queries_that_start_as_the_sentence_do_not_stay_equal() -> None:
+    logits = head_of("init_text")(make_inputs(1))[-1].logits[0].tolist()
+    assert len({round(value, 5) for value in logits}) == len(logits)
+
+
+def test_the_sentence_may_be_the_maximum_of_its_words() -> None:
+    head, inputs = head_of("sentence_max"), make_inputs(2)
+    inputs.word_mask[0, 2:] = False
+    shorter = make_inputs(2)
+    shorter.word_mask[0, 2:] = False
+    shorter.words[0, 2:] = 9.0  # padding
+    torch.testing.assert_close(head(inputs)[-1].logits, head(shorter)[-1].logits)
+    inputs.word_mask[:] = False  # then the mean stands in
+    assert torch.isfinite(head(inputs)[-1].logits).all()
+
+
+@pytest.mark.parametrize("row", ["dmvs", "encoder_plain", "vita_rvos"])
+def test_a_long_video_in_chunks_gives_what_it_gives_whole(row: str) -> None:
+    head = head_of(row)
+    inputs = make_inputs(2, frames=2 * CHUNK_FRAMES + 5)
+    inputs.frame_mask[1, CHUNK_FRAMES - 3 :] = False  # its last chunks are padding altogether
+    whole = head(inputs)
+    with torch.no_grad():
+        chunked = head(inputs)
+    for ours, theirs in zip(chunked, whole, strict=True):
+        torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.mask_embeds, theirs.mask_embeds, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_of_chunks_does_not_grow_with_the_frames() -> None:
+    attention, queries = Attention(WIDTH, 4).eval(), torch.randn(1, 2, WIDTH)
+    most = []
+
+    def enhance(keys: torch.Tensor) -> torch.Tensor:
+        most.append(keys.shape[1])
+        return keys
+
+    frames = torch.randn(1, 50, 5, WIDTH)
+    mask = torch.ones(1, 50, dtype=torch.bool)
+    with torch.no_grad():
+        read_frames(attention, queries, frames, mask, enhance=enhance, chunk_frames=8)
+    assert max(most) == 8 * 5 and sum(most) == 50 * 5
