@@ -184,7 +184,9 @@ def test_several_sigmas_are_scored_in_one_pass(
         assert _run(place, alone, "--sigma", sigma, "--controls") == 0
         assert _figures(alone) == figures
         row = next(line for line in table.splitlines() if line.startswith(f"sigma {sigma} "))
-        assert row.split()[2] == f"{100 * figures['J&F']:.1f}"
+        cells = row.split()
+        assert cells[2] == f"{100 * figures['J&F']:.1f}"
+        assert cells[-2:] == [f"{100 * figures[key]:.1f}" for key in ("N-acc", "T-acc")]
         assert f"shuffled text, sigma {sigma}" in table
     assert table.count("best choice") == 1
     assert listed[0]["J&F"] != listed[1]["J&F"]

@@ -22,7 +22,10 @@ SECONDS = {"full": 61.4, "plain": 50.0, "half": 30.0}
 
 def _metrics(offset: float) -> dict:
     """J of expression i is i / 20 + offset, F 0.1 more."""
-    scores = {k: Score(i / 20 + offset, i / 20 + offset + 0.1) for i, k in enumerate(KEYS)}
+    scores = {
+        key: Score(i / 20 + offset, i / 20 + offset + 0.1, target=i > 0, found=offset > 0.14)
+        for i, key in enumerate(KEYS)
+    }
     texts = {key: f"text of {key}" for key in KEYS}
     return evaluation_report.metrics(scores, {}, tags=TAGS, texts=texts)
 
@@ -63,6 +66,7 @@ def test_figures_are_means_and_spreads_over_seeds(tmp_path: Path, results: dict)
     assert full["difference"] is None
     assert plain["difference"] == pytest.approx({"mean": -0.1, "low": -0.1, "high": -0.1})
     assert half["difference"]["mean"] == pytest.approx(0.01)
+    assert full["N-acc"]["values"] == [1.0, 1.0, 0.0] and half["T-acc"]["mean"] == 1.0
     assert content["num_expressions"] == 12
     assert content["num_per_tag"] == {"static": 4, "reversible": 4, "irreversible": 4}
     assert content["per_expression"]["plain"][1]["v1/0"] == pytest.approx([0.21, 0.31])
@@ -95,6 +99,7 @@ def test_every_form_says_the_same(tmp_path: Path, results: dict) -> None:
     assert records[0]["difference mean"] == records[2]["J&F std"] == records[0]["paper J"] == ""
     assert float(records[1]["difference low"]) == pytest.approx(-0.1)
     assert int(records[1]["parameters"]) == 11_000_000
+    assert float(records[0]["N-acc mean"]) == pytest.approx(2 / 3)
 
 
 def test_the_papers_figures_stand_beside_where_they_apply(tmp_path: Path, results: dict) -> None:

@@ -113,19 +113,23 @@ def sigma_table(contents: Mapping[float, Mapping]) -> str:
                 rows[f"{NAMES[name]}, sigma {sigma:g}"] = content["controls"][name]
         else:
             rows[NAMES[name]] = figures
-    return _table(rows, first)
+    accuracies = [key for key in ("N-acc", "T-acc") if first[key] is not None]
+    return _table(rows, first, accuracies=accuracies)
 
 
-def _table(named: Mapping[str, Mapping], counted: Mapping) -> str:
+def _table(
+    named: Mapping[str, Mapping], counted: Mapping, *, accuracies: Sequence[str] = ()
+) -> str:
     """Rows of figures, and how many expressions ``counted`` has of each tag."""
     tags = list(counted["per_tag"])
-    rows = [["", "J&F", *tags, "J", "F"]]
+    rows = [["", "J&F", *tags, "J", "F", *accuracies]]
     for name, figures in named.items():
         per_tag = [figures["per_tag"][tag]["J&F"] for tag in tags]
         values = [figures["J&F"], *per_tag, figures["J"], figures["F"]]
-        rows.append([name, *(f"{100 * value:.1f}" for value in values)])
+        values += [figures.get(key) for key in accuracies]  # controls have none
+        rows.append([name, *("" if value is None else f"{100 * value:.1f}" for value in values)])
     counts = [counted["num_expressions"], *(counted["per_tag"][t]["num_expressions"] for t in tags)]
-    rows.append(["expressions", *map(str, counts), "", ""])
+    rows.append(["expressions", *map(str, counts)] + [""] * (2 + len(accuracies)))
     return align(rows)
 
 

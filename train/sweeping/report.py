@@ -22,6 +22,7 @@ from train.sweeping.bootstrap import LEVEL, RESAMPLES, compare
 from train.sweeping.plot import draw
 
 FIGURES = ("J&F", "J", "F")
+ACCURACIES = ("N-acc", "T-acc")  # not in the table, but in the files
 
 
 def write_report(
@@ -87,7 +88,8 @@ def summarise(
     Returns:
         ``reference`` (None if it was dropped), ``num_expressions`` and those of each tag as
         ``num_per_tag``, ``dropped``, and for each of ``variants`` its ``seeds``, the ``mean``,
-        ``std`` (None with one seed) and ``values`` of ``J&F``, ``J``, ``F`` and of J&F ``per_tag``,
+        ``std`` (None with one seed) and ``values`` of ``J&F``, ``J``, ``F``, of J&F ``per_tag`` and
+        of ``N-acc`` and ``T-acc`` where there are such expressions,
         its ``difference`` to the reference (``mean``, ``low``, ``high``), ``parameters``,
         ``seconds`` and ``paper``.
     """
@@ -108,6 +110,9 @@ def summarise(
                 tag: _spread([m["per_tag"][tag]["J&F"] for m in of_seeds])
                 for tag in first["per_tag"]
             },
+            **{
+                key: _spread([m[key] for m in of_seeds]) for key in ACCURACIES if _known(first, key)
+            },
             "difference": asdict(compare(of_seeds, results[reference])) if compared else None,
             "parameters": parameters.get(name),
             "seconds": seconds.get(name),
@@ -122,6 +127,11 @@ def summarise(
         "variants": variants,
         "dropped": dict(dropped or {}),
     }
+
+
+def _known(metrics: Mapping, key: str) -> bool:
+    """Whether there are expressions that this accuracy is about."""
+    return metrics.get(key) is not None
 
 
 def _spread(values: Sequence[float]) -> dict:
@@ -228,7 +238,8 @@ def csv_text(content: Mapping) -> str:
 
 
 def _record(name: str, v: Mapping) -> dict:
-    spreads = {**{key: v[key] for key in FIGURES}, **v["per_tag"]}
+    spreads = {key: v[key] for key in FIGURES} | v["per_tag"]
+    spreads |= {key: v[key] for key in ACCURACIES if key in v}
     difference = v["difference"] or dict.fromkeys(("mean", "low", "high"))
     return {
         "variant": name,
