@@ -1,0 +1,31 @@
+"""The benchmark of scoring: both ways say the same; no time is asserted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cache_schema import cli
+from scripts import bench_score
+
+
+def test_both_ways_score_every_kind_of_masks_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "figures.json"
+    sizes = ["--videos", "1", "--frames", "2", "--repeats", "1", "--workers", "1"]
+    assert cli.run(bench_score.main, [*sizes, "--json", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert (figures["videos"], figures["frames"], figures["workers"]) == (1, 2, 1)
+    kinds = {(row["masks"], row["truth"]) for row in figures["rows"]}
+    assert len(kinds) == len(bench_score.WRITERS) * len(bench_score.SHARING) == 4
+    for row in figures["rows"]:
+        assert row["difference"] < 1e-9
+        assert row["ratio"] == pytest.approx(row["reference_ms"] / row["ours_ms"])
+    table = capsys.readouterr().out
+    assert all(writer in table for writer in bench_score.WRITERS)
+
+
+def test_sizes_below_one_are_refused(capsys: pytest.CaptureFixture) -> None:
+    assert cli.run(bench_score.main, ["--frames", "0"]) == 2
+    assert "have to be at least 1" in capsys.readouterr().err
