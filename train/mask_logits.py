@@ -17,6 +17,12 @@ from torch import Tensor
 from cache_schema.codecs import Codec
 from train.bilinear import neighbours
 
+FEW = 2
+"""Points are few where a map has this many times more pixels."""
+
+SMALL = 2**20
+"""Clips with at most this many values are small."""
+
 
 def project(embeds: Tensor, codec: Codec) -> tuple[Tensor, Tensor | None]:
     """Mask embeddings in the coded space, differentiable.
@@ -115,11 +121,16 @@ class MaskStack:
     def logits(self, embeds: Tensor) -> Tensor:
         """Mask logits of all frames, differentiable: (G, N, C) to (G, N, T, h, w)."""
         weights, bias = project(embeds, self.codec)
-        pixels = self._pixels.flatten(1, 3).transpose(1, 2)  # (G, R, T * h * w)
+        G, N, R = weights.shape
+        T, h, w = self.shape
+        per_frame = weights[:, None].expand(G, T, N, R).reshape(G * T, N, R)
+        planes = self._planes.view(G * T, R, h * w)
         if bias is None:
-            return (weights @ pixels).unflatten(2, self.shape)
-        # The bias goes into the product, so that the maps are written once.
-        return torch.baddbmm(bias[:, :, None], weights, pixels).unflatten(2, self.shape)
+            maps = torch.bmm(per_frame, planes)  # (G * T, N, h * w)
+        else:  # it goes into the product, so that the maps are written once
+            bias = bias[:, None].expand(G, T, N).reshape(G * T, N, 1)
+            maps = torch.baddbmm(bias, per_frame, planes)
+        return maps.view(G, T, N, h, w).transpose(1, 2)
 
     @torch.no_grad()
     def at(self, embeds: Tensor, points: Tensor) -> Tensor:
@@ -135,11 +146,10 @@ class MaskStack:
         Returns:
             (G, L, P, T, N).
         """
-        frames, h, w = self.shape
+        _, h, w = self.shape
         weights, bias = project(embeds, self.codec)  # (G, L, N, R), (G, L, N)
         x, y, part = (own.movedim(0, -1) for own in neighbours(points, h, w))  # (G, L, P, 4)
-        few = 2 * points.shape[2] <= h * w
-        read = self._interpolated if few else self._from_maps
+        read = self._interpolated if FEW * points.shape[2] <= h * w else self._from_maps
         logits = read(weights, y * w + x, part)
         if bias is None:
             return logits
@@ -148,48 +158,54 @@ class MaskStack:
 
     def _interpolated(self, weights: Tensor, pixels: Tensor, part: Tensor) -> Tensor:
         """Interpolate the features, then multiply; see `at`."""
-        clips, layers, points, _ = pixels.shape
-        frames, h, w = self.shape
-        starts = torch.arange(clips * frames, device=pixels.device) * (h * w)
-        places = pixels[:, :, :, None] + starts.view(clips, 1, 1, frames, 1)  # (G, L, P, T, 4)
-        features = weighted_rows(
-            self._pixels.flatten(0, 3), places, part[:, :, :, None].expand_as(places)
-        )  # (G, L, P, T, R)
-        return (features.flatten(2, 3) @ weights.transpose(2, 3)).unflatten(2, (points, frames))
+        G, L, P, _ = pixels.shape
+        T, h, w = self.shape
+        starts = torch.arange(G * T, device=pixels.device) * (h * w)
+        places = pixels[:, :, :, None] + starts.view(G, 1, 1, T, 1)  # (G, L, P, T, 4)
+        table = self._planes.mT.flatten(0, 2)  # (G * T * h * w, R)
+        features = weighted_rows(table, places, part[:, :, :, None].expand_as(places))
+        return (features.flatten(2, 3) @ weights.mT).unflatten(2, (P, T))
 
     def _from_maps(self, weights: Tensor, pixels: Tensor, part: Tensor) -> Tensor:
-        """Make the maps of one clip and layer at a time and interpolate those; see `at`."""
-        clips, layers, points, _ = pixels.shape
-        frames, h, w = self.shape
-        queries = weights.shape[2]
-        logits = weights.new_empty(clips, layers, points, frames, queries)
-        # A pixel's values for all frames and queries side by side are interpolated at once.
-        maps = weights.new_empty(h * w, frames, queries)
-        for g in range(clips):
-            features = self._pixels[g].flatten(1, 2)  # (T, h * w, R)
-            for layer in range(layers):
-                for t in range(frames):
-                    torch.mm(features[t], weights[g, layer].T, out=maps[:, t])
-                values = weighted_rows(maps.flatten(1), pixels[g, layer], part[g, layer])
-                logits[g, layer] = values.unflatten(1, (frames, queries))
+        """Make the maps of one clip at a time and interpolate those; see `at`."""
+        G, L, P, _ = pixels.shape
+        N = weights.shape[2]
+        T, h, w = self.shape
+        logits = weights.new_empty(G, L, P, T, N)
+        # A pixel's values for all frames and queries side by side: a point is four rows of them.
+        rows = weights.new_empty(h * w, T, N)
+        for g in range(G):
+            # One product for all layers, so that the features are read once.
+            queries = weights[g].flatten(0, 1).expand(T, -1, -1)  # (T, L * N, R)
+            maps = torch.bmm(queries, self._planes[g]).unflatten(1, (L, N))
+            for layer in range(L):
+                rows.copy_(maps[:, layer].permute(2, 0, 1))
+                values = weighted_rows(rows.flatten(1), pixels[g, layer], part[g, layer])
+                logits[g, layer] = values.unflatten(1, (T, N))
         return logits
 
     @cached_property
-    def _pixels(self) -> Tensor:
-        """z: the values times their scales, (G, T, h, w, R) float32."""
-        frames, h, w = self.shape
-        rank = self.clips[0].stored["values"].shape[1]
+    def _planes(self) -> Tensor:
+        """z: the values times their scales, (G, T, R, h * w) float32.
+
+        Of small clips a pixel's values lie side by side: points are read four times faster then,
+        and maps a little slower. Large clips stay as stored, for it takes long to turn them.
+        """
+        first = self.clips[0].stored["values"]
+        T, R, h, w = first.shape
+        small = first.numel() <= SMALL
         # Whoever asks first may want no gradients; a segmenter in training needs them.
         with torch.enable_grad():
-            pixels = torch.empty(
-                len(self.clips), frames, h, w, rank, device=self.clips[0].stored["values"].device
-            )
+            shape = (h, w, R) if small else (R, h, w)
+            coded = torch.empty(len(self.clips), T, *shape, device=first.device)
+            planes = coded.permute(0, 1, 4, 2, 3) if small else coded
             for g, clip in enumerate(self.clips):
-                # Transposing codes moves fewer bytes than transposing float32.
-                pixels[g] = clip.stored["values"].permute(0, 2, 3, 1).contiguous()
+                # Codes are turned before they become float32: fewer bytes move.
+                values = clip.stored["values"]
+                coded[g] = values.permute(0, 2, 3, 1).contiguous() if small else values
                 if self.codec.scaled:
-                    pixels[g] *= clip.stored["scales"][:, None, None]
-            return pixels
+                    planes[g] *= clip.stored["scales"][:, :, None, None]
+            return planes.flatten(3)
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

@@ -333,7 +333,7 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
     loss = SetCriterion(classification, num_points=points, prior_weight=0.5)
     together = loss(layers, maps, targets, prior=prior, random=constant_points)
     found = gradients(together, layers)
-    monkeypatch.setattr(criterion, "AT_ONCE", 1)  # one layer after the other
+    monkeypatch.setattr(criterion, "AT_ONCE", {True: 1})  # one layer after the other
     totals: list[torch.Tensor] = []
     one_by_one = loss(
         layers,

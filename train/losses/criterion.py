@@ -20,8 +20,9 @@ from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.losses.supervision import Group, Supervision, Targets
 from train.mask_logits import MaskFeatures
 
-AT_ONCE = 2**21
-"""Logits of one sample at points that the layers handled together have at most."""
+AT_ONCE = {True: 2**21, False: 2**24}
+"""Logits of one sample at points that the layers handled together have at most: on a CPU as many
+as its cache holds, elsewhere enough to make few launches."""
 
 Average = Callable[[Tensor], Tensor]
 """Counts (n,) of this process to their mean over all processes."""
@@ -169,12 +170,13 @@ class SetCriterion:
         costs = self.class_weight * self.classification.cost(
             logits[:, group.samples].transpose(0, 1), labels
         )
+        own = embeds[group.samples]  # (G, L, N, C)
+        rows = np.repeat(group.samples, own.shape[1]).tolist()
+        points = random(rows, self.num_points).view(*own.shape[:2], -1, 2)  # (G, L, P, 2)
+        logits_at = group.features.at(own, points).flatten(2, 3)  # (G, L, P * T, N)
         for part in self._parts(embeds, group):
-            own = embeds[group.samples, part]  # (G, L', N, C)
-            rows = np.repeat(group.samples, own.shape[1]).tolist()
-            points = random(rows, self.num_points).view(*own.shape[:2], -1, 2)  # (G, L', P, 2)
-            predicted = group.features.at(own, points).flatten(2, 3)  # (G, L', P * T, N)
-            true = group.targets.shared(points).flatten(2, 3)  # (G, L', P * T, M)
+            predicted = logits_at[:, part]
+            true = group.targets.shared(points[:, part]).flatten(2, 3)  # (G, L', P * T, M)
             costs[:, part] += self.mask_weight * mask_cost(predicted, true)
             costs[:, part] += self.dice_weight * dice_cost(predicted, true)
         return costs
@@ -217,7 +219,8 @@ class SetCriterion:
         """Layers handled together, by the sizes of one sample: how many others share the batch
         must not change in which order a sample's random numbers are drawn."""
         _, layers, queries, _ = embeds.shape
-        step = max(1, AT_ONCE // (queries * group.targets.frames * self.num_points))
+        limit = AT_ONCE[embeds.device.type == "cpu"]
+        step = max(1, limit // (queries * group.targets.frames * self.num_points))
         return (slice(start, start + step) for start in range(0, layers, step))
 
     def _point_pairs(
