@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     start = time.perf_counter()
     arguments = _parser().parse_args(argv)
     _check_arguments(arguments)
-    config = load_config(arguments.config, arguments.cfg_options)
+    config = load_config(arguments.config, arguments.cfg_options, arguments.row)
     reader = CacheReader(arguments.cache)
     device = pick_device(arguments.device)
     videos = list_expressions(reader)
@@ -303,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("config", help="configuration the head was trained with")
+    add("--row", help="of an ablation table, as which the head was trained")
     add("--cache", required=True, help="cache to predict from")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", help="trained head: a file, or a work folder's latest")

@@ -176,6 +176,7 @@ def build_optimizer(config: Config, model: TrainableHead) -> OptimWrapper:
         model.head.parameters(),
         lr=learning_rate(config),
         weight_decay=config.optimizer.weight_decay,
+        fused=True,
     )
     clip = {"max_norm": config.optimizer.clip_norm}
     if config.train.autocast == "float16":  # its gradients need scaling

@@ -131,7 +131,7 @@ def test_the_head_learns_which_object_a_word_means() -> None:
     output = head.eval()(batch().inputs)[-1]
     best = output.logits.argmax(dim=1)
     for b in range(4):
-        mask = features.logits(output.mask_embeds[b])[best[b], 0] > 0
+        mask = features.maps(output.mask_embeds[b])[best[b], 0] > 0
         assert torch.equal(mask, quadrants[b] > 0)
 
 
