@@ -118,19 +118,25 @@ class MaskStack:
         """(T, h, w)."""
         return self.clips[0].shape
 
-    def logits(self, embeds: Tensor) -> Tensor:
-        """Mask logits of all frames, differentiable: (G, N, C) to (G, N, T, h, w)."""
+    def logits(self, embeds: Tensor, counts: Sequence[int]) -> Tensor:
+        """Mask logits of all frames, differentiable.
+
+        Args:
+            embeds: (I, C), those of the first clip first.
+            counts: how many each clip has, I in all.
+
+        Returns:
+            (I, T, h, w).
+        """
         weights, bias = project(embeds, self.codec)
-        G, N, R = weights.shape
         T, h, w = self.shape
-        per_frame = weights[:, None].expand(G, T, N, R).reshape(G * T, N, R)
-        planes = self._planes.view(G * T, R, h * w)
-        if bias is None:
-            maps = torch.bmm(per_frame, planes)  # (G * T, N, h * w)
-        else:  # it goes into the product, so that the maps are written once
-            bias = bias[:, None].expand(G, T, N).reshape(G * T, N, 1)
-            maps = torch.baddbmm(bias, per_frame, planes)
-        return maps.view(G, T, N, h, w).transpose(1, 2)
+        maps = []
+        for own, planes in zip(weights.split(list(counts)), self._planes, strict=True):
+            maps.append(torch.bmm(own.expand(T, -1, -1), planes).transpose(0, 1))  # (I', T, h * w)
+        flat = torch.cat(maps)
+        if bias is not None:
+            flat = flat + bias[:, None, None]
+        return flat.unflatten(2, (h, w))
 
     @torch.no_grad()
     def at(self, embeds: Tensor, points: Tensor) -> Tensor:

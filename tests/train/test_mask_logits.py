@@ -74,7 +74,7 @@ def test_forward_and_backward_are_those_of_expanded_features(
     features = expand(codec, stored)
     exact = embeds.double().requires_grad_()
     expected = torch.einsum("nc,tchw->nthw", exact, features)
-    found = stack(stored, codec).logits(embeds.requires_grad_()[None])[0]
+    found = stack(stored, codec).logits(embeds.requires_grad_(), [queries])
     assert_rounded(found, expected)
     assert_rounded(mask_logits(stored, embeds, codec=codec).transpose(0, 1), expected)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(seed))
@@ -125,7 +125,7 @@ def test_no_product_has_more_than_r_channels() -> None:
     stored, embeds = make(codec, 3, 20, 30, 5)
     features = stack(stored, codec)
     with FlopCounterMode(display=False) as counter:
-        features.logits(embeds.requires_grad_()[None]).sum().backward()
+        features.logits(embeds.requires_grad_(), [5]).sum().backward()
     maps, projection = 5 * 2 * 3 * 20 * 30, 5 * 16 * 2 + 5 * 16
     # Two operations a multiply-add; each product backward once, to the embeddings only.
     assert counter.get_total_flops() <= 2 * 2 * (maps + projection)
@@ -146,5 +146,5 @@ def test_replay_in_inference_mode_leaves_training_possible() -> None:
     stored, embeds = make(codec, 1, 3, 4, 2)
     with torch.inference_mode():
         mask_logits(stored, embeds, codec=codec)
-    stack(stored, codec).logits(embeds.requires_grad_()[None]).sum().backward()
+    stack(stored, codec).logits(embeds.requires_grad_(), [2]).sum().backward()
     assert embeds.grad.abs().sum() > 0

@@ -233,64 +233,39 @@ class SetCriterion:
     ) -> tuple[Tensor, Tensor]:
         """Logits and truth (I, T * P) of the I instances matched in some layers."""
         frames = group.targets.frames
-        instances = _Instances(embeds, group, part, matches)
-        maps = instances.maps(embeds, group).flatten(0, 1)  # (I * T, h, w)
+        chosen = range(embeds.shape[1])[part]
+        counts = [len(matches[0][b][0]) * len(chosen) for b in group.samples]
+        queries, targets = _matched(embeds, group, chosen, matches)
+        own = embeds.flatten(0, 2)[queries]  # (I, C)
+        maps = group.features.logits(own, counts).flatten(0, 1)  # (I * T, h, w)
         points = uncertain_points(
             maps.detach(),
             self.num_points,
             random,
-            samples=np.repeat(instances.samples, frames).tolist(),
+            samples=np.repeat(group.samples, np.array(counts) * frames).tolist(),
             oversample_ratio=self.oversample_ratio,
             importance_ratio=self.importance_ratio,
         )  # (I * T, P, 2)
-        true = group.targets.own(instances.targets, points.unflatten(0, (-1, frames)))
+        true = group.targets.own(targets, points.unflatten(0, (-1, frames)))
         return sample(maps, points).view(len(true), -1), true.flatten(1)
 
 
-class _Instances:
+def _matched(
+    embeds: Tensor, group: Group, layers: Sequence[int], matches: Sequence[Matches]
+) -> Tensor:
     """The I instances of a group matched in some layers, sample by sample and layer by layer.
 
-    Attributes:
-        samples: the sample of each in the batch.
-        targets: (I,) numbers among the group's targets.
+    Returns:
+        (2, I) int64: place of the query in the embeddings (B * L * N, C), and number of the target
+        among those of the group.
     """
-
-    def __init__(
-        self, embeds: Tensor, group: Group, part: slice, matches: Sequence[Matches]
-    ) -> None:
-        _, layers, queries, _ = embeds.shape
-        chosen = range(layers)[part]
-        counts = np.array([len(matches[0][b][0]) for b in group.samples]) * len(chosen)
-        clips = np.repeat(np.arange(len(counts)), counts)  # the clip of each instance
-        self.samples = np.array(group.samples)[clips]
-        within = np.arange(len(clips)) - np.repeat(np.cumsum(counts) - counts, counts)
-        self._width = int(counts.max())
-        query = np.concatenate(
-            [
-                matches[layer][b][0].numpy() + (b * layers + layer) * queries
-                for b in group.samples
-                for layer in chosen
-            ]
-        )
-        target = np.concatenate(
-            [
-                matches[layer][b][1].numpy() + first
-                for b, first in zip(group.samples, group.targets.firsts, strict=True)
-                for layer in chosen
-            ]
-        )
-        table = torch.from_numpy(np.stack([query, target, clips * self._width + within]))
-        self._queries, self.targets, self._slots = table.to(embeds.device)
-
-    def maps(self, embeds: Tensor, group: Group) -> Tensor:
-        """Mask logits of the instances, (I, T, h, w), from the embeddings (B, L, N, C)."""
-        own = embeds.flatten(0, 2)[self._queries]  # (I, C)
-        clips = len(group.samples)
-        if len(own) == clips * self._width:
-            return group.features.logits(own.unflatten(0, (clips, -1))).flatten(0, 1)
-        padded = own.new_zeros(clips * self._width, own.shape[1]).index_copy(0, self._slots, own)
-        maps = group.features.logits(padded.unflatten(0, (clips, -1)))
-        return maps.flatten(0, 1)[self._slots]
+    _, L, N, _ = embeds.shape
+    rows = []
+    for b, first in zip(group.samples, group.targets.firsts, strict=True):
+        for layer in layers:
+            queries, targets = matches[layer][b]
+            rows.append(torch.stack([queries + (b * L + layer) * N, targets + first]))
+    return torch.cat(rows, dim=1).to(embeds.device)
 
 
 def point_bce(logits: Tensor, truth: Tensor) -> Tensor:
