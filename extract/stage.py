@@ -23,8 +23,8 @@ from extract.transfer import Transfer
 RANDOM = "random"
 CLIP_SEED = 0
 #: Frames of a chunk at most, and on a CPU, whose caches are small, their pixels: 8 frames of the
-#: demo, 1 of 360x640.
-CHUNK_FRAMES, CHUNK_PIXELS = 8, 1 << 17
+#: demo, 1 of 360x640. Measured, see the README.
+CHUNK_FRAMES, CHUNK_PIXELS = 8, 1 << 18
 #: ``--autocast``: what the model's reduced precision is called.
 AUTOCAST = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

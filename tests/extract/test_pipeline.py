@@ -189,7 +189,7 @@ def test_a_plain_folder_needs_no_expressions(tmp_path):
     ("size", "asked", "expected"),
     [
         ((96, 160), None, [8, 1]),
-        ((180, 320), None, [2, 2, 2, 2, 1]),
+        ((180, 320), None, [4, 4, 1]),
         ((360, 640), None, [1] * 9),
         ((360, 640), 5, [5, 4]),
     ],
