@@ -241,7 +241,8 @@ def write_all(config: ExtractConfig, codec: Codec, parts: Parts, out: Path) -> N
 def table(figures: dict[str, Any]) -> str:
     """The printed table: medians, and what share of the bare model's time each part takes."""
     names = ("config", "device", "threads", "cores", "machine", "python", "torch", "transformers")
-    lines = [", ".join(f"{name} {figures[name]}" for name in (*names, "chunk_frames", "autocast"))]
+    lines = [", ".join(f"{name} {figures[name]}" for name in (*names, "autocast"))]
+    lines[0] += f", chunks of {figures['chunk_frames'] or 'as many frames as suit their size'}"
     lines.append("{videos} videos, {frames} frames, {clips} clips".format_map(figures))
     median = {name: statistics.median(times) for name, times in figures["seconds"].items()}
     lines.append(f"{'':<22}{'s':>8}{'frames/s':>10}{'of the model':>14}")
