@@ -23,7 +23,7 @@ from train.config import BASE, load_config
 from train.data import Batch
 from train.data.compatible import signature
 from train.losses import Binary, SetCriterion, Targets
-from train.mask_logits import MaskFeatures
+from train.mask_logits import MaskFeatures, mask_logits
 from train.models import DMVS, HeadInputs
 from train.runner import TrainableHead, load_head
 
@@ -131,7 +131,7 @@ def test_the_head_learns_which_object_a_word_means() -> None:
     output = head.eval()(batch().inputs)[-1]
     best = output.logits.argmax(dim=1)
     for b in range(4):
-        mask = features.maps(output.mask_embeds[b])[best[b], 0] > 0
+        mask = mask_logits(maps, output.mask_embeds[b], codec=features.codec)[0, best[b]] > 0
         assert torch.equal(mask, quadrants[b] > 0)
 
 
