@@ -31,6 +31,7 @@ from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
 from cache_schema import cli
+from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Basis, Codec, get_codec
 from cache_schema.reader import CacheReader
 from cache_schema.records import Clip, Expression, Geometry
@@ -39,6 +40,7 @@ from train.data import ClipDataset, CounterBatches, collate
 
 N_F, N_V, C_TEXT, WORDS, CLASSES = 100, 100, 768, 12, 25
 EXACT = "float16"
+AT_LEAST_ONE = ("videos", "channels", "height", "width", "processes", "batch", "rounds")
 CLIPS = 1  # read at a time, in many short rounds, so that noise hits all ways alike
 
 
@@ -83,7 +85,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the loader")
     parser.add_argument("--dir", help="where the temporary folder is made")
     parser.add_argument("--json", metavar="FILE", help="write everything measured as JSON")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    least = {"clip": 1, "frames": arguments.clip} | dict.fromkeys(AT_LEAST_ONE, 1)
+    for name, bound in least.items():
+        if (value := getattr(arguments, name)) < bound:
+            raise InputError(f"--{name} is {value}: give at least {bound}")
+    return arguments
 
 
 def codecs(sizes: argparse.Namespace) -> list[Codec]:

@@ -26,3 +26,18 @@ def test_both_tables_are_printed_and_written(
     printed = capsys.readouterr().out
     assert "clips of 3 frames of 8x6x10" in printed and "lowrank-int8 R=2" in printed
     assert list(tmp_path.iterdir()) == [out]  # the caches are gone
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--frames 4 --clip 5", "--frames is 4: give at least 5"),
+        ("--clip 0", "--clip is 0: give at least 1"),
+        ("--rounds 0", "--rounds is 0: give at least 1"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(
+    capsys: pytest.CaptureFixture[str], options: str, words: str
+) -> None:
+    assert cli.run(main, [*SMALL.split(), *options.split()]) == 2
+    assert words in capsys.readouterr().err
