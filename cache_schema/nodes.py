@@ -36,7 +36,7 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type):
 def scalar(node: h5py.Group | h5py.Dataset, name: str) -> Any:
     """A scalar attribute of any kind as Python knows it; an array comes back empty."""
     try:
-        # As h5py's own way, which takes thrice as long for what most are: checksums.
+        # Most are checksums, for which h5py's own way takes thrice as long.
         stored = h5py.h5a.open(node.id, name.encode(errors="surrogateescape"))
         # Looked at first: an array as an attribute could ask for any amount of memory.
         if stored.shape != ():

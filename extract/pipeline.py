@@ -88,7 +88,7 @@ def extract(
     Args:
         config: see `extract.config`.
         data_root, split: where the data set lies.
-        weights: a ``.pth`` or ``.safetensors`` file, or `extract.stage.RANDOM`.
+        weights: a ``.pth``, ``.pkl`` or ``.safetensors`` file, or `extract.stage.RANDOM`.
         out: folder of the cache; one that is there already is completed.
         device: where the models run.
         chunk_frames: frames that go through the frame level together; None chooses by their size.

@@ -110,7 +110,7 @@ def load_stage(
 
     Args:
         config: see `extract.config`.
-        weights: a ``.pth`` or ``.safetensors`` file, or `RANDOM`.
+        weights: a ``.pth``, ``.pkl`` or ``.safetensors`` file, or `RANDOM`.
         device: where the models run.
         has_text: whether the data set has expressions.
         chunk_frames, autocast: see `Stage`.
