@@ -6,8 +6,11 @@ features, so the C channels are never made and a product has only R:
     F.e ~ (mean + decoder^T z).e = mean.e + z.(decoder e),    z = scale * values
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -139,56 +142,22 @@ class MaskStack:
         return flat.unflatten(2, (h, w))
 
     @torch.no_grad()
-    def at(self, embeds: Tensor, points: Tensor) -> Tensor:
-        """Mask logits at points of every frame, without gradients.
+    def reader(self, embeds: Tensor, num_points: int) -> "Reader":
+        """What reads the mask logits of embeddings (G, L, N, C) at points, without gradients.
 
         Interpolation and the product with an embedding commute: with few points the features are
         interpolated and the maps are never made.
-
-        Args:
-            embeds: (G, L, N, C).
-            points: (G, L, P, 2), fractions of the padded image, shared by N queries and T frames.
-
-        Returns:
-            (G, L, P, T, N).
         """
-        _, h, w = self.shape
         weights, bias = project(embeds, self.codec)  # (G, L, N, R), (G, L, N)
-        x, y, part = (own.movedim(0, -1) for own in neighbours(points, h, w))  # (G, L, P, 4)
-        read = self._interpolated if FEW * points.shape[2] <= h * w else self._from_maps
-        logits = read(weights, y * w + x, part)
-        if bias is None:
-            return logits
-        # Beyond the edge a map is zero, so near it the bias counts in part only.
-        return logits + bias[:, :, None, None] * part.sum(-1)[..., None, None]
-
-    def _interpolated(self, weights: Tensor, pixels: Tensor, part: Tensor) -> Tensor:
-        """Interpolate the features, then multiply; see `at`."""
-        G, L, P, _ = pixels.shape
         T, h, w = self.shape
-        starts = torch.arange(G * T, device=pixels.device) * (h * w)
-        places = pixels[:, :, :, None] + starts.view(G, 1, 1, T, 1)  # (G, L, P, T, 4)
-        table = self._planes.mT.flatten(0, 2)  # (G * T * h * w, R)
-        features = weighted_rows(table, places, part[:, :, :, None].expand_as(places))
-        return (features.flatten(2, 3) @ weights.mT).unflatten(2, (P, T))
-
-    def _from_maps(self, weights: Tensor, pixels: Tensor, part: Tensor) -> Tensor:
-        """Make the maps of one clip at a time and interpolate those; see `at`."""
-        G, L, P, _ = pixels.shape
-        N = weights.shape[2]
-        T, h, w = self.shape
-        logits = weights.new_empty(G, L, P, T, N)
-        # A pixel's values for all frames and queries side by side: a point is four rows of them.
-        rows = weights.new_empty(h * w, T, N)
-        for g in range(G):
-            # One product for all layers, so that the features are read once.
-            queries = weights[g].flatten(0, 1).expand(T, -1, -1)  # (T, L * N, R)
-            maps = torch.bmm(queries, self._planes[g]).unflatten(1, (L, N))
-            for layer in range(L):
-                rows.copy_(maps[:, layer].permute(2, 0, 1))
-                values = weighted_rows(rows.flatten(1), pixels[g, layer], part[g, layer])
-                logits[g, layer] = values.unflatten(1, (T, N))
-        return logits
+        if FEW * num_points <= h * w:
+            return FewPoints(self._planes, (h, w), weights, bias)
+        G, L, N, R = weights.shape
+        # One product for all layers, so that the features are read once.
+        maps = scratch("maps", (G * T, L * N, h * w), weights.device)
+        queries = weights.flatten(1, 2)[:, None].expand(G, T, L * N, R).reshape(G * T, L * N, R)
+        torch.bmm(queries, self._planes.flatten(0, 1), out=maps)
+        return ManyPoints(maps.view(G, T, L, N, h * w), (h, w), bias)
 
     @cached_property
     def _planes(self) -> Tensor:
@@ -206,12 +175,99 @@ class MaskStack:
             coded = torch.empty(len(self.clips), T, *shape, device=first.device)
             planes = coded.permute(0, 1, 4, 2, 3) if small else coded
             for g, clip in enumerate(self.clips):
-                # Codes are turned before they become float32: fewer bytes move.
                 values = clip.stored["values"]
+                # Codes are turned before they become float32: fewer bytes move.
                 coded[g] = values.permute(0, 2, 3, 1).contiguous() if small else values
                 if self.codec.scaled:
                     planes[g] *= clip.stored["scales"][:, :, None, None]
             return planes.flatten(3)
+
+
+class Reader(Protocol):
+    """Mask logits at points; see `MaskStack.reader`."""
+
+    def read(self, layers: slice, points: Tensor) -> Tensor:
+        """Values of some layers at their points in every frame.
+
+        Args:
+            layers: L' of them.
+            points: (G, L', P, 2), fractions of the padded image, shared by N queries and T frames.
+
+        Returns:
+            (G, L', P, T, N).
+        """
+
+
+@dataclass
+class FewPoints:
+    """Interpolates the features and multiplies; attributes as in `MaskStack.reader`."""
+
+    planes: Tensor
+    size: tuple[int, int]
+    weights: Tensor
+    bias: Tensor | None
+
+    def read(self, layers: slice, points: Tensor) -> Tensor:
+        """See `Reader`."""
+        G, T, R, pixels = self.planes.shape
+        h, w = self.size
+        x, y, part = (own.movedim(0, -1) for own in neighbours(points, h, w))  # (G, L', P, 4)
+        starts = torch.arange(G * T, device=points.device) * pixels
+        places = (y * w + x)[:, :, :, None] + starts.view(G, 1, 1, T, 1)  # (G, L', P, T, 4)
+        table = self.planes.mT.flatten(0, 2)  # (G * T * h * w, R)
+        features = weighted_rows(table, places, part[:, :, :, None].expand_as(places))
+        logits = features.flatten(2, 3) @ self.weights[:, layers].mT  # (G, L', P * T, N)
+        logits = logits.unflatten(2, (-1, T))
+        if self.bias is None:
+            return logits
+        # Beyond the edge a map is zero, so near it the bias counts in part only.
+        return logits + self.bias[:, layers, None, None] * part.sum(-1)[..., None, None]
+
+
+@dataclass
+class ManyPoints:
+    """Interpolates the maps, (G, T, L, N, h * w), which still lack the bias."""
+
+    maps: Tensor
+    size: tuple[int, int]
+    bias: Tensor | None
+
+    def read(self, layers: slice, points: Tensor) -> Tensor:
+        """See `Reader`."""
+        G, T, _, N, pixels = self.maps.shape
+        x, y, part = (own.movedim(0, -1) for own in neighbours(points, *self.size))
+        places = y * self.size[1] + x  # (G, L', P, 4)
+        # A pixel's values for all frames and queries side by side: a point is four rows.
+        rows = scratch("rows", (pixels, T, N), points.device)
+        values = []
+        for g in range(G):
+            for number, layer in enumerate(range(self.maps.shape[2])[layers]):
+                maps = self.maps[g, :, layer].permute(2, 0, 1)  # (h * w, T, N)
+                if self.bias is None:
+                    rows.copy_(maps)
+                else:
+                    torch.add(maps, self.bias[g, layer], out=rows)
+                values.append(weighted_rows(rows.flatten(1), places[g, number], part[g, number]))
+        together = values[0][None] if len(values) == 1 else torch.stack(values)
+        return together.view(G, -1, points.shape[2], T, N)
+
+
+_memory: dict[str, Tensor] = {}
+
+
+def scratch(name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Float32 memory of any content, the same for the same name each time.
+
+    Memory that was never touched is several times slower than memory that is used again, and torch
+    gives large tensors on a CPU back to the system.
+    """
+    size = math.prod(shape)
+    if device.type != "cpu":
+        return torch.empty(shape, device=device)
+    flat = _memory.get(name)
+    if flat is None or len(flat) < size:
+        flat = _memory[name] = torch.empty(size)
+    return flat[:size].view(shape)
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

@@ -110,7 +110,8 @@ def test_logits_at_points_are_those_of_the_maps(codec: Codec, points: int) -> No
     # Some points lie on the edge, where the half of a bilinear value that is outside is zero.
     where = torch.rand(2, 2, points, 2, generator=random)
     where[1, 0, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
-    found = MaskStack([MaskFeatures(stored, codec) for stored in clips]).at(embeds, where)
+    features = MaskStack([MaskFeatures(stored, codec) for stored in clips])
+    found = features.reader(embeds, points).read(slice(0, 2), where)
     for g, stored in enumerate(clips):
         features = expand(codec, stored)
         for layer in range(2):

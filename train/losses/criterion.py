@@ -173,9 +173,9 @@ class SetCriterion:
         own = embeds[group.samples]  # (G, L, N, C)
         rows = np.repeat(group.samples, own.shape[1]).tolist()
         points = random(rows, self.num_points).view(*own.shape[:2], -1, 2)  # (G, L, P, 2)
-        logits_at = group.features.at(own, points).flatten(2, 3)  # (G, L, P * T, N)
+        reader = group.features.reader(own, self.num_points)
         for part in self._parts(embeds, group):
-            predicted = logits_at[:, part]
+            predicted = reader.read(part, points[:, part]).flatten(2, 3)  # (G, L', P * T, N)
             true = group.targets.shared(points[:, part]).flatten(2, 3)  # (G, L', P * T, M)
             costs[:, part] += self.mask_weight * mask_cost(predicted, true)
             costs[:, part] += self.dice_weight * dice_cost(predicted, true)
@@ -205,8 +205,7 @@ class SetCriterion:
         # Zero where nothing matches, but a zero that reaches the parameters.
         mask = dice = embeds.sum() * 0.0
         for group in truth.groups:
-            for part in self._parts(embeds, group):
-                predicted, true = self._point_pairs(embeds, group, part, matches, random)
+            for predicted, true in self._point_pairs(embeds, group, matches, random):
                 mask = mask + point_bce(predicted, true)
                 dice = dice + point_dice(predicted, true)
         return {
@@ -224,36 +223,43 @@ class SetCriterion:
         return (slice(start, start + step) for start in range(0, layers, step))
 
     def _point_pairs(
-        self,
-        embeds: Tensor,
-        group: Group,
-        part: slice,
-        matches: Sequence[Matches],
-        random: RandomPoints,
-    ) -> tuple[Tensor, Tensor]:
-        """Logits and truth (I, T * P) of the I instances matched in some layers."""
-        frames = group.targets.frames
-        chosen = range(embeds.shape[1])[part]
-        counts = [len(matches[0][b][0]) * len(chosen) for b in group.samples]
-        queries, targets = _matched(embeds, group, chosen, matches)
-        own = embeds.flatten(0, 2)[queries]  # (I, C)
-        maps = group.features.logits(own, counts).flatten(0, 1)  # (I * T, h, w)
-        points = uncertain_points(
-            maps.detach(),
-            self.num_points,
-            random,
-            samples=np.repeat(group.samples, np.array(counts) * frames).tolist(),
-            oversample_ratio=self.oversample_ratio,
-            importance_ratio=self.importance_ratio,
-        )  # (I * T, P, 2)
-        true = group.targets.own(targets, points.unflatten(0, (-1, frames)))
-        return sample(maps, points).view(len(true), -1), true.flatten(1)
+        self, embeds: Tensor, group: Group, matches: Sequence[Matches], random: RandomPoints
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits and truth (I, T * P) of the matched instances, a pair for layers at once."""
+        layers, frames = embeds.shape[1], group.targets.frames
+        found = [len(matches[0][b][0]) for b in group.samples]  # instances of a sample and layer
+        queries, targets = _matched(embeds, group, matches)
+        # One product a clip for all layers, so that the features are read once, and once more for
+        # the gradients.
+        all_maps = group.features.logits(
+            embeds.flatten(0, 2)[queries], [count * layers for count in found]
+        )
+        widths = [len(range(layers)[part]) for part in self._parts(embeds, group)]
+        sizes = [count * width for count in found for width in widths]
+        split = [targets.split(sizes), all_maps.split(sizes)]  # sample by sample, part by part
+        for number, width in enumerate(widths):
+            samples = np.repeat(group.samples, np.array(found) * width * frames).tolist()
+            own, maps = (_joined(pieces[number :: len(widths)]) for pieces in split)
+            maps = maps.flatten(0, 1)  # (I * T, h, w)
+            points = uncertain_points(
+                maps.detach(),
+                self.num_points,
+                random,
+                samples=samples,
+                oversample_ratio=self.oversample_ratio,
+                importance_ratio=self.importance_ratio,
+            )  # (I * T, P, 2)
+            true = group.targets.own(own, points.unflatten(0, (-1, frames)))
+            yield sample(maps, points).view(len(true), -1), true.flatten(1)
 
 
-def _matched(
-    embeds: Tensor, group: Group, layers: Sequence[int], matches: Sequence[Matches]
-) -> Tensor:
-    """The I instances of a group matched in some layers, sample by sample and layer by layer.
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """`torch.cat`, but one tensor is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _matched(embeds: Tensor, group: Group, matches: Sequence[Matches]) -> Tensor:
+    """The I matched instances of a group in all layers, sample by sample and layer by layer.
 
     Returns:
         (2, I) int64: place of the query in the embeddings (B * L * N, C), and number of the target
@@ -262,7 +268,7 @@ def _matched(
     _, L, N, _ = embeds.shape
     rows = []
     for b, first in zip(group.samples, group.targets.firsts, strict=True):
-        for layer in layers:
+        for layer in range(L):
             queries, targets = matches[layer][b]
             rows.append(torch.stack([queries + (b * L + layer) * N, targets + first]))
     return torch.cat(rows, dim=1).to(embeds.device)

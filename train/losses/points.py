@@ -7,10 +7,14 @@ The points of the loss lie where the prediction is least certain (PointRend). Co
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from train.bilinear import sample
+
+LONG = 4096
+"""Of rows this long NumPy finds the smallest values several times faster than torch on a CPU."""
 
 RandomPoints = Callable[[Sequence[int], int], Tensor]
 """(sample of each row, points) to uniform numbers (rows, points, 2) in [0, 1).
@@ -73,6 +77,14 @@ def uncertain_points(
     num_uncertain = int(num_points * importance_ratio)
     extra = random(samples, num_points - num_uncertain)
     certainty = sample(logits, candidates).abs()  # (R, 3P)
-    chosen = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
+    chosen = _smallest(certainty, num_uncertain)
     uncertain = candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))  # (R, P', 2)
     return torch.cat([uncertain, extra], dim=1)
+
+
+def _smallest(values: Tensor, count: int) -> Tensor:
+    """Where the smallest of each row stand, in any order: (R, P) to (R, count)."""
+    if values.device.type == "cpu" and values.shape[1] >= LONG:
+        order = np.argpartition(values.numpy(), max(count - 1, 0), axis=1)
+        return torch.from_numpy(order[:, :count])
+    return values.topk(count, dim=1, largest=False, sorted=False).indices

@@ -1,7 +1,8 @@
 """What predictions are compared with: made once a batch, used by every head that trains on it.
 
-Samples of one size are put side by side, so that one operation serves them all. Samples without
-targets are left out: they have nothing to be matched with.
+Samples of one size are put side by side, so that one operation serves them all; on a CPU only small
+ones, for large ones fill its caches alone. Samples without targets are left out: they have nothing
+to be matched with.
 """
 
 from collections import defaultdict
@@ -11,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from train.bilinear import neighbours
-from train.mask_logits import MaskFeatures, MaskStack
+from train.mask_logits import SMALL, MaskFeatures, MaskStack
 
 
 @dataclass
@@ -53,23 +53,27 @@ class TargetStack:
     def __init__(self, samples: Sequence[Targets]) -> None:
         masks = samples[0].masks
         device = masks.device
-        _, self.frames, self.height, self.width = masks.shape
+        _, self.frames, height, width = masks.shape
         self.counts = [len(sample.masks) for sample in samples]
         self.firsts = [sum(self.counts[:g]) for g in range(len(samples))]
         self.labels = torch.nn.utils.rnn.pad_sequence(
             [sample.labels for sample in samples], batch_first=True
         )
-        # Column by column, as they lie in memory already where they come from runs.
-        columns = [sample.masks.transpose(2, 3).reshape(-1) for sample in samples]
-        self._pixels = columns[0] if len(columns) == 1 else torch.cat(columns)
+        # Of each pixel all frames side by side, for a point is read in all of them; pixels column by
+        # column, as they lie in memory already where they come from runs. Zeros around them stand
+        # for all that is outside.
+        columns = [sample.masks.permute(0, 3, 2, 1) for sample in samples]  # (M, W, H, T)
+        shape = (sum(self.counts), width + 3, height + 3, self.frames)
+        self._pixels = masks.new_zeros(shape)
+        for own, first in zip(columns, self.firsts, strict=True):
+            self._pixels[first : first + len(own), 1:-2, 1:-2] = own
         extents = [sample.extent for sample in samples]
-        self._extents = torch.tensor(extents, device=device)  # (G, 2)
+        self._size = torch.tensor([width, height], dtype=torch.float32, device=device)
+        self._scales = self._size / torch.tensor(extents, device=device)  # (G, 2)
         clips = torch.arange(len(samples)).repeat_interleave(torch.tensor(self.counts))
         numbers = torch.arange(sum(self.counts))
         slots = numbers - torch.tensor(self.firsts)[clips]
         self._clips, self._slots = clips.to(device), slots.to(device)  # of each target
-        starts = torch.arange(len(numbers) * self.frames, device=device)
-        self._starts = starts.view(-1, self.frames) * (self.height * self.width)
 
     def shared(self, points: Tensor) -> Tensor:
         """Values of all targets at points of their sample, the same in every frame.
@@ -80,12 +84,15 @@ class TargetStack:
         Returns:
             (G, L, P, T, largest M); zeros for targets that a sample does not have.
         """
-        x, y, part = neighbours(
-            points / self._extents[:, None, None], self.height, self.width
-        )  # (4, G, L, P)
-        pixels = (x * self.height + y)[:, self._clips]  # (4, all M, L, P)
-        starts = self._starts[:, None, None]  # (all M, 1, 1, T)
-        values = self._read(pixels[..., None] + starts, part[:, self._clips][..., None])
+        pixels, part = self._corner(points, self._scales[:, None, None])  # (G, L, P)
+        first = torch.arange(len(self._clips), device=points.device) * self._stride
+        starts = first[:, None, None] + pixels[self._clips]  # (all M, L, P)
+        rows = self._pixels.view(-1, self.frames)
+        corners = [
+            rows[step:].index_select(0, starts.flatten()).view(*starts.shape, -1).float()
+            for step in self._steps
+        ]
+        values = _bilinear(corners, part[self._clips][..., None, :])  # (all M, L, P, T)
         if len(self.counts) == 1:
             return values.permute(1, 2, 3, 0)[None]
         shape = (len(points), values.shape[1], *values.shape[2:], self.labels.shape[1])
@@ -103,14 +110,48 @@ class TargetStack:
         Returns:
             (I, T, P).
         """
-        extents = self._extents[self._clips[targets]][:, None, None]  # (I, 1, 1, 2)
-        x, y, part = neighbours(points / extents, self.height, self.width)  # (4, I, T, P)
-        return self._read(x * self.height + y + self._starts[targets][:, :, None], part)
+        scales = self._scales[self._clips[targets]][:, None, None]  # (I, 1, 1, 2)
+        pixels, part = self._corner(points, scales)  # (I, T, P)
+        frames = torch.arange(self.frames, device=points.device)
+        first = (targets * self._stride * self.frames)[:, None] + frames  # (I, T)
+        starts = (pixels * self.frames + first[:, :, None]).flatten()
+        flat = self._pixels.view(-1)
+        corners = [
+            flat[step * self.frames :].gather(0, starts).view(pixels.shape).float()
+            for step in self._steps
+        ]
+        return _bilinear(corners, part)
 
-    def _read(self, places: Tensor, part: Tensor) -> Tensor:
-        """The weighted sum over pixels, (4, ...) to (...)."""
-        values = self._pixels.index_select(0, places.flatten()).view(places.shape)
-        return (values * part).sum(dim=0)
+    @property
+    def _stride(self) -> int:
+        """Pixels of a target."""
+        return self._pixels.shape[1] * self._pixels.shape[2]
+
+    @property
+    def _steps(self) -> tuple[int, int, int, int]:
+        """From the first of the four pixels around a point to each, column by column."""
+        column = self._pixels.shape[2]
+        return 0, 1, column, column + 1
+
+    def _corner(self, points: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """The first of the four pixels around each point (..., 2), and how far it is from there.
+
+        Returns:
+            The pixel's number (...), int64, and (..., 2) from 0 to 1.
+        """
+        places = points * scales
+        places -= 0.5
+        first = places.floor()
+        part = places.sub_(first)
+        first = first.add_(1.0).clamp_(min=0.0).minimum(self._size + 1.0).long()
+        return first[..., 0] * self._pixels.shape[2] + first[..., 1], part
+
+
+def _bilinear(corners: Sequence[Tensor], part: Tensor) -> Tensor:
+    """Values between four pixels, column by column, at (..., 2) of the way."""
+    x, y = part.unbind(-1)
+    left, right = corners[0].lerp_(corners[1], y), corners[2].lerp_(corners[3], y)
+    return left.lerp_(right, x)
 
 
 @dataclass
@@ -147,7 +188,10 @@ class Supervision:
         alike: dict[tuple, list[int]] = defaultdict(list)
         for b, (maps, own) in enumerate(zip(features, targets, strict=True)):
             if len(own.labels):
-                alike[(id(maps.codec), *maps.shape, *own.masks.shape[2:])].append(b)
+                values = maps.stored["values"]
+                alone = values.device.type == "cpu" and values.numel() > SMALL
+                key = (id(maps.codec), *maps.shape, *own.masks.shape[2:], b if alone else None)
+                alike[key].append(b)
         self.groups = [
             Group(
                 samples,
