@@ -59,9 +59,9 @@ class TargetStack:
         self.labels = torch.nn.utils.rnn.pad_sequence(
             [sample.labels for sample in samples], batch_first=True
         )
-        # Of each pixel all frames side by side, for a point is read in all of them; pixels column by
-        # column, as they lie in memory already where they come from runs. Zeros around them stand
-        # for all that is outside.
+        # Of each pixel all frames side by side, for a point is read in all of them. Columns stay
+        # whole, as they lie in memory where they come from runs. Zeros around a mask stand for all
+        # that is outside.
         columns = [sample.masks.permute(0, 3, 2, 1) for sample in samples]  # (M, W, H, T)
         shape = (sum(self.counts), width + 3, height + 3, self.frames)
         self._pixels = masks.new_zeros(shape)
