@@ -16,6 +16,9 @@ OUT ?= $(DEMO)
 # Keys to change, such as EXTRACT_OPTIONS="dataset=ref_davis codec=float16" TRAIN_OPTIONS=train.seed=1
 EXTRACT_OPTIONS ?=
 TRAIN_OPTIONS ?=
+# Rows of ablation tables, in train/configs/sweeps, and the seeds that each gets.
+SWEEP ?= demo
+SEEDS ?= 0 1 2
 
 # Threads that spin while they wait for each other slow a busy machine down several times.
 export OMP_WAIT_POLICY = PASSIVE
@@ -25,7 +28,7 @@ INSTALLED = .venv/installed
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data extract train eval demo check-data stats submit verify bench test lint
+.PHONY: help setup data extract train eval demo sweep params check-data stats submit verify bench test lint
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +69,14 @@ demo: eval ## the whole loop on the demo world, with a table and a picture at th
 		--masks $(OUT)/masks --metrics $(OUT)/metrics.json --out $(OUT)/overlays.png
 	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(RUN)"
 	@echo "figures $(OUT)/metrics.json  masks $(OUT)/masks  picture $(OUT)/overlays.png"
+
+sweep: extract ## train the rows of $(SWEEP) with $(SEEDS) in one pass, score them, make the table
+	@$(BIN)/python -m train.sweep $(SWEEP) --config $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) \
+		--eval-cache $(CACHE)/$(EVAL_SPLIT) --seeds $(SEEDS) --work-dir $(OUT)/sweep-$(SWEEP) \
+		--resume $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
+
+params: setup ## count the parameters of the paper's head, part by part
+	@$(BIN)/python -m train.params
 
 check-data: data ## what is wrong with a data set, before any hour is spent: DATA=mevis ROOT=folder
 	@$(BIN)/python -m scripts.check_data --dataset $(if $(ROOT),$(DATA),mevis) \

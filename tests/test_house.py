@@ -12,6 +12,8 @@ TARGETS = [
     "train",
     "eval",
     "demo",
+    "sweep",
+    "params",
     "check-data",
     "stats",
     "submit",

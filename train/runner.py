@@ -2,9 +2,8 @@
 
 import importlib.util
 import logging
-import resource
-import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,9 @@ from train.config import differences, load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate
 from train.data.compatible import signature
 from train.distributed import mean_over_ranks, wrap
+from train.evaluation.report import write_metrics
 from train.models import DMVS
+from train.provenance import describe_run, peak_memory_mb
 from train.trainable import (
     TrainableHead,
     build_head,
@@ -86,10 +87,36 @@ class PeakMemory(Hook):
         outputs: dict | None = None,
     ) -> None:
         if not torch.cuda.is_available():
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            # Kilobytes on Linux, bytes on macOS.
-            megabytes = peak // (1024 if sys.platform != "darwin" else 1024**2)
-            runner.message_hub.update_scalar("train/memory", megabytes)
+            runner.message_hub.update_scalar("train/memory", peak_memory_mb())
+
+
+class RunFile(Hook):
+    """Writes ``run.json`` when training ends: what was trained on what, and what it cost.
+
+    Args:
+        work_dir: where it goes.
+        training: from `training_facts`.
+    """
+
+    def __init__(self, work_dir: Path, training: dict[str, Any]) -> None:
+        self.path, self.training = work_dir / "run.json", training
+
+    def before_train(self, runner: Runner) -> None:
+        self.start, self.first = time.perf_counter(), runner.iter
+
+    def after_train(self, runner: Runner) -> None:
+        if is_main_process():
+            content = describe_run(
+                config=self.training["config"],
+                seed=self.training["seed"],
+                caches={"training": self.training["caches"]},
+                device=runner.device,
+                seconds=time.perf_counter() - self.start,
+                processes=get_world_size(),
+                resumed_after=self.first,
+                iterations=runner.iter,
+            )
+            write_metrics(self.path, content)
 
 
 class Validation(Hook):
@@ -261,7 +288,7 @@ def build_runner(
     training = training_facts(config, caches)
     checkpoint = _start(work_dir, training, resume=resume)
     model = build_trainable(config, mean=mean_over_ranks if get_world_size() > 1 else None)
-    hooks = [PeakMemory(), PlainCheckpoint(training)]
+    hooks = [PeakMemory(), PlainCheckpoint(training), RunFile(work_dir, training)]
     if validate is not None:
         hooks.append(Validation(validate, train.val_interval, work_dir, training))
     runner = HeadRunner(

@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,10 @@ from cache_schema.fingerprint import file_sha256
 from cache_schema.reader import CacheReader
 from train.__main__ import pick_device
 from train.config import Options
+from train.data.compatible import check_compatible
 from train.evaluation.cache_scores import list_expressions, pick_rule
 from train.evaluation.report import write_metrics
+from train.provenance import cache_identity, describe_run
 from train.runner import load_head
 from train.sweeping.engine import Trained, train_members
 from train.sweeping.report import write_report
@@ -49,14 +52,26 @@ def main(argv: list[str]) -> int:
     members = make_members(sweep, arguments.config, arguments.seeds, arguments.cfg_options)
     caches = open_caches(arguments.cache, "--cache", members)
     eval_caches = open_caches(arguments.eval_cache, "--eval-cache", members)
-    for readers in eval_caches.values():
-        list_expressions(readers[0])  # better now than after the training
+    for names, readers in eval_caches.items():  # better now than after the training
+        list_expressions(readers[0])
+        both = (caches[names][0], readers[0])
+        check_compatible({str(r.path): r.fingerprint for r in both}, mixed_codecs=True)
     device = pick_device(arguments.device)
     work_dir = Path(arguments.work_dir or Path("work/sweeps") / Path(arguments.sweep).stem)
+    start = time.perf_counter()
     trained = train_members(members, caches, work_dir, device=device, resume=arguments.resume)
     if eval_caches:
         metrics = evaluate(trained, eval_caches, work_dir, device=device)
         print(report(sweep, trained, metrics, eval_caches, work_dir))
+    run = describe_run(
+        config={member.name: member.config.to_dict() for member in members},
+        seed=None,
+        caches={"training": _identities(caches), "evaluation": _identities(eval_caches)},
+        device=device,
+        seconds=time.perf_counter() - start,
+        seeds=arguments.seeds,
+    )
+    write_metrics(work_dir / "run.json", run)
     print(f"checkpoints and tables: {work_dir}")
     return 0
 
@@ -99,6 +114,11 @@ def open_caches(
         else:
             found[names] = [r for n in names for r in readers[n]] or readers.get("", everything)
     return found
+
+
+def _identities(caches: Mapping[tuple[str, ...], Sequence[CacheReader]]) -> list[dict[str, str]]:
+    readers = {str(reader.path): reader for own in caches.values() for reader in own}
+    return [cache_identity(reader) for reader in readers.values()]
 
 
 def evaluate(

@@ -19,6 +19,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cache_schema.cli import InputError
 from train.data import Batch
 from train.losses import Binary, Diverged, SetCriterion
 from train.losses.points import sample_points
@@ -180,6 +181,11 @@ def build_optimizer(config: Config, model: TrainableHead) -> OptimWrapper:
     )
     clip = {"max_norm": config.optimizer.clip_norm}
     if config.train.autocast == "float16":  # its gradients need scaling
+        if not torch.cuda.is_available():
+            raise InputError(
+                "config key train.autocast: float16 needs a GPU, which scales its gradients; take "
+                "bfloat16, or none"
+            )
         return AmpOptimWrapper(dtype="float16", optimizer=optimizer, clip_grad=clip)
     return OptimWrapper(optimizer, clip_grad=clip)
 
