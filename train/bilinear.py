@@ -19,7 +19,7 @@ def sample(maps: Tensor, points: Tensor) -> Tensor:
     Returns:
         (R, P).
     """
-    grid = (2.0 * points[:, :, None]).sub_(1.0)  # (R, P, 1, 2)
+    grid = torch.add(-points.new_ones(()), points[:, :, None], alpha=2.0)  # (R, P, 1, 2)
     return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, :, 0]
 
 

@@ -7,7 +7,7 @@ features, so the C channels are never made and a product has only R:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Protocol
@@ -22,6 +22,9 @@ from train.bilinear import neighbours
 
 FEW = 2
 """Points are few where a map has this many times more pixels."""
+
+BLOCK = 2**19
+"""Logits at points that a CPU handles together, so that they stay in its cache."""
 
 SMALL = 2**20
 """Clips with at most this many values are small."""
@@ -171,30 +174,29 @@ class MaskStack:
         small = first.numel() <= SMALL
         # Whoever asks first may want no gradients; a segmenter in training needs them.
         with torch.enable_grad():
-            shape = (h, w, R) if small else (R, h, w)
-            coded = torch.empty(len(self.clips), T, *shape, device=first.device)
+            coded = _empty((len(self.clips), T, *((h, w, R) if small else (R, h, w))), first.device)
             planes = coded.permute(0, 1, 4, 2, 3) if small else coded
             for g, clip in enumerate(self.clips):
                 values = clip.stored["values"]
                 # Codes are turned before they become float32: fewer bytes move.
-                coded[g] = values.permute(0, 2, 3, 1).contiguous() if small else values
+                coded[g].copy_(values.permute(0, 2, 3, 1).contiguous() if small else values)
                 if self.codec.scaled:
-                    planes[g] *= clip.stored["scales"][:, :, None, None]
+                    planes[g].mul_(clip.stored["scales"][:, :, None, None])
             return planes.flatten(3)
 
 
 class Reader(Protocol):
     """Mask logits at points; see `MaskStack.reader`."""
 
-    def read(self, layers: slice, points: Tensor) -> Tensor:
-        """Values of some layers at their points in every frame.
+    def read(self, layers: slice, points: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Values of some layers at their points in every frame, some points at a time.
 
         Args:
             layers: L' of them.
             points: (G, L', P, 2), fractions of the padded image, shared by N queries and T frames.
 
-        Returns:
-            (G, L', P, T, N).
+        Yields:
+            P' of the points, and (G, L', P', T, N).
         """
 
 
@@ -207,7 +209,7 @@ class FewPoints:
     weights: Tensor
     bias: Tensor | None
 
-    def read(self, layers: slice, points: Tensor) -> Tensor:
+    def read(self, layers: slice, points: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """See `Reader`."""
         G, T, R, pixels = self.planes.shape
         h, w = self.size
@@ -217,11 +219,7 @@ class FewPoints:
         table = self.planes.mT.flatten(0, 2)  # (G * T * h * w, R)
         features = weighted_rows(table, places, part[:, :, :, None].expand_as(places))
         logits = features.flatten(2, 3) @ self.weights[:, layers].mT  # (G, L', P * T, N)
-        logits = logits.unflatten(2, (-1, T))
-        if self.bias is None:
-            return logits
-        # Beyond the edge a map is zero, so near it the bias counts in part only.
-        return logits + self.bias[:, layers, None, None] * part.sum(-1)[..., None, None]
+        yield slice(None), _biased(logits.unflatten(2, (-1, T)), self.bias, layers, part)
 
 
 @dataclass
@@ -232,24 +230,35 @@ class ManyPoints:
     size: tuple[int, int]
     bias: Tensor | None
 
-    def read(self, layers: slice, points: Tensor) -> Tensor:
+    def read(self, layers: slice, points: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """See `Reader`."""
-        G, T, _, N, pixels = self.maps.shape
-        x, y, part = (own.movedim(0, -1) for own in neighbours(points, *self.size))
-        places = y * self.size[1] + x  # (G, L', P, 4)
+        maps = self.maps[:, :, layers].permute(0, 2, 4, 1, 3)
+        G, L, pixels, T, N = maps.shape
         # A pixel's values for all frames and queries side by side: a point is four rows.
-        rows = scratch("rows", (pixels, T, N), points.device)
-        values = []
-        for g in range(G):
-            for number, layer in enumerate(range(self.maps.shape[2])[layers]):
-                maps = self.maps[g, :, layer].permute(2, 0, 1)  # (h * w, T, N)
-                if self.bias is None:
-                    rows.copy_(maps)
-                else:
-                    torch.add(maps, self.bias[g, layer], out=rows)
-                values.append(weighted_rows(rows.flatten(1), places[g, number], part[g, number]))
-        together = values[0][None] if len(values) == 1 else torch.stack(values)
-        return together.view(G, -1, points.shape[2], T, N)
+        rows = scratch("rows", maps.shape, maps.device)
+        for t in range(T):  # frame by frame is faster
+            rows[..., t, :] = maps[..., t, :]
+        x, y, part = (own.movedim(0, -1) for own in neighbours(points, *self.size))
+        starts = torch.arange(G * L, device=points.device) * pixels
+        places = y * self.size[1] + x + starts.view(G, L, 1, 1)  # (G, L', P, 4)
+        P = points.shape[2]
+        step = max(1, BLOCK // (G * L * T * N)) if points.is_cpu else P
+        for start in range(0, P, step):
+            block = slice(start, start + step)
+            logits = weighted_rows(rows.view(-1, T * N), places[:, :, block], part[:, :, block])
+            logits = logits.unflatten(3, (T, N))  # (G, L', P', T, N)
+            yield block, _biased(logits, self.bias, layers, part[:, :, block])
+
+
+def _biased(logits: Tensor, bias: Tensor | None, layers: slice, part: Tensor) -> Tensor:
+    """Add the bias (G, L, N) of some layers to logits (G, L', P, T, N), in place.
+
+    Beyond the edge a map is zero, so near it the bias counts in part only: as much as the weights
+    (G, L', P, 4) of the pixels inside.
+    """
+    if bias is None:
+        return logits
+    return logits.add_(bias[:, layers, None, None] * part.sum(dim=-1)[..., None, None])
 
 
 _memory: dict[str, Tensor] = {}
@@ -261,13 +270,20 @@ def scratch(name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
     Memory that was never touched is several times slower than memory that is used again, and torch
     gives large tensors on a CPU back to the system.
     """
-    size = math.prod(shape)
     if device.type != "cpu":
-        return torch.empty(shape, device=device)
+        return _empty(shape, device)
+    size = math.prod(shape)
     flat = _memory.get(name)
     if flat is None or len(flat) < size:
-        flat = _memory[name] = torch.empty(size)
+        flat = _memory[name] = _empty((size,), device)
     return flat[:size].view(shape)
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """New float32 memory; NumPy asks for huge pages, which are filled about twice as fast."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty(shape, np.float32))
+    return torch.empty(shape, device=device)
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+import train.mask_logits as mask_logits_module
 from cache_schema.codecs import CODECS, LOWRANK, Codec, get_codec
 from tests.synthetic import make_codec
 from train.bilinear import sample
@@ -102,7 +103,9 @@ def test_a_frame_is_one_product_bit_for_bit() -> None:
 
 @every_codec
 @pytest.mark.parametrize("points", [7, 300])
-def test_logits_at_points_are_those_of_the_maps(codec: Codec, points: int) -> None:
+def test_logits_at_points_are_those_of_the_maps(
+    codec: Codec, points: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Few points interpolate the coded features, many the maps: the same numbers either way."""
     clips = [make(codec, 3, 6, 10, 4, seed)[0] for seed in range(2)]
     random = torch.Generator().manual_seed(0)
@@ -111,7 +114,10 @@ def test_logits_at_points_are_those_of_the_maps(codec: Codec, points: int) -> No
     where = torch.rand(2, 2, points, 2, generator=random)
     where[1, 0, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
     features = MaskStack([MaskFeatures(stored, codec) for stored in clips])
-    found = features.reader(embeds, points).read(slice(0, 2), where)
+    monkeypatch.setattr(mask_logits_module, "BLOCK", 1000)  # several blocks of the many points
+    found = torch.zeros(2, 2, points, 3, 4)
+    for block, values in features.reader(embeds, points).read(slice(0, 2), where):
+        found[:, :, block] = values
     for g, stored in enumerate(clips):
         features = expand(codec, stored)
         for layer in range(2):

@@ -7,6 +7,8 @@ points are many, one layer follows the other; where they are few, all layers go 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from train.bilinear import sample
 from train.losses.classification import Binary, Matches, Softmax
-from train.losses.matcher import assign, dice_cost, mask_cost
+from train.losses.matcher import PairSums, assign
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.losses.supervision import Group, Supervision, Targets
 from train.mask_logits import MaskFeatures
@@ -175,10 +177,14 @@ class SetCriterion:
         points = random(rows, self.num_points).view(*own.shape[:2], -1, 2)  # (G, L, P, 2)
         reader = group.features.reader(own, self.num_points)
         for part in self._parts(embeds, group):
-            predicted = reader.read(part, points[:, part]).flatten(2, 3)  # (G, L', P * T, N)
-            true = group.targets.shared(points[:, part]).flatten(2, 3)  # (G, L', P * T, M)
-            costs[:, part] += self.mask_weight * mask_cost(predicted, true)
-            costs[:, part] += self.dice_weight * dice_cost(predicted, true)
+            true = group.targets.shared(points[:, part])  # (G, L', P, T, M)
+            blocks = (
+                PairSums.of(predicted.flatten(2, 3), true[:, :, block].flatten(2, 3))
+                for block, predicted in reader.read(part, points[:, part])
+            )
+            sums = reduce(add, blocks)
+            costs[:, part] += self.mask_weight * sums.mask_cost()
+            costs[:, part] += self.dice_weight * sums.dice_cost()
         return costs
 
     def losses(

@@ -1,5 +1,7 @@
 """Hungarian matching of predicted and true masks of one sample."""
 
+from dataclasses import dataclass, fields
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,26 +15,53 @@ class Diverged(InputError):
     """Training left the finite numbers; the message says where and what to try."""
 
 
-def mask_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy of every prediction with every target, mean over points.
+@dataclass
+class PairSums:
+    """Sums over points from which the costs of predictions and targets follow.
 
-    Args:
-        logits: (..., P, N).
-        targets: (..., P, M), from 0 to 1.
-
-    Returns:
-        (..., N, M).
+    Attributes:
+        points: how many.
+        softplus: of the logits, (..., N).
+        probability: of the predictions, (..., N).
+        target: (..., M).
+        logit_target: logit times target, (..., N, M).
+        overlap: probability times target, (..., N, M).
     """
-    # BCE(x, t) = softplus(x) - x t
-    apart = _total(F.softplus(logits))[..., None] - logits.mT @ targets
-    return apart / logits.shape[-2]
 
+    points: int
+    softplus: Tensor
+    probability: Tensor
+    target: Tensor
+    logit_target: Tensor
+    overlap: Tensor
 
-def dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss with smoothing 1 of every prediction with every target, shapes as `mask_cost`."""
-    predictions = logits.sigmoid()
-    total = _total(predictions)[..., None] + _total(targets)[..., None, :]
-    return 1.0 - (2.0 * (predictions.mT @ targets) + 1.0) / (total + 1.0)
+    @classmethod
+    def of(cls, logits: Tensor, targets: Tensor) -> "PairSums":
+        """Sums over the points of logits (..., P, N) and targets (..., P, M), from 0 to 1."""
+        predictions = logits.sigmoid()
+        return cls(
+            points=logits.shape[-2],
+            softplus=_total(F.softplus(logits)),
+            probability=_total(predictions),
+            target=_total(targets),
+            logit_target=logits.mT @ targets,
+            overlap=predictions.mT @ targets,
+        )
+
+    def __add__(self, other: "PairSums") -> "PairSums":
+        """Over the points of both."""
+        names = (field.name for field in fields(self))
+        return PairSums(*(getattr(self, name) + getattr(other, name) for name in names))
+
+    def mask_cost(self) -> Tensor:
+        """Binary cross-entropy of each prediction with each target, a mean: (..., N, M)."""
+        # BCE(x, t) = softplus(x) - x t
+        return (self.softplus[..., None] - self.logit_target) / self.points
+
+    def dice_cost(self) -> Tensor:
+        """Dice loss with smoothing 1 of each prediction with each target, (..., N, M)."""
+        total = self.probability[..., None] + self.target[..., None, :]
+        return 1.0 - (2.0 * self.overlap + 1.0) / (total + 1.0)
 
 
 def _total(values: Tensor) -> Tensor:
