@@ -174,14 +174,17 @@ class MaskStack:
         small = first.numel() <= SMALL
         # Whoever asks first may want no gradients; a segmenter in training needs them.
         with torch.enable_grad():
-            coded = _empty((len(self.clips), T, *((h, w, R) if small else (R, h, w))), first.device)
+            coded = empty((len(self.clips), T, *((h, w, R) if small else (R, h, w))), first.device)
             planes = coded.permute(0, 1, 4, 2, 3) if small else coded
             for g, clip in enumerate(self.clips):
                 values = clip.stored["values"]
                 # Codes are turned before they become float32: fewer bytes move.
-                coded[g].copy_(values.permute(0, 2, 3, 1).contiguous() if small else values)
-                if self.codec.scaled:
-                    planes[g].mul_(clip.stored["scales"][:, :, None, None])
+                if small:
+                    values = values.permute(0, 2, 3, 1).contiguous()
+                for t in range(T):  # a frame is still in the cache when it is scaled
+                    coded[g, t].copy_(values[t])
+                    if self.codec.scaled:
+                        planes[g, t].mul_(clip.stored["scales"][t][:, None, None])
             return planes.flatten(3)
 
 
@@ -271,15 +274,15 @@ def scratch(name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
     gives large tensors on a CPU back to the system.
     """
     if device.type != "cpu":
-        return _empty(shape, device)
+        return empty(shape, device)
     size = math.prod(shape)
     flat = _memory.get(name)
     if flat is None or len(flat) < size:
-        flat = _memory[name] = _empty((size,), device)
+        flat = _memory[name] = empty((size,), device)
     return flat[:size].view(shape)
 
 
-def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+def empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """New float32 memory; NumPy asks for huge pages, which are filled about twice as fast."""
     if device.type == "cpu":
         return torch.from_numpy(np.empty(shape, np.float32))

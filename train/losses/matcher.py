@@ -44,8 +44,9 @@ class PairSums:
             softplus=_total(F.softplus(logits)),
             probability=_total(predictions),
             target=_total(targets),
-            logit_target=logits.mT @ targets,
-            overlap=predictions.mT @ targets,
+            # The other way round, N would be the side that is turned: three times slower.
+            logit_target=(targets.mT @ logits).mT,
+            overlap=(targets.mT @ predictions).mT,
         )
 
     def __add__(self, other: "PairSums") -> "PairSums":

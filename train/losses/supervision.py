@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from train.mask_logits import SMALL, MaskFeatures, MaskStack
+from train.bilinear import sample
+from train.mask_logits import SMALL, MaskFeatures, MaskStack, empty
 
 
 @dataclass
@@ -67,6 +68,10 @@ class TargetStack:
         self._pixels = masks.new_zeros(shape)
         for own, first in zip(columns, self.firsts, strict=True):
             self._pixels[first : first + len(own), 1:-2, 1:-2] = own
+        # On a CPU the masks of one large sample also as float32, once they are needed.
+        large = device.type == "cpu" and width * height * self.frames > SMALL
+        self._alone = samples[0] if large and len(samples) == 1 else None
+        self._frames: Tensor | None = None
         self._size = (width, height)
         extents = torch.tensor([sample.extent for sample in samples], device=device)
         self._scales = torch.tensor(self._size, device=device) / extents  # (G, 2)
@@ -112,6 +117,8 @@ class TargetStack:
         Returns:
             (I, T, P).
         """
+        if self._alone is not None:
+            return self._own_alone(targets, points)
         scales = self._scales[self._clips[targets]][:, None, None]  # (I, 1, 1, 2)
         pixels, x, y = self._corner(points, scales)  # (I, T, P)
         frames = torch.arange(self.frames, device=points.device)
@@ -123,6 +130,19 @@ class TargetStack:
             for step in self._steps
         ]
         return _bilinear(corners, x, y)
+
+    def _own_alone(self, targets: Tensor, points: Tensor) -> Tensor:
+        """`own` for the targets of one large sample: frame by frame, which a CPU's cache holds."""
+        masks, extent = self._alone.masks, points.new_tensor(self._alone.extent)
+        if self._frames is None:
+            m, t, height, width = masks.shape
+            self._frames = empty((m, t, width, height), masks.device).transpose(2, 3)
+            self._frames.copy_(masks)
+        values = [
+            sample(self._frames[target], own)
+            for target, own in zip(targets.tolist(), points / extent, strict=True)
+        ]
+        return torch.stack(values)
 
     @property
     def _stride(self) -> int:
