@@ -87,6 +87,11 @@ def wrap(model: TrainableHead) -> nn.Module:
     return DistributedHead(model) if get_world_size() > 1 else model
 
 
+def unwrapped(model: nn.Module) -> TrainableHead:
+    """The head with its loss, whether several processes train it or one."""
+    return model if isinstance(model, TrainableHead) else model.module
+
+
 def _first_host() -> str:
     """The machine of rank 0 in a job of Slurm."""
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")

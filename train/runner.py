@@ -3,7 +3,6 @@
 import importlib.util
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, is_main_process
-from mmengine.hooks import Hook
 from mmengine.registry import LOOPS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
@@ -24,17 +22,14 @@ from train.checkpoint import (
     latest_checkpoint,
     load_weights,
     read_checkpoint,
-    save_checkpoint,
 )
 from train.config import differences, load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate
 from train.data.compatible import signature
-from train.distributed import mean_over_ranks, wrap
-from train.evaluation.report import write_metrics
+from train.distributed import mean_over_ranks, unwrapped, wrap
+from train.hooks import PeakMemory, RunFile, Validation
 from train.models import DMVS
-from train.provenance import describe_run, peak_memory_mb
 from train.trainable import (
-    TrainableHead,
     build_head,
     build_optimizer,
     build_trainable,
@@ -76,100 +71,6 @@ class ResumableLoop(IterBasedTrainLoop):
 LOOPS.register_module(module=ResumableLoop, force=True)
 
 
-class PeakMemory(Hook):
-    """Logs the process's peak memory in MB where there is no GPU, whose memory mmengine logs."""
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Batch | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        if not torch.cuda.is_available():
-            runner.message_hub.update_scalar("train/memory", peak_memory_mb())
-
-
-class RunFile(Hook):
-    """Writes ``run.json`` when training ends: what was trained on what, and what it cost.
-
-    Args:
-        work_dir: where it goes.
-        training: from `training_facts`.
-    """
-
-    def __init__(self, work_dir: Path, training: dict[str, Any]) -> None:
-        self.path, self.training = work_dir / "run.json", training
-
-    def before_train(self, runner: Runner) -> None:
-        self.start, self.first = time.perf_counter(), runner.iter
-
-    def after_train(self, runner: Runner) -> None:
-        if is_main_process():
-            content = describe_run(
-                config=self.training["config"],
-                seed=self.training["seed"],
-                caches={"training": self.training["caches"]},
-                device=runner.device,
-                seconds=time.perf_counter() - self.start,
-                processes=get_world_size(),
-                resumed_after=self.first,
-                iterations=runner.iter,
-            )
-            write_metrics(self.path, content)
-
-
-class Validation(Hook):
-    """Evaluates the head now and then on a few videos, and keeps the best checkpoint.
-
-    Args:
-        validate: gives J, F and J&F of a head; called by rank 0 alone.
-        interval: iterations between two evaluations.
-        work_dir: where ``best.pth`` goes.
-        training: facts about the run, for its ``meta["training"]``.
-    """
-
-    priority = "LOW"  # after the optimiser's and before the checkpoint's
-
-    def __init__(
-        self,
-        validate: Callable[[DMVS], dict[str, float]],
-        interval: int,
-        work_dir: Path,
-        training: dict[str, Any],
-    ) -> None:
-        self.validate, self.interval, self.training = validate, interval, training
-        self.path = work_dir / "best.pth"
-
-    def before_train(self, runner: Runner) -> None:
-        self.best = -1.0
-        if self.path.is_file():  # of the run that is resumed
-            self.best = read_checkpoint(self.path)["meta"]["validation"]["J&F"]
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Batch | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
-            return
-        model = unwrapped(runner.model)
-        found = self.validate(model.evaluated_head())
-        for name in ("J", "F", "J&F"):
-            runner.visualizer.add_scalar(f"val/{name}", found[name], runner.iter + 1)
-        better = found["J&F"] > self.best
-        runner.logger.info(
-            f"validation after {runner.iter + 1} iterations: J&F {100 * found['J&F']:.1f} over "
-            f"{found['num_expressions']} expressions" + (", the best so far" if better else "")
-        )
-        if better:
-            self.best = found["J&F"]
-            meta = {"iter": runner.iter + 1, "training": self.training, "validation": found}
-            save_checkpoint({"meta": meta, "state_dict": model.state_dict()}, self.path)
-
-
 class HeadRunner(Runner):
     """mmengine's runner on a device of our choice, without its page of environment."""
 
@@ -188,11 +89,6 @@ class HeadRunner(Runner):
 
     def _log_env(self, env_cfg: dict) -> None:
         pass
-
-
-def unwrapped(model: nn.Module) -> TrainableHead:
-    """The head with its loss, whether several processes train it or one."""
-    return model if isinstance(model, TrainableHead) else model.module
 
 
 def build_dataset(

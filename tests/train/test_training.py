@@ -25,7 +25,8 @@ from train.data.compatible import signature
 from train.losses import Binary, SetCriterion, Targets
 from train.mask_logits import MaskFeatures, mask_logits
 from train.models import DMVS, HeadInputs
-from train.runner import TrainableHead, load_head
+from train.runner import load_head
+from train.trainable import TrainableHead
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """

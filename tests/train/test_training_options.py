@@ -16,6 +16,7 @@ from train.__main__ import main
 from train.checkpoint import checkpoints, read_checkpoint
 from train.config import load_config
 from train.evaluation.validation import validate
+from train.hooks import Validation
 from train.params import main as params
 from train.runner import load_head
 from train.trainable import learning_rate, step_seeds
@@ -111,7 +112,7 @@ def test_the_best_checkpoint_of_the_validations_is_kept(folder: Path, tmp_path: 
     blind = run(folder, tmp_path / "blind")
     for name, value in weights(blind / "iter_6.pth").items():
         assert torch.equal(value, weights(work_dir / "iter_6.pth")[name])
-    hook = runner.Validation(lambda head: {}, 2, work_dir, {})
+    hook = Validation(lambda head: {}, 2, work_dir, {})
     hook.before_train(None)
     assert hook.best == max(found.values())
 
