@@ -94,12 +94,13 @@ submit: eval ## masks of $(EVAL_SPLIT) as the archive that the benchmark takes, 
 verify: setup ## check every byte of the caches under $(CACHE)
 	@set -e; for split in $(SPLITS); do $(BIN)/python -m cache_schema verify $(CACHE)/$$split; done
 
-bench: data ## measure stage one, the cache and scoring; tables here, JSON in $(OUT)/bench
+bench: data ## measure stage one, the cache, training and scoring; tables here, JSON in $(OUT)/bench
 	@mkdir -p $(OUT)/bench
 	@$(BIN)/python -m scripts.bench_extract demo --data-root $(DEMO)/data --split valid_u \
 		--weights extract/assets/vita_tiny.safetensors --json $(OUT)/bench/extract_demo.json
 	@$(BIN)/python -m scripts.bench_extract mevis_r50 --json $(OUT)/bench/extract_r50.json
 	@$(BIN)/python -m scripts.bench_cache --json $(OUT)/bench/cache.json
+	@$(BIN)/python -m scripts.bench_train --json $(OUT)/bench/train.json
 	@$(BIN)/python -m scripts.bench_score --json $(OUT)/bench/score.json
 
 test: setup ## check import boundaries and run the tests

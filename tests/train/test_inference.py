@@ -12,7 +12,7 @@ from train.config import load_config
 from train.data import video_batch
 from train.inference import BATCH, predict_video
 from train.models import DMVS
-from train.runner import build_head
+from train.trainable import build_head
 
 
 @pytest.fixture(scope="module")

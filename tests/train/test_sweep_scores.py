@@ -16,8 +16,8 @@ from train.evaluate import main
 from train.evaluation.cache_scores import list_expressions
 from train.evaluation.jf import Outline
 from train.models import DMVS
-from train.runner import build_head
 from train.sweeping.scores import collect_metrics, from_json, score_heads, score_videos, to_json
+from train.trainable import build_head
 
 #: Name to N_m, rule and sigma.
 VARIANTS = {

@@ -13,8 +13,8 @@ from tests.train.protocol_caches import write_cache, write_head
 from train.config import load_config
 from train.evaluation.validation import choose_videos, validate
 from train.models import DMVS
-from train.runner import build_head
 from train.sweeping.scores import score_heads
+from train.trainable import build_head
 
 HOW = {"sigma": 0.5, "rule": "threshold"}
 
