@@ -134,15 +134,12 @@ class MaskStack:
         Returns:
             (I, T, h, w).
         """
-        weights, bias = project(embeds, self.codec)
         T, h, w = self.shape
         maps = []
-        for own, planes in zip(weights.split(list(counts)), self._planes, strict=True):
+        weights = self._weights(embeds).split(list(counts))
+        for own, planes in zip(weights, self._planes, strict=True):
             maps.append(torch.bmm(own.expand(T, -1, -1), planes).transpose(0, 1))  # (I', T, h * w)
-        flat = torch.cat(maps)
-        if bias is not None:
-            flat = flat + bias[:, None, None]
-        return flat.unflatten(2, (h, w))
+        return torch.cat(maps).unflatten(2, (h, w))
 
     @torch.no_grad()
     def reader(self, embeds: Tensor, num_points: int) -> "Reader":
@@ -151,40 +148,49 @@ class MaskStack:
         Interpolation and the product with an embedding commute: with few points the features are
         interpolated and the maps are never made.
         """
-        weights, bias = project(embeds, self.codec)  # (G, L, N, R), (G, L, N)
+        weights = self._weights(embeds)  # (G, L, N, R)
         T, h, w = self.shape
         if FEW * num_points <= h * w:
-            return FewPoints(self._planes, (h, w), weights, bias)
+            return FewPoints(self._planes, (h, w), weights)
         G, L, N, R = weights.shape
         # One product for all layers, so that the features are read once.
         maps = scratch("maps", (G * T, L * N, h * w), weights.device)
         queries = weights.flatten(1, 2)[:, None].expand(G, T, L * N, R).reshape(G * T, L * N, R)
         torch.bmm(queries, self._planes.flatten(0, 1), out=maps)
-        return ManyPoints(maps.view(G, T, L, N, h * w), (h, w), bias)
+        return ManyPoints(maps.view(G, T, L, N, h * w), (h, w))
+
+    def _weights(self, embeds: Tensor) -> Tensor:
+        """What `_planes` are multiplied with, (..., C) to (..., R)."""
+        weights, bias = project(embeds, self.codec)
+        return weights if bias is None else torch.cat([weights, bias[..., None]], dim=-1)
 
     @cached_property
     def _planes(self) -> Tensor:
         """z: the values times their scales, (G, T, R, h * w) float32.
 
+        The mean of a basis is one channel more, which is 1 everywhere; R counts it here.
+
         Of small clips a pixel's values lie side by side: points are read four times faster then,
         and maps a little slower. Large clips stay as stored, for it takes long to turn them.
         """
         first = self.clips[0].stored["values"]
-        T, R, h, w = first.shape
+        T, stored, h, w = first.shape
+        R = stored + (self.codec.basis is not None)
         small = first.numel() <= SMALL
         # Whoever asks first may want no gradients; a segmenter in training needs them.
         with torch.enable_grad():
-            coded = empty((len(self.clips), T, *((h, w, R) if small else (R, h, w))), first.device)
-            planes = coded.permute(0, 1, 4, 2, 3) if small else coded
+            shape = (len(self.clips), T, *((h, w, R) if small else (R, h, w)))
+            coded = empty(shape, first.device)
+            planes = coded.permute(0, 1, 4, 2, 3) if small else coded  # (G, T, R, h, w)
             for g, clip in enumerate(self.clips):
                 values = clip.stored["values"]
-                # Codes are turned before they become float32: fewer bytes move.
-                if small:
-                    values = values.permute(0, 2, 3, 1).contiguous()
+                if small:  # codes are turned before they become float32: fewer bytes move
+                    values = values.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
                 for t in range(T):  # a frame is still in the cache when it is scaled
-                    coded[g, t].copy_(values[t])
+                    planes[g, t, :stored].copy_(values[t])
                     if self.codec.scaled:
-                        planes[g, t].mul_(clip.stored["scales"][t][:, None, None])
+                        planes[g, t, :stored].mul_(clip.stored["scales"][t][:, None, None])
+            planes[:, :, stored:] = 1.0
             return planes.flatten(3)
 
 
@@ -210,7 +216,6 @@ class FewPoints:
     planes: Tensor
     size: tuple[int, int]
     weights: Tensor
-    bias: Tensor | None
 
     def read(self, layers: slice, points: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """See `Reader`."""
@@ -222,16 +227,15 @@ class FewPoints:
         table = self.planes.mT.flatten(0, 2)  # (G * T * h * w, R)
         features = weighted_rows(table, places, part[:, :, :, None].expand_as(places))
         logits = features.flatten(2, 3) @ self.weights[:, layers].mT  # (G, L', P * T, N)
-        yield slice(None), _biased(logits.unflatten(2, (-1, T)), self.bias, layers, part)
+        yield slice(None), logits.unflatten(2, (-1, T))
 
 
 @dataclass
 class ManyPoints:
-    """Interpolates the maps, (G, T, L, N, h * w), which still lack the bias."""
+    """Interpolates the maps, (G, T, L, N, h * w)."""
 
     maps: Tensor
     size: tuple[int, int]
-    bias: Tensor | None
 
     def read(self, layers: slice, points: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """See `Reader`."""
@@ -249,19 +253,7 @@ class ManyPoints:
         for start in range(0, P, step):
             block = slice(start, start + step)
             logits = weighted_rows(rows.view(-1, T * N), places[:, :, block], part[:, :, block])
-            logits = logits.unflatten(3, (T, N))  # (G, L', P', T, N)
-            yield block, _biased(logits, self.bias, layers, part[:, :, block])
-
-
-def _biased(logits: Tensor, bias: Tensor | None, layers: slice, part: Tensor) -> Tensor:
-    """Add the bias (G, L, N) of some layers to logits (G, L', P, T, N), in place.
-
-    Beyond the edge a map is zero, so near it the bias counts in part only: as much as the weights
-    (G, L', P, 4) of the pixels inside.
-    """
-    if bias is None:
-        return logits
-    return logits.add_(bias[:, layers, None, None] * part.sum(dim=-1)[..., None, None])
+            yield block, logits.unflatten(3, (T, N))  # (G, L', P', T, N)
 
 
 _memory: dict[str, Tensor] = {}
