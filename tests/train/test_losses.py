@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import train.mask_logits as mask_logits
 from cache_schema.codecs import get_codec
 from train.bilinear import sample
 from train.losses import (
@@ -21,7 +22,9 @@ from train.losses import (
     VITACriterion,
     criterion,
     sample_points,
+    supervision,
 )
+from train.losses import points as points_module
 from train.losses.points import uncertain_points, uniform_points
 from train.losses.supervision import TargetStack
 from train.losses.vita import Similarity, similarity_loss
@@ -222,6 +225,7 @@ def small_batch(
             Targets(
                 torch.stack(masks) if masks else torch.zeros(0, frames, size, size).byte(),
                 torch.zeros(count, dtype=torch.int64),
+                extent=(1.0, 1.0 - 0.1 * b),
             )
         )
     return layers, maps, targets
@@ -333,7 +337,14 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
     loss = SetCriterion(classification, num_points=points, prior_weight=0.5)
     together = loss(layers, maps, targets, prior=prior, random=constant_points)
     found = gradients(together, layers)
-    monkeypatch.setattr(criterion, "AT_ONCE", {True: 1})  # one layer after the other
+    for module, name, value in [  # everything is large: layer by layer, sample by sample
+        (criterion, "AT_ONCE", {True: 1}),
+        (points_module, "LONG", 1),
+        (supervision, "SMALL", 0),
+        (mask_logits, "SMALL", 0),
+        (mask_logits, "BLOCK", 30),
+    ]:
+        monkeypatch.setattr(module, name, value)
     totals: list[torch.Tensor] = []
     one_by_one = loss(
         layers,
