@@ -6,8 +6,7 @@ import torch
 from cache_schema.codecs import get_codec
 from train.data.affinity import DOUBT, track_distance
 from train.data.targets import Boxes
-from train.losses import Binary, SetCriterion, Targets
-from train.losses.points import uniform_points
+from train.losses import Binary, SetCriterion, Supervision, Targets
 from train.mask_logits import MaskFeatures
 
 
@@ -71,11 +70,10 @@ def test_no_targets_give_no_distances() -> None:
 def test_the_prior_decides_between_equal_masks() -> None:
     features = MaskFeatures({"values": torch.randn(2, 4, 5, 10)}, get_codec("float32"))
     targets = [Targets(torch.from_numpy(boxes_as_masks(BOXES)), torch.zeros(2).long())]
-    logits, embeds = torch.zeros(1, 3), torch.ones(1, 3, 4)  # three queries that say the same
+    layer = torch.zeros(1, 3), torch.ones(1, 3, 4)  # three queries that say the same
     prior = [torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])]
     for weight, expected in ((1.0, [[0, 1], [1, 0]]), (-1.0, [[0, 1], [0, 1]])):
         criterion = SetCriterion(Binary(), num_points=8, prior_weight=weight)
-        ((queries, own),) = criterion.match(
-            logits, embeds, [features], targets, prior=prior, random=uniform_points("cpu")
-        )
+        truth = Supervision([features], targets)
+        _, ((queries, own),) = criterion.compare([layer], truth, prior=prior)
         assert [queries.tolist(), own.tolist()] == expected
