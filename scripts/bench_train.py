@@ -14,9 +14,10 @@ and removes them. Each of these lives in a process of its own, and they take tur
                    memory: decoding them, and the text encoder, are left out
     sweep of K     load a batch once, and K heads take a step on it
 
-Ratios are medians over rounds of things measured in the same round. Memory is the peak of each
-process beyond what it held with model and batch before the first step, and in all; gradients and
-the optimiser's state count as beyond. On a GPU it is the memory that torch allocated there.
+A turn is a second of work or more, for in training one step follows the other. Ratios are medians
+over rounds of things measured in the same round. Memory is the peak of each process beyond what it
+held with model and batch before the first step, and in all; gradients and the optimiser's state
+count as beyond. On a GPU it is the memory that torch allocated there.
 """
 
 import argparse
@@ -55,6 +56,7 @@ from train.trainable import TrainableHead, build_optimizer, build_trainable
 
 BASE = Path(__file__).parents[1] / "train" / "configs" / "base.py"
 ITERATIONS = 40_000
+TURN = 1.0  # seconds that a process works at least: in training, one step follows the other
 LOAD, STEP, TRAIN, LOOP, SWEEP = "load", "step", "load and step", "segmenter", "sweep of"
 Work = Callable[[], Any]
 
@@ -195,11 +197,13 @@ def serve(pipe: Connection, what: str, path: Path, arguments: argparse.Namespace
     held = memory(device)[0]
     pipe.send("ready")
     while pipe.recv() == "work":
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        pipe.send(time.perf_counter() - start)
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < TURN:
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            count += 1
+        pipe.send((time.perf_counter() - start) / count)
     peak = memory(device)[1]
     pipe.send({"beyond": peak - held, "peak": peak})
 

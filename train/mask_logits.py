@@ -23,7 +23,7 @@ from train.bilinear import neighbours
 FEW = 2
 """Points are few where a map has this many times more pixels."""
 
-BLOCK = 2**19
+BLOCK = 2**18
 """Logits at points that a CPU handles together, so that they stay in its cache."""
 
 SMALL = 2**20

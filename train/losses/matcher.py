@@ -4,11 +4,14 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cache_schema.cli import InputError
+from train.mask_logits import scratch
+
+#: Numbers from 1 to 2 that are multiplied before their logarithm is taken.
+FACTORS = 64
 
 
 class Diverged(InputError):
@@ -36,12 +39,18 @@ class PairSums:
     overlap: Tensor
 
     @classmethod
+    @torch.no_grad()
     def of(cls, logits: Tensor, targets: Tensor) -> "PairSums":
-        """Sums over the points of logits (..., P, N) and targets (..., P, M), from 0 to 1."""
-        predictions = logits.sigmoid()
+        """Sums over the points of logits (..., P, N) and targets (..., P, M), from 0 to 1.
+
+        Without gradients: matching has none.
+        """
+        # Each in memory that is in the processor's cache already.
+        softplus = _softplus_total(logits)
+        predictions = torch.sigmoid(logits, out=scratch("pairs", logits.shape, logits.device))
         return cls(
             points=logits.shape[-2],
-            softplus=_total(F.softplus(logits)),
+            softplus=softplus,
             probability=_total(predictions),
             target=_total(targets),
             # The other way round, N would be the side that is turned: three times slower.
@@ -69,6 +78,24 @@ def _total(values: Tensor) -> Tensor:
     """Sums over points, (..., P, N) to (..., N), as a product, which is twice as fast."""
     ones = values.new_ones(1, values.shape[-2])
     return (ones @ values).squeeze(-2)
+
+
+def _softplus_total(logits: Tensor) -> Tensor:
+    """Sums of softplus over points, (..., P, N) to (..., N), with one logarithm for many points.
+
+    softplus(x) = max(x, 0) + log(1 + exp(-|x|)), and a sum of logarithms is that of a product. Its
+    factors are from 1 to 2, so that `FACTORS` of them stay far from the largest float32.
+    """
+    memory = scratch("pairs", logits.shape, logits.device)
+    factors = torch.abs(logits, out=memory).neg_().exp_().add_(1.0)
+    whole = logits.shape[-2] // FACTORS * FACTORS
+    products = [
+        # Points far from each other are multiplied, so that the inner loop is a long one.
+        factors[..., :whole, :].unflatten(-2, (FACTORS, -1)).prod(dim=-3),
+        factors[..., whole:, :].prod(dim=-2, keepdim=True),
+    ]
+    logarithms = torch.cat(products, dim=-2).log_().sum(dim=-2)
+    return logarithms + _total(torch.clamp_min(logits, 0.0, out=memory))
 
 
 def assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:

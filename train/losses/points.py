@@ -36,18 +36,31 @@ def sample_points(seeds: Sequence[int], device: torch.device | str) -> RandomPoi
         seeds: of each sample of the batch.
         device: where the numbers are drawn.
     """
-    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    on_cpu = torch.device(device).type == "cpu"
+    draw = [_numpy_draw(seed) if on_cpu else _torch_draw(seed, device) for seed in seeds]
 
-    def draw(samples: Sequence[int], points: int) -> Tensor:
+    def random(samples: Sequence[int], points: int) -> Tensor:
         numbers = torch.empty(len(samples), points, 2, device=device)
         start = 0
         for number, rows in groupby(samples):
             stop = start + sum(1 for _ in rows)
-            numbers[start:stop].uniform_(generator=generators[number])
+            draw[number](numbers[start:stop])
             start = stop
         return numbers
 
-    return draw
+    return random
+
+
+def _numpy_draw(seed: int) -> Callable[[Tensor], object]:
+    """Fills tensors on the CPU; NumPy's generator takes two thirds of the time of torch's."""
+    generator = np.random.Generator(np.random.SFC64(seed))
+    return lambda numbers: generator.random(out=numbers.numpy(), dtype=np.float32)
+
+
+def _torch_draw(seed: int, device: torch.device | str) -> Callable[[Tensor], object]:
+    """Fills tensors on a device."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return lambda numbers: numbers.uniform_(generator=generator)
 
 
 @torch.no_grad()
