@@ -1,7 +1,6 @@
 """Stage one from the command line: python -m extract CONFIG --data-root D --weights W --out C"""
 
 import argparse
-import os
 import signal
 import sys
 from pathlib import Path
@@ -10,9 +9,9 @@ import torch
 from mmengine.config import DictAction
 
 from cache_schema import cli
+from cache_schema.cores import model_threads
 from cache_schema.launch import LAUNCHERS, Rank, find_rank
 from extract.config import load_config, presets
-from extract.cores import MODEL_THREADS
 from extract.pipeline import SHARD_BYTES, Summary, extract
 from extract.stage import AUTOCAST, RANDOM
 
@@ -85,7 +84,7 @@ def main(argv: list[str]) -> int:
             raise cli.InputError(f"--{option} is {value}: give at least {least}")
     rank = find_rank(arguments.launcher)
     device = find_device(arguments.device, rank)
-    torch.set_num_threads(arguments.threads or default_threads())
+    torch.set_num_threads(arguments.threads or model_threads())
     summary = extract(
         load_config(arguments.config, arguments.cfg_options),
         data_root=arguments.data_root,
@@ -108,11 +107,6 @@ def main(argv: list[str]) -> int:
             f"cache; mend the data and run the same command again ({first})"
         )
     return 0
-
-
-def default_threads() -> int:
-    """Threads of the model on a CPU; launchers of several ranks say what each may take."""
-    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else MODEL_THREADS
 
 
 def find_device(wanted: str | None, rank: Rank) -> str:

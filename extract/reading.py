@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cache_schema.cli import InputError
+from cache_schema.cores import SPARE_THREADS
 from cache_schema.records import Expression, Geometry
-from extract.cores import SPARE_THREADS
 from extract.datasets import SourceVideo
 from extract.datasets.frames import ImageFiles
 from extract.parts import End, Head, Images, by_video

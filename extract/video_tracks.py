@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from cache_schema.codecs import Codec
+from cache_schema.cores import SPARE_THREADS
 from cache_schema.records import Geometry
-from extract.cores import SPARE_THREADS
 from extract.mask_codec import CodedLogits
 from extract.segmenters.masks import tracks
 

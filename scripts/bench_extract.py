@@ -34,9 +34,10 @@ import transformers
 from cache_schema import cli
 from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
+from cache_schema.cores import model_threads
 from cache_schema.launch import SINGLE
 from cache_schema.writer import CacheWriter
-from extract.__main__ import default_threads, find_device
+from extract.__main__ import find_device
 from extract.calibration import fit_codec
 from extract.coding import code
 from extract.config import ExtractConfig, load_config
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--videos", type=int, default=2, help="to draw")
     parser.add_argument("--frames", type=int, default=8, help="of a drawn video")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"))
-    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--threads", type=int, default=model_threads())
     parser.add_argument("--chunk-frames", type=int, help="chosen by their size")
     parser.add_argument("--autocast", default="none")
     parser.add_argument("--device", help="cuda or cpu; cuda if there is one")

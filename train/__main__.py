@@ -17,6 +17,7 @@ from mmengine.config import Config
 
 from cache_schema import cli
 from cache_schema.cli import InputError
+from cache_schema.cores import model_threads
 from cache_schema.launch import LAUNCHERS, find_rank
 from cache_schema.reader import CacheReader
 from train.config import Options, load_config
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.cfg_options, arguments.row)
     rank = find_rank(arguments.launcher)
+    torch.set_num_threads(model_threads())
     device = join(rank, arguments.launcher, pick_device(arguments.device))
     readers = len(arguments.cache) * max(config.data.num_workers, 1)
     ram_bytes = int(config.data.ram_gb * 1e9) // readers

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from cache_schema import cli
 from cache_schema.cli import InputError
+from cache_schema.cores import model_threads
 from cache_schema.fingerprint import file_sha256
 from cache_schema.reader import CacheReader
 from train.__main__ import pick_device
@@ -48,6 +49,7 @@ MEVIS_VIDEOS = {"valid": 140, "valid_u": 50}
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
     arguments = _parser().parse_args(argv)
+    torch.set_num_threads(model_threads())
     sweep = load_sweep(arguments.sweep)
     members = make_members(sweep, arguments.config, arguments.seeds, arguments.cfg_options)
     caches = open_caches(arguments.cache, "--cache", members)

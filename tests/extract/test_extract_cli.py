@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from stage_one import DEMO, edit, small_data
 
 from cache_schema import cli
+from cache_schema.cores import model_threads
 from cache_schema.reader import CacheReader
-from extract.__main__ import default_threads, main
+from extract.__main__ import main
 
 
 @pytest.fixture
@@ -124,9 +125,9 @@ def test_numbers_that_make_no_sense(command, capsys, option, value, least):
 
 
 def test_half_of_the_cores_are_the_models(monkeypatch):
-    assert default_threads() == 1  # what tests say in the environment, as launchers of ranks do
+    assert model_threads() == 1  # what tests say in the environment, as launchers of ranks do
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert default_threads() == max(1, len(os.sched_getaffinity(0)) // 2)
+    assert model_threads() == max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def test_help_says_what_may_be_given(capsys):
