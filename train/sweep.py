@@ -17,7 +17,7 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -200,11 +200,6 @@ def report(
         seconds[member.label].append(trained.seconds[member])
         head = load_head(member.config, trained.checkpoints[member])
         parameters[member.label] = sum(p.numel() for p in head.parameters())
-    is_mevis = all(
-        reader.dataset == "mevis" and len(reader) == MEVIS_VIDEOS.get(reader.split)
-        for readers in caches.values()
-        for reader in readers
-    )
     return write_report(
         work_dir,
         results,
@@ -212,7 +207,15 @@ def report(
         parameters=parameters,
         seconds={label: sum(own) / len(own) for label, own in seconds.items()},
         dropped={member.name: reason for member, reason in trained.dropped.items()},
-        paper=sweep.paper if is_mevis else None,
+        paper=sweep.paper if is_mevis(r for own in caches.values() for r in own) else None,
+    )
+
+
+def is_mevis(readers: Iterable[CacheReader]) -> bool:
+    """Whether caches hold splits of MeViS that the paper measures on, all of their videos."""
+    return all(
+        reader.dataset == "mevis" and len(reader) == MEVIS_VIDEOS.get(reader.split)
+        for reader in readers
     )
 
 

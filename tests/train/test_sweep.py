@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -187,6 +188,24 @@ def test_rows_train_on_the_caches_that_they_name(folder: Path, swept: Path, tmp_
         sweep.main([*command, f"a={folder / 'cache'}"])
     with pytest.raises(InputError, match="two caches are called a"):
         sweep.main([*command, f"a={folder / 'cache'}", f"a={tmp_path / 'b'}"])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "videos", "shown"),
+    [
+        ("mevis", "valid_u", 50, True),
+        ("mevis", "valid", 140, True),
+        ("mevis", "valid_u", 60, False),  # the demo
+        ("mevis", "train", 50, False),
+        ("ref_youtube_vos", "valid", 140, False),
+    ],
+)
+def test_the_paper_s_figures_stand_beside_mevis_only(
+    dataset: str, split: str, videos: int, shown: bool
+) -> None:
+    reader = MagicMock(dataset=dataset, split=split)
+    reader.__len__.return_value = videos
+    assert sweep.is_mevis([reader]) == shown
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.py")))
