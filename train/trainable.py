@@ -137,7 +137,7 @@ class TrainableHead(BaseModel):
         optim_wrapper.update_params(total)
         if self.average is not None:
             self.average.update_parameters(self.head)
-        return log
+        return {name: value.detach() for name, value in log.items()}
 
 
 def step_seeds(seed: int, iteration: int, samples: int) -> list[int]:
