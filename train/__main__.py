@@ -9,11 +9,12 @@ CONFIG is a Python file such as train/configs/demo.py. DIR gets iter_N.pth and a
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import barrier
 
 from cache_schema import cli
 from cache_schema.cli import InputError
@@ -61,18 +62,27 @@ def main(argv: list[str]) -> int:
     ram_bytes = int(config.data.ram_gb * 1e9) // readers
     caches = [CacheReader(path, ram_bytes=ram_bytes) for path in arguments.cache]
     try:
-        runner = build_runner(
-            config,
-            caches,
-            arguments.work_dir,
-            device=device,
-            resume=arguments.resume,
-            validate=_validation(config, arguments.val_cache, device),
-        )
-        runner.train()
+        _train(arguments, config, caches, device)
     finally:
         leave()
     return 0
+
+
+def _train(
+    arguments: argparse.Namespace,
+    config: Config,
+    caches: Sequence[CacheReader],
+    device: torch.device,
+) -> None:
+    build_runner(
+        config,
+        caches,
+        arguments.work_dir,
+        device=device,
+        resume=arguments.resume,
+        validate=_validation(config, arguments.val_cache, device),
+    ).train()
+    barrier()  # nobody parts while another one still writes
 
 
 def _validation(

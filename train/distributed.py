@@ -1,5 +1,6 @@
 """Several training processes: they start under torchrun or Slurm and average their gradients."""
 
+import gc
 import os
 import subprocess
 
@@ -52,8 +53,13 @@ def join(rank: Rank, launcher: str | None, device: torch.device) -> torch.device
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Part from the other processes.
+
+    To be called when nothing holds the model any more: what a wrapped one has in its threads must
+    not outlive the connections.
+    """
     if is_distributed():
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
@@ -72,7 +78,7 @@ class DistributedHead(DistributedDataParallel):
     """`TrainableHead` in several processes, in the form that mmengine's loop calls."""
 
     def __init__(self, module: TrainableHead) -> None:
-        super().__init__(module, broadcast_buffers=False)
+        super().__init__(module)
 
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
         """One optimiser step with the gradients of all ranks; the log holds the means."""
