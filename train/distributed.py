@@ -77,9 +77,6 @@ def mean_over_ranks(numbers: Tensor) -> Tensor:
 class DistributedHead(DistributedDataParallel):
     """`TrainableHead` in several processes, in the form that mmengine's loop calls."""
 
-    def __init__(self, module: TrainableHead) -> None:
-        super().__init__(module)
-
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
         """One optimiser step with the gradients of all ranks; the log holds the means."""
         log = self.module.train_step(data, optim_wrapper, forward=self)

@@ -29,6 +29,7 @@ from train.data.compatible import signature
 from train.distributed import mean_over_ranks, unwrapped, wrap
 from train.hooks import PeakMemory, RunFile, Validation
 from train.models import DMVS
+from train.provenance import cache_identity
 from train.trainable import (
     build_head,
     build_optimizer,
@@ -142,12 +143,7 @@ def training_facts(config: Config, caches: Sequence[CacheReader]) -> dict[str, A
         "config": config.to_dict(),
         "seed": config.train.seed,
         "caches": [
-            {
-                "fingerprint": reader.fingerprint_hex,
-                "dataset": reader.dataset,
-                "split": reader.split,
-                "models": signature(reader.fingerprint, codec=False),
-            }
+            {**cache_identity(reader), "models": signature(reader.fingerprint, codec=False)}
             for reader in caches
         ],
     }

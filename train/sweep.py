@@ -33,12 +33,14 @@ from train.config import Options
 from train.data.compatible import check_compatible
 from train.evaluation.cache_scores import list_expressions, pick_rule
 from train.evaluation.report import write_metrics
+from train.params import count
 from train.provenance import cache_identity, describe_run
 from train.runner import load_head
 from train.sweeping.engine import Trained, train_members
 from train.sweeping.report import write_report
 from train.sweeping.scores import HeadScores, collect_metrics, from_json, score_videos, to_json
 from train.sweeping.variants import Member, Sweep, load_sweep, make_members
+from train.trainable import build_head
 
 NAMED = re.compile(r"([\w.-]+)=(.+)")
 #: Videos of the splits of MeViS that the paper measures on: beside other data its figures would
@@ -198,8 +200,8 @@ def report(
     for member, content in metrics.items():
         results[member.label].append(content)
         seconds[member.label].append(trained.seconds[member])
-        head = load_head(member.config, trained.checkpoints[member])
-        parameters[member.label] = sum(p.numel() for p in head.parameters())
+        with torch.device("meta"):
+            parameters[member.label] = count(build_head(member.config)).total()
     return write_report(
         work_dir,
         results,
