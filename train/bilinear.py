@@ -10,17 +10,17 @@ from torch import Tensor
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Values of each map at its points, differentiable.
+    """Values of maps at points, differentiable.
 
     Args:
-        maps: (R, h, w) float.
+        maps: (R, K, h, w) float; K maps share their points.
         points: (R, P, 2).
 
     Returns:
-        (R, P).
+        (R, K, P).
     """
     grid = torch.add(-points.new_ones(()), points[:, :, None], alpha=2.0)  # (R, P, 1, 2)
-    return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, :, 0]
+    return F.grid_sample(maps, grid, align_corners=False)[..., 0]
 
 
 def neighbours(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,16 +34,16 @@ def neighbours(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor,
         width: of the map.
 
     Returns:
-        Column x and row y of each pixel, (4, ...) int64, and its weight, (4, ...): zero where the
+        Column x and row y of each pixel, (..., 4) int64, and its weight, (..., 4): zero where the
         pixel would lie outside, and then the column and row of another.
     """
     columns, x_parts = _along(points[..., 0], width)
     rows, y_parts = _along(points[..., 1], height)
     order = [(0, 0), (0, 1), (1, 0), (1, 1)]
     return (
-        torch.stack([columns[i] for _, i in order]),
-        torch.stack([rows[j] for j, _ in order]),
-        torch.stack([y_parts[j] * x_parts[i] for j, i in order]),
+        torch.stack([columns[i] for _, i in order], dim=-1),
+        torch.stack([rows[j] for j, _ in order], dim=-1),
+        torch.stack([y_parts[j] * x_parts[i] for j, i in order], dim=-1),
     )
 
 

@@ -8,9 +8,7 @@ features, so the C channels are never made and a product has only R:
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,8 +21,12 @@ from train.bilinear import neighbours
 FEW = 2
 """Points are few where a map has this many times more pixels."""
 
-BLOCK = 2**18
-"""Logits at points that a CPU handles together, so that they stay in its cache."""
+AT_ONCE = {True: 2**21, False: 2**27}
+"""Logits of whole maps that are made together: few on a CPU, as its cache holds few, and elsewhere
+enough to make few launches."""
+
+BLOCK = {True: 2**18, False: 2**26}
+"""Logits at points that are handled together, likewise."""
 
 SMALL = 2**20
 """Clips with at most this many values are small."""
@@ -142,22 +144,41 @@ class MaskStack:
         return torch.cat(maps).unflatten(2, (h, w))
 
     @torch.no_grad()
-    def reader(self, embeds: Tensor, num_points: int) -> "Reader":
-        """What reads the mask logits of embeddings (G, L, N, C) at points, without gradients.
+    def read(self, embeds: Tensor, points: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Mask logits at points, the same in every frame; without gradients.
 
         Interpolation and the product with an embedding commute: with few points the features are
         interpolated and the maps are never made.
+
+        Args:
+            embeds: (G, N, C).
+            points: (G, P, 2), fractions of the padded image.
+
+        Yields:
+            T' of the frames, P' of the points, and their logits (G, T', P', N).
         """
-        weights = self._weights(embeds)  # (G, L, N, R)
-        T, h, w = self.shape
-        if FEW * num_points <= h * w:
-            return FewPoints(self._planes, (h, w), weights)
-        G, L, N, R = weights.shape
-        # One product for all layers, so that the features are read once.
-        maps = scratch("maps", (G * T, L * N, h * w), weights.device)
-        queries = weights.flatten(1, 2)[:, None].expand(G, T, L * N, R).reshape(G * T, L * N, R)
-        torch.bmm(queries, self._planes.flatten(0, 1), out=maps)
-        return ManyPoints(maps.view(G, T, L, N, h * w), (h, w))
+        weights = self._weights(embeds).mT[:, None]  # (G, 1, R, N)
+        G, T, R, pixels = self._planes.shape
+        P, N = points.shape[1], weights.shape[-1]
+        h, w = self.shape[1:]
+        x, y, parts = neighbours(points, h, w)  # (G, P, 4)
+        places, parts = (y * w + x)[:, None], parts[:, None]
+        few = pixels >= FEW * P
+        together = max(1, AT_ONCE[points.is_cpu] // (G * N * pixels))
+        for frames in (slice(first, first + together) for first in range(0, T, together)):
+            # A pixel's values side by side: a point is four rows.
+            table = self._planes[:, frames].mT  # (G, T', h * w, R)
+            if not few:
+                maps = scratch("maps", (*table.shape[:3], N), points.device)
+                table = torch.matmul(table, weights, out=maps)
+            count = table.shape[1]
+            starts = torch.arange(G * count, device=points.device).view(G, count, 1, 1) * pixels
+            step = max(1, BLOCK[points.is_cpu] // (G * count * N))
+            for block in (slice(first, first + step) for first in range(0, P, step)):
+                rows = places[:, :, block] + starts  # (G, T', P', 4)
+                shares = parts[:, :, block].expand_as(rows)
+                values = weighted_rows(table.flatten(0, 2), rows, shares)
+                yield frames, block, values @ weights if few else values
 
     def _weights(self, embeds: Tensor) -> Tensor:
         """What `_planes` are multiplied with, (..., C) to (..., R)."""
@@ -192,68 +213,6 @@ class MaskStack:
                         planes[g, t, :stored].mul_(clip.stored["scales"][t][:, None, None])
             planes[:, :, stored:] = 1.0
             return planes.flatten(3)
-
-
-class Reader(Protocol):
-    """Mask logits at points; see `MaskStack.reader`."""
-
-    def read(self, layers: slice, points: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Values of some layers at their points in every frame, some points at a time.
-
-        Args:
-            layers: L' of them.
-            points: (G, L', P, 2), fractions of the padded image, shared by N queries and T frames.
-
-        Yields:
-            P' of the points, and (G, L', P', T, N).
-        """
-
-
-@dataclass
-class FewPoints:
-    """Interpolates the features and multiplies; attributes as in `MaskStack.reader`."""
-
-    planes: Tensor
-    size: tuple[int, int]
-    weights: Tensor
-
-    def read(self, layers: slice, points: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """See `Reader`."""
-        G, T, R, pixels = self.planes.shape
-        h, w = self.size
-        x, y, part = (own.movedim(0, -1) for own in neighbours(points, h, w))  # (G, L', P, 4)
-        starts = torch.arange(G * T, device=points.device) * pixels
-        places = (y * w + x)[:, :, :, None] + starts.view(G, 1, 1, T, 1)  # (G, L', P, T, 4)
-        table = self.planes.mT.flatten(0, 2)  # (G * T * h * w, R)
-        features = weighted_rows(table, places, part[:, :, :, None].expand_as(places))
-        logits = features.flatten(2, 3) @ self.weights[:, layers].mT  # (G, L', P * T, N)
-        yield slice(None), logits.unflatten(2, (-1, T))
-
-
-@dataclass
-class ManyPoints:
-    """Interpolates the maps, (G, T, L, N, h * w)."""
-
-    maps: Tensor
-    size: tuple[int, int]
-
-    def read(self, layers: slice, points: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """See `Reader`."""
-        maps = self.maps[:, :, layers].permute(0, 2, 4, 1, 3)
-        G, L, pixels, T, N = maps.shape
-        # A pixel's values for all frames and queries side by side: a point is four rows.
-        rows = scratch("rows", maps.shape, maps.device)
-        for t in range(T):  # frame by frame is faster
-            rows[..., t, :] = maps[..., t, :]
-        x, y, part = (own.movedim(0, -1) for own in neighbours(points, *self.size))
-        starts = torch.arange(G * L, device=points.device) * pixels
-        places = y * self.size[1] + x + starts.view(G, L, 1, 1)  # (G, L', P, 4)
-        P = points.shape[2]
-        step = max(1, BLOCK // (G * L * T * N)) if points.is_cpu else P
-        for start in range(0, P, step):
-            block = slice(start, start + step)
-            logits = weighted_rows(rows.view(-1, T * N), places[:, :, block], part[:, :, block])
-            yield block, logits.unflatten(3, (T, N))  # (G, L', P', T, N)
 
 
 _memory: dict[str, Tensor] = {}

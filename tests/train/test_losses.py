@@ -55,6 +55,9 @@ class Replay:
     def __init__(self, *recorded: list[np.ndarray]) -> None:
         self.recorded = list(recorded)
 
+    def then(self, other: "Replay") -> "Replay":
+        return Replay(*self.recorded, *other.recorded)
+
     def __call__(self, samples: Sequence[int], points: int) -> torch.Tensor:
         parts = self.recorded.pop(0)
         asked, counts = np.unique(samples, return_counts=True)
@@ -96,19 +99,22 @@ class Golden:
         masks = self.tensor(f"pred_masks{suffix}").requires_grad_()
         return logits, masks, [given_maps(one) for one in masks.flatten(0, 1)]
 
-    def random(self, suffixes: Sequence[str]) -> Replay:
-        """What the matching and the loss of these layers, handled together, draw."""
-        rows = range(self.rows)
-        matcher = [
-            np.concatenate([self.data[f"matcher_rand{s}_{b}"] for s in suffixes]) for b in rows
-        ]
-        drawn = [matcher]
+    def random(self, suffix: str) -> Replay:
+        """What matching and loss of a layer draw."""
+        return Replay([self.data[f"matcher_rand{suffix}_{b}"] for b in range(self.rows)]).then(
+            self.loss_random([suffix])
+        )
+
+    def loss_random(self, suffixes: Sequence[str]) -> Replay:
+        """What the loss of these layers, handled together, draws."""
+        drawn = []
         for kind in ("over", "extra"):
             layers = []
             for s in suffixes:
-                counts = [len(self.data[f"match_src{s}_{b}"]) * self.meta["T"] for b in rows]
-                layers.append(np.split(self.data[f"loss_rand_{kind}{s}"], np.cumsum(counts)[:-1]))
-            drawn.append([np.concatenate([layer[b] for layer in layers]) for b in rows])
+                sources = [self.data[f"match_src{s}_{b}"] for b in range(self.rows)]
+                ends = np.cumsum([len(own) * self.meta["T"] for own in sources])
+                layers.append(np.split(self.data[f"loss_rand_{kind}{s}"], ends[:-1]))
+            drawn.append([np.concatenate(own) for own in zip(*layers, strict=True)])
         return Replay(*drawn)
 
 
@@ -127,11 +133,11 @@ def test_costs_and_matches_agree_with_the_recorded(golden: Golden) -> None:
         inputs = (logits.flatten(0, 1)[None], golden.embeds[:, None])
         truth = Supervision(maps, golden.targets)
         (group,) = truth.groups
-        costs = golden.criterion.costs(*inputs, group, golden.random([suffix]))  # (G, 1, N, M)
+        costs = golden.criterion.costs(*inputs, group, golden.random(suffix))  # (G, 1, N, M)
         for cost, b, count in zip(costs, group.samples, group.targets.counts, strict=True):
             recorded = golden.tensor(f"cost_C{suffix}_{b}")
             torch.testing.assert_close(cost[0, :, :count], recorded, **CLOSE)
-        (matches,) = golden.criterion.match(*inputs, truth, random=golden.random([suffix]))
+        (matches,) = golden.criterion.match(*inputs, truth, random=golden.random(suffix))
         for b, (queries, own) in enumerate(matches):
             assert torch.equal(queries, golden.tensor(f"match_src{suffix}_{b}"))
             assert torch.equal(own, golden.tensor(f"match_tgt{suffix}_{b}"))
@@ -142,7 +148,7 @@ def test_losses_and_gradients_agree_with_the_recorded(golden: Golden) -> None:
         logits, masks, maps = golden.layer(suffix)
         inputs = (logits.flatten(0, 1)[None], golden.embeds[:, None])
         truth = Supervision(maps, golden.targets)
-        random = golden.random([suffix])
+        random = golden.random(suffix)
         matches = golden.criterion.match(*inputs, truth, random=random)
         losses = golden.criterion.losses(*inputs, truth, matches=matches, random=random)
         for ours, theirs, source in [
@@ -158,23 +164,42 @@ def test_losses_and_gradients_agree_with_the_recorded(golden: Golden) -> None:
                 torch.testing.assert_close(gradient, golden.tensor(name), **CLOSE)
 
 
-def test_weighted_sum_over_layers_agrees_with_the_recorded(golden: Golden) -> None:
-    """`VITACriterion` called as in training: all layers at once, similarity where recorded."""
-    meta, data = golden.meta, golden.data
-    # Each layer has maps of its own here; one map source per video serves them side by side.
+def test_layers_together_agree_with_the_recorded(golden: Golden) -> None:
     suffixes = [*golden.aux, ""]
     per_layer = [golden.layer(suffix) for suffix in suffixes]
+    # Each layer has maps of its own here; one map source per video serves them side by side.
     maps = [
-        given_maps(torch.cat([layer[1].flatten(0, 1)[b] for layer in per_layer]))
+        given_maps(torch.cat([masks.flatten(0, 1)[b] for _, masks, _ in per_layer]))
         for b in range(golden.rows)
     ]
-    count = meta["N"]
-    eye = torch.eye(count * len(suffixes))
-    layers = [
-        (logits.flatten(0, 1), eye[i * count : (i + 1) * count].expand(golden.rows, -1, -1))
-        for i, (logits, _, _) in enumerate(per_layer)
+    embeds = torch.eye(len(suffixes) * golden.meta["N"]).unflatten(0, (len(suffixes), -1))
+    matches = [
+        [
+            (golden.tensor(f"match_src{s}_{b}"), golden.tensor(f"match_tgt{s}_{b}"))
+            for b in range(golden.rows)
+        ]
+        for s in suffixes
     ]
-    random = golden.random(suffixes)
+    random = golden.loss_random(suffixes)
+    losses = golden.criterion.losses(
+        torch.stack([logits.flatten(0, 1) for logits, _, _ in per_layer]),
+        embeds.expand(golden.rows, -1, -1, -1),
+        Supervision(maps, golden.targets),
+        matches=matches,
+        random=random,
+    )
+    assert not random.recorded
+    for ours, theirs in [("cls", "ce"), ("mask", "mask"), ("dice", "dice")]:
+        names = [f"out_loss_vita_{theirs}{s.replace('_aux', '_')}" for s in suffixes]
+        expected = sum(float(golden.data[name]) for name in names)
+        assert losses[ours].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_weighted_losses_agree_with_the_recorded(golden: Golden) -> None:
+    """`VITACriterion` called as in training, with the similarity where it was recorded."""
+    meta, data = golden.meta, golden.data
+    logits, _, maps = golden.layer("")
+    random = golden.random("")
     similarity = None
     if meta["sim"]:
         matches = [
@@ -191,16 +216,15 @@ def test_weighted_sum_over_layers_agrees_with_the_recorded(golden: Golden) -> No
             [golden.tensor(f"tgt{b}_ids").amax(1) for b in range(meta["B"])] * meta["L"],
         )
     criterion = VITACriterion(meta["K"], meta["num_points"], meta["eos_coef"])
+    layers = [(logits.flatten(0, 1), golden.embeds)]
     losses = criterion(layers, maps, golden.targets, similarity=similarity, random=random)
     assert not random.recorded
-    for ours, theirs in [("loss_cls", "ce"), ("loss_mask", "mask"), ("loss_dice", "dice")]:
-        names = [f"out_loss_vita_{theirs}{s.replace('_aux', '_')}" for s in suffixes]
-        weight = meta["weight_dict"][f"loss_vita_{theirs}"]
-        expected = weight * sum(float(data[name]) for name in names)
-        assert losses[ours].item() == pytest.approx(expected, rel=1e-5)
-    if meta["sim"]:
-        expected = meta["weight_dict"]["loss_vita_sim"] * float(data["out_loss_vita_sim"])
-        assert losses["loss_sim"].item() == pytest.approx(expected, rel=1e-5)
+    names = [("cls", "ce"), ("mask", "mask"), ("dice", "dice"), *[("sim", "sim")] * meta["sim"]]
+    for ours, theirs in names:
+        expected = meta["weight_dict"][f"loss_vita_{theirs}"] * float(
+            data[f"out_loss_vita_{theirs}"]
+        )
+        assert losses[f"loss_{ours}"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def disc(size: int, x: float, y: float, radius: float) -> torch.Tensor:
@@ -281,7 +305,7 @@ def test_targets_at_original_size_equal_targets_drawn_on_the_padded_image() -> N
     points = torch.rand(1, 4000, 2)
     stack = TargetStack([Targets(original[None], torch.zeros(1).long(), (20 / 24, 20 / 32))])
     ours = stack.own(torch.tensor([0]), points[None])[0]
-    theirs = sample(padded, points)
+    theirs = sample(padded[:, None], points)[:, 0]
     outside = (points[0, :, 0] > 21 / 24) | (points[0, :, 1] > 21 / 32)
     assert (ours[0, outside] == 0).all()
     assert (ours - theirs).abs().mean() < 0.02  # they differ on the disc's edge only
@@ -342,7 +366,8 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
         (points_module, "LONG", 1),
         (supervision, "SMALL", 0),
         (mask_logits, "SMALL", 0),
-        (mask_logits, "BLOCK", 30),
+        (mask_logits, "AT_ONCE", {True: 1}),
+        (mask_logits, "BLOCK", {True: 90}),
     ]:
         monkeypatch.setattr(module, name, value)
     totals: list[torch.Tensor] = []

@@ -109,22 +109,23 @@ def test_logits_at_points_are_those_of_the_maps(
     """Few points interpolate the coded features, many the maps: the same numbers either way."""
     clips = [make(codec, 3, 6, 10, 4, seed)[0] for seed in range(2)]
     random = torch.Generator().manual_seed(0)
-    embeds = torch.randn(2, 2, 4, CHANNELS, generator=random)  # (G, L, N, C)
+    embeds = torch.randn(2, 4, CHANNELS, generator=random)  # (G, N, C)
     # Some points lie on the edge, where the half of a bilinear value that is outside is zero.
-    where = torch.rand(2, 2, points, 2, generator=random)
-    where[1, 0, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
-    features = MaskStack([MaskFeatures(stored, codec) for stored in clips])
-    monkeypatch.setattr(mask_logits_module, "BLOCK", 1000)  # several blocks of the many points
-    found = torch.zeros(2, 2, points, 3, 4)
-    for block, values in features.reader(embeds, points).read(slice(0, 2), where):
-        found[:, :, block] = values
-    for g, stored in enumerate(clips):
-        features = expand(codec, stored)
-        for layer in range(2):
-            maps = torch.einsum("nc,tchw->nthw", embeds[g, layer].double(), features)
-            shared = where[g, layer].double().expand(12, -1, -1)
-            expected = sample(maps.flatten(0, 1), shared).view(4, 3, points)
-            assert_rounded(found[g, layer], expected.permute(2, 1, 0))
+    where = torch.rand(2, points, 2, generator=random)
+    where[1, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
+    monkeypatch.setattr(mask_logits_module, "AT_ONCE", {True: 1000})  # two frames, then one
+    monkeypatch.setattr(mask_logits_module, "BLOCK", {True: 500})  # several blocks of the points
+    for own in ([0, 1], [1]):  # side by side, and one alone
+        features = MaskStack([MaskFeatures(clips[g], codec) for g in own])
+        found = torch.zeros(len(own), 3, points, 4)
+        for frames, block, values in features.read(embeds[own], where[own]):
+            found[:, frames, block] = values
+        for logits, g in zip(found, own, strict=True):
+            maps = torch.einsum("nc,tchw->nthw", embeds[g].double(), expand(codec, clips[g]))
+            expected = sample(maps.flatten(0, 1)[None], where[g : g + 1].double()).view(
+                4, 3, points
+            )
+            assert_rounded(logits, expected.permute(1, 2, 0))
 
 
 def test_no_product_has_more_channels_than_the_codec() -> None:

@@ -157,7 +157,7 @@ class SetCriterion:
     def costs(self, logits: Tensor, embeds: Tensor, group: Group, random: RandomPoints) -> Tensor:
         """Matching costs of the samples of one size, without the prior.
 
-        All masks of a sample are compared at one shared set of points, in every frame.
+        All masks of a sample are compared at one shared set of points, in every layer and frame.
 
         Args:
             logits: (L, B, N) or (L, B, N, K + 1), of the whole batch.
@@ -168,24 +168,19 @@ class SetCriterion:
         Returns:
             (G, L, N, largest M).
         """
-        labels = group.targets.labels
         costs = self.class_weight * self.classification.cost(
-            logits[:, group.samples].transpose(0, 1), labels
+            logits[:, group.samples].transpose(0, 1), group.targets.labels
         )
-        own = embeds[group.samples]  # (G, L, N, C)
-        rows = np.repeat(group.samples, own.shape[1]).tolist()
-        points = random(rows, self.num_points).view(*own.shape[:2], -1, 2)  # (G, L, P, 2)
-        reader = group.features.reader(own, self.num_points)
-        for part in self._parts(embeds, group):
-            true = group.targets.shared(points[:, part])  # (G, L', P, T, M)
-            blocks = (
-                PairSums.of(predicted.flatten(2, 3), true[:, :, block].flatten(2, 3))
-                for block, predicted in reader.read(part, points[:, part])
-            )
-            sums = reduce(add, blocks)
-            costs[:, part] += self.mask_weight * sums.mask_cost()
-            costs[:, part] += self.dice_weight * sums.dice_cost()
-        return costs
+        queries = embeds[group.samples].flatten(1, 2)  # (G, L * N, C)
+        points = random(group.samples, self.num_points)  # (G, P, 2)
+        true = group.targets.shared(points)  # (G, T, P, M)
+        blocks = (
+            PairSums.of(predicted.flatten(1, 2), true[:, frames, block].flatten(1, 2))
+            for frames, block, predicted in group.features.read(queries, points)
+        )
+        sums = reduce(add, blocks)
+        pairs = self.mask_weight * sums.mask_cost() + self.dice_weight * sums.dice_cost()
+        return costs + pairs.view(costs.shape)
 
     def losses(
         self,
@@ -256,7 +251,7 @@ class SetCriterion:
                 importance_ratio=self.importance_ratio,
             )  # (I * T, P, 2)
             true = group.targets.own(own, points.unflatten(0, (-1, frames)))
-            yield sample(maps, points).view(len(true), -1), true.flatten(1)
+            yield sample(maps[:, None], points).view(len(true), -1), true.flatten(1)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from cache_schema.cli import InputError
 from train.mask_logits import scratch
 
-#: Numbers from 1 to 2 that are multiplied before their logarithm is taken.
+#: Numbers from 1/2 to 1 that are multiplied before their logarithm is taken.
 FACTORS = 64
 
 
@@ -45,17 +45,24 @@ class PairSums:
 
         Without gradients: matching has none.
         """
-        # Each in memory that is in the processor's cache already.
-        softplus = _softplus_total(logits)
-        predictions = torch.sigmoid(logits, out=scratch("pairs", logits.shape, logits.device))
+        # One product for all sums of a kind. The other way round, N would be the side that is
+        # turned: three times slower.
+        rows = torch.cat([targets, targets.new_ones(*targets.shape[:-1], 1)], dim=-1).mT
+        # One piece of memory for all that follows, so that it stays in the processor's cache.
+        memory = scratch("pairs", logits.shape, logits.device)
+        with_logits = rows[..., :-1, :] @ logits
+        predictions = torch.sigmoid(logits, out=memory)
+        with_predictions = rows @ predictions
+        # softplus(x) = max(x, 0) - log p, with p the larger of sigmoid(x) and 1 - sigmoid(x).
+        softplus = -_log_total(predictions.sub_(0.5).abs_().add_(0.5))
+        softplus += (rows[..., -1:, :] @ torch.clamp_min(logits, 0.0, out=memory)).squeeze(-2)
         return cls(
             points=logits.shape[-2],
             softplus=softplus,
-            probability=_total(predictions),
-            target=_total(targets),
-            # The other way round, N would be the side that is turned: three times slower.
-            logit_target=(targets.mT @ logits).mT,
-            overlap=(targets.mT @ predictions).mT,
+            probability=with_predictions[..., -1, :],
+            target=targets.sum(dim=-2),
+            logit_target=with_logits.mT,
+            overlap=with_predictions[..., :-1, :].mT,
         )
 
     def __add__(self, other: "PairSums") -> "PairSums":
@@ -74,28 +81,19 @@ class PairSums:
         return 1.0 - (2.0 * self.overlap + 1.0) / (total + 1.0)
 
 
-def _total(values: Tensor) -> Tensor:
-    """Sums over points, (..., P, N) to (..., N), as a product, which is twice as fast."""
-    ones = values.new_ones(1, values.shape[-2])
-    return (ones @ values).squeeze(-2)
+def _log_total(values: Tensor) -> Tensor:
+    """Sums over points of the logarithms of numbers from 1/2 to 1, (..., P, N) to (..., N).
 
-
-def _softplus_total(logits: Tensor) -> Tensor:
-    """Sums of softplus over points, (..., P, N) to (..., N), with one logarithm for many points.
-
-    softplus(x) = max(x, 0) + log(1 + exp(-|x|)), and a sum of logarithms is that of a product. Its
-    factors are from 1 to 2, so that `FACTORS` of them stay far from the largest float32.
+    A sum of logarithms is that of a product; `FACTORS` of these numbers stay far from the smallest
+    float32.
     """
-    memory = scratch("pairs", logits.shape, logits.device)
-    factors = torch.abs(logits, out=memory).neg_().exp_().add_(1.0)
-    whole = logits.shape[-2] // FACTORS * FACTORS
+    whole = values.shape[-2] // FACTORS * FACTORS
     products = [
         # Points far from each other are multiplied, so that the inner loop is a long one.
-        factors[..., :whole, :].unflatten(-2, (FACTORS, -1)).prod(dim=-3),
-        factors[..., whole:, :].prod(dim=-2, keepdim=True),
+        values[..., :whole, :].unflatten(-2, (FACTORS, -1)).prod(dim=-3),
+        values[..., whole:, :].prod(dim=-2, keepdim=True),
     ]
-    logarithms = torch.cat(products, dim=-2).log_().sum(dim=-2)
-    return logarithms + _total(torch.clamp_min(logits, 0.0, out=memory))
+    return torch.cat(products, dim=-2).log_().sum(dim=-2)
 
 
 def assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:

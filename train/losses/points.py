@@ -89,7 +89,7 @@ def uncertain_points(
     candidates = random(samples, int(num_points * oversample_ratio))  # (R, 3P, 2)
     num_uncertain = int(num_points * importance_ratio)
     extra = random(samples, num_points - num_uncertain)
-    certainty = sample(logits, candidates).abs()  # (R, 3P)
+    certainty = sample(logits[:, None], candidates)[:, 0].abs()  # (R, 3P)
     chosen = _smallest(certainty, num_uncertain)
     uncertain = candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))  # (R, P', 2)
     return torch.cat([uncertain, extra], dim=1)

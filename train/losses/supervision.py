@@ -8,6 +8,7 @@ to be matched with.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -60,21 +61,13 @@ class TargetStack:
         self.labels = torch.nn.utils.rnn.pad_sequence(
             [sample.labels for sample in samples], batch_first=True
         )
-        # Of each pixel all frames side by side, for a point is read in all of them. Columns stay
-        # whole, as they lie in memory where they come from runs. Zeros around a mask stand for all
-        # that is outside.
-        columns = [sample.masks.permute(0, 3, 2, 1) for sample in samples]  # (M, W, H, T)
-        shape = (sum(self.counts), width + 3, height + 3, self.frames)
-        self._pixels = masks.new_zeros(shape)
-        for own, first in zip(columns, self.firsts, strict=True):
-            self._pixels[first : first + len(own), 1:-2, 1:-2] = own
-        # On a CPU the masks of one large sample also as float32, once they are needed.
+        self._samples = samples
+        # On a CPU one large sample is read as float32 frames, each of which its cache holds.
         large = device.type == "cpu" and width * height * self.frames > SMALL
-        self._alone = samples[0] if large and len(samples) == 1 else None
-        self._frames: Tensor | None = None
+        self._alone = large and len(samples) == 1
         self._size = (width, height)
-        extents = torch.tensor([sample.extent for sample in samples], device=device)
-        self._scales = torch.tensor(self._size, device=device) / extents  # (G, 2)
+        self._extents = torch.tensor([sample.extent for sample in samples], device=device)
+        self._scales = torch.tensor(self._size, device=device) / self._extents  # (G, 2)
         clips = torch.arange(len(samples)).repeat_interleave(torch.tensor(self.counts))
         numbers = torch.arange(sum(self.counts))
         slots = numbers - torch.tensor(self.firsts)[clips]
@@ -84,14 +77,17 @@ class TargetStack:
         """Values of all targets at points of their sample, the same in every frame.
 
         Args:
-            points: (G, L, P, 2), fractions of the padded image.
+            points: (G, P, 2), fractions of the padded image.
 
         Returns:
-            (G, L, P, T, largest M); zeros for targets that a sample does not have.
+            (G, T, P, largest M); zeros for targets that a sample does not have.
         """
-        pixels, x, y = self._corner(points, self._scales[:, None, None])  # (G, L, P)
+        if self._alone:
+            values = sample(self._frames, (points / self._extents).expand(len(self._clips), -1, -1))
+            return values.permute(1, 2, 0)[None]  # from (M, T, P)
+        pixels, x, y = self._corner(points, self._scales[:, None])  # (G, P)
         first = torch.arange(len(self._clips), device=points.device) * self._stride
-        starts = first[:, None, None] + pixels[self._clips]  # (all M, L, P)
+        starts = first[:, None] + pixels[self._clips]  # (all M, P)
         rows = self._pixels.view(-1, self.frames)
         corners = [
             rows[step:].index_select(0, starts.flatten()).view(*starts.shape, -1).float()
@@ -99,13 +95,11 @@ class TargetStack:
         ]
         values = _bilinear(
             corners, x[self._clips][..., None], y[self._clips][..., None]
-        )  # (all M, L, P, T)
-        if len(self.counts) == 1:
-            return values.permute(1, 2, 3, 0)[None]
-        shape = (len(points), values.shape[1], *values.shape[2:], self.labels.shape[1])
+        )  # (all M, P, T)
+        shape = (len(points), *values.shape[1:], self.labels.shape[1])
         padded = values.new_zeros(shape)
-        padded[self._clips, :, :, :, self._slots] = values
-        return padded
+        padded[self._clips, :, :, self._slots] = values
+        return padded.transpose(1, 2)
 
     def own(self, targets: Tensor, points: Tensor) -> Tensor:
         """Values of some targets at points of their own in every frame.
@@ -117,8 +111,12 @@ class TargetStack:
         Returns:
             (I, T, P).
         """
-        if self._alone is not None:
-            return self._own_alone(targets, points)
+        if self._alone:
+            values = [
+                sample(self._frames[target][:, None], own)[:, 0]
+                for target, own in zip(targets.tolist(), points / self._extents, strict=True)
+            ]
+            return torch.stack(values)
         scales = self._scales[self._clips[targets]][:, None, None]  # (I, 1, 1, 2)
         pixels, x, y = self._corner(points, scales)  # (I, T, P)
         frames = torch.arange(self.frames, device=points.device)
@@ -131,28 +129,38 @@ class TargetStack:
         ]
         return _bilinear(corners, x, y)
 
-    def _own_alone(self, targets: Tensor, points: Tensor) -> Tensor:
-        """`own` for the targets of one large sample: frame by frame, which a CPU's cache holds."""
-        masks, extent = self._alone.masks, points.new_tensor(self._alone.extent)
-        if self._frames is None:
-            m, t, height, width = masks.shape
-            self._frames = empty((m, t, width, height), masks.device).transpose(2, 3)
-            self._frames.copy_(masks)
-        values = [
-            sample(self._frames[target], own)
-            for target, own in zip(targets.tolist(), points / extent, strict=True)
-        ]
-        return torch.stack(values)
+    @cached_property
+    def _frames(self) -> Tensor:
+        """The masks of a single sample as float32, (M, T, H, W), as they lie in memory."""
+        masks = self._samples[0].masks
+        m, t, height, width = masks.shape
+        return empty((m, t, width, height), masks.device).transpose(2, 3).copy_(masks)
+
+    @cached_property
+    def _pixels(self) -> Tensor:
+        """The masks of all samples, (all M, W + 3, H + 3, T) uint8.
+
+        Of each pixel all frames side by side, for a point is read in all of them. Columns stay
+        whole, as they lie in memory where they come from runs. Zeros around a mask stand for all
+        that is outside.
+        """
+        width, height = self._size
+        shape = (sum(self.counts), width + 3, height + 3, self.frames)
+        pixels = self._samples[0].masks.new_zeros(shape)
+        for own, first in zip(self._samples, self.firsts, strict=True):
+            inner = pixels[first : first + len(own.masks), 1:-2, 1:-2]
+            inner.copy_(own.masks.permute(0, 3, 2, 1))
+        return pixels
 
     @property
     def _stride(self) -> int:
         """Pixels of a target."""
-        return self._pixels.shape[1] * self._pixels.shape[2]
+        return (self._size[0] + 3) * (self._size[1] + 3)
 
     @property
     def _steps(self) -> tuple[int, int, int, int]:
         """From the first of the four pixels around a point to each, column by column."""
-        column = self._pixels.shape[2]
+        column = self._size[1] + 3
         return 0, 1, column, column + 1
 
     def _corner(self, points: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,7 +178,7 @@ class TargetStack:
             first += 1.0
             axes.append((first.clamp_(0.0, self._size[axis] + 1.0).long(), places))
         (column, x), (row, y) = axes
-        return column.mul_(self._pixels.shape[2]).add_(row), x, y
+        return column.mul_(self._size[1] + 3).add_(row), x, y
 
 
 def _bilinear(corners: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
