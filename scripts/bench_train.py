@@ -52,6 +52,7 @@ from scripts.bench_cache import codecs, machine, write_video
 from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate
 from train.mask_logits import MaskFeatures
+from train.memory import keep_freed_memory
 from train.trainable import TrainableHead, build_optimizer, build_trainable
 
 BASE = Path(__file__).parents[1] / "train" / "configs" / "base.py"
@@ -192,6 +193,7 @@ def answer(pipe: Connection, what: str) -> Any:
 def serve(pipe: Connection, what: str, path: Path, arguments: argparse.Namespace) -> None:
     """A process: make what is measured, then work when asked to."""
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     device = torch.device(arguments.device)
     work = make(what, path, arguments, device)
     held = memory(device)[0]

@@ -25,6 +25,7 @@ from train.config import Options, load_config
 from train.distributed import join, leave
 from train.evaluation.cache_scores import pick_rule
 from train.evaluation.validation import validate
+from train.memory import keep_freed_memory
 from train.models import DMVS
 from train.runner import build_runner
 
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> int:
     config = load_config(arguments.config, arguments.cfg_options, arguments.row)
     rank = find_rank(arguments.launcher)
     torch.set_num_threads(model_threads())
+    keep_freed_memory()
     device = join(rank, arguments.launcher, pick_device(arguments.device))
     readers = len(arguments.cache) * max(config.data.num_workers, 1)
     ram_bytes = int(config.data.ram_gb * 1e9) // readers

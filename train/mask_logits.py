@@ -6,7 +6,6 @@ features, so the C channels are never made and a product has only R:
     F.e ~ (mean + decoder^T z).e = mean.e + z.(decoder e),    z = scale * values
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from cache_schema.codecs import Codec
 from train.bilinear import neighbours
+from train.memory import empty
 
 FEW = 2
 """Points are few where a map has this many times more pixels."""
@@ -169,8 +169,7 @@ class MaskStack:
             # A pixel's values side by side: a point is four rows.
             table = self._planes[:, frames].mT  # (G, T', h * w, R)
             if not few:
-                maps = scratch("maps", (*table.shape[:3], N), points.device)
-                table = torch.matmul(table, weights, out=maps)
+                table = table @ weights
             count = table.shape[1]
             starts = torch.arange(G * count, device=points.device).view(G, count, 1, 1) * pixels
             step = max(1, BLOCK[points.is_cpu] // (G * count * N))
@@ -213,31 +212,6 @@ class MaskStack:
                         planes[g, t, :stored].mul_(clip.stored["scales"][t][:, None, None])
             planes[:, :, stored:] = 1.0
             return planes.flatten(3)
-
-
-_memory: dict[str, Tensor] = {}
-
-
-def scratch(name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Float32 memory of any content, the same for the same name each time.
-
-    Memory that was never touched is several times slower than memory that is used again, and torch
-    gives large tensors on a CPU back to the system.
-    """
-    if device.type != "cpu":
-        return empty(shape, device)
-    size = math.prod(shape)
-    flat = _memory.get(name)
-    if flat is None or len(flat) < size:
-        flat = _memory[name] = empty((size,), device)
-    return flat[:size].view(shape)
-
-
-def empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """New float32 memory; NumPy asks for huge pages, which are filled about twice as fast."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.empty(shape, np.float32))
-    return torch.empty(shape, device=device)
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from train.config import Options
 from train.data.compatible import check_compatible
 from train.evaluation.cache_scores import list_expressions, pick_rule
 from train.evaluation.report import write_metrics
+from train.memory import keep_freed_memory
 from train.params import count
 from train.provenance import cache_identity, describe_run
 from train.runner import load_head
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
     arguments = _parser().parse_args(argv)
     torch.set_num_threads(model_threads())
+    keep_freed_memory()
     sweep = load_sweep(arguments.sweep)
     members = make_members(sweep, arguments.config, arguments.seeds, arguments.cfg_options)
     caches = open_caches(arguments.cache, "--cache", members)

@@ -8,7 +8,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cache_schema.cli import InputError
-from train.mask_logits import scratch
 
 #: Numbers from 1/2 to 1 that are multiplied before their logarithm is taken.
 FACTORS = 64
@@ -48,14 +47,14 @@ class PairSums:
         # One product for all sums of a kind. The other way round, N would be the side that is
         # turned: three times slower.
         rows = torch.cat([targets, targets.new_ones(*targets.shape[:-1], 1)], dim=-1).mT
-        # One piece of memory for all that follows, so that it stays in the processor's cache.
-        memory = scratch("pairs", logits.shape, logits.device)
         with_logits = rows[..., :-1, :] @ logits
-        predictions = torch.sigmoid(logits, out=memory)
+        predictions = logits.sigmoid()
         with_predictions = rows @ predictions
         # softplus(x) = max(x, 0) - log p, with p the larger of sigmoid(x) and 1 - sigmoid(x).
         softplus = -_log_total(predictions.sub_(0.5).abs_().add_(0.5))
-        softplus += (rows[..., -1:, :] @ torch.clamp_min(logits, 0.0, out=memory)).squeeze(-2)
+        # Into memory that is in the processor's cache already.
+        positive = torch.clamp_min(logits, 0.0, out=predictions)
+        softplus += (rows[..., -1:, :] @ positive).squeeze(-2)
         return cls(
             points=logits.shape[-2],
             softplus=softplus,

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from train.bilinear import sample
-from train.mask_logits import SMALL, MaskFeatures, MaskStack, empty
+from train.mask_logits import SMALL, MaskFeatures, MaskStack
+from train.memory import empty
 
 
 @dataclass
