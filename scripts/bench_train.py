@@ -9,15 +9,15 @@ and removes them. Each of these lives in a process of its own, and they take tur
     load           read a batch from the cache, masks decoded, ready for the head
     step           one step on a batch in memory, as it came from the cache
     load and step  what training does
-    segmenter      the same step with VITA of random weights in the loop, as without a cache: frame
+    segmenter      load and step with VITA of random weights in the loop, as without a cache: frame
                    queries, mask features and video queries of the clip's frames anew. Frames are in
                    memory: decoding them, and the text encoder, are left out
     sweep of K     load a batch once, and K heads take a step on it
 
-A turn is a second of work or more, for in training one step follows the other. Ratios are medians
-over rounds of things measured in the same round. Memory is the peak of each process beyond what it
-held with model and batch before the first step, and in all; gradients and the optimiser's state
-count as beyond. On a GPU it is the memory that torch allocated there.
+A turn is five seconds of work or more, for in training one step follows the other. Ratios are
+medians over rounds of things measured in the same round. Memory is the peak of each process beyond
+what it held with model and batch before the first step, and in all; gradients and the optimiser's
+state count as beyond. On a GPU it is the memory that torch allocated there.
 """
 
 import argparse
@@ -57,7 +57,7 @@ from train.trainable import TrainableHead, build_optimizer, build_trainable
 
 BASE = Path(__file__).parents[1] / "train" / "configs" / "base.py"
 ITERATIONS = 40_000
-TURN = 1.0  # seconds that a process works at least: in training, one step follows the other
+TURN = 5.0  # seconds that a process works at least: in training, one step follows the other
 LOAD, STEP, TRAIN, LOOP, SWEEP = "load", "step", "load and step", "segmenter", "sweep of"
 Work = Callable[[], Any]
 
@@ -233,7 +233,6 @@ def make(what: str, path: Path, arguments: argparse.Namespace, device: torch.dev
     steps = Steps(config, device)
     if what.startswith(TRAIN):
         return training(batches, [steps], device)
-    batch = next(batches).to(device)
     if what == LOOP:
         stage = load_stage(
             load_extract_config(arguments.segmenter, {}), RANDOM, arguments.device, has_text=False
@@ -242,7 +241,8 @@ def make(what: str, path: Path, arguments: argparse.Namespace, device: torch.dev
             arguments.batch, arguments.clip, 3, 4 * arguments.height, 4 * arguments.width,
             device=device,
         )  # fmt: skip
-        return lambda: steps(segmented(stage, images, batch))
+        return lambda: steps(segmented(stage, images, next(batches).to(device)))
+    batch = next(batches).to(device)
     return lambda: steps(as_loaded(batch))
 
 

@@ -53,8 +53,7 @@ class PairSums:
         # softplus(x) = max(x, 0) - log p, with p the larger of sigmoid(x) and 1 - sigmoid(x).
         softplus = -_log_total(predictions.sub_(0.5).abs_().add_(0.5))
         # Into memory that is in the processor's cache already.
-        positive = torch.clamp_min(logits, 0.0, out=predictions)
-        softplus += (rows[..., -1:, :] @ positive).squeeze(-2)
+        softplus += torch.clamp_min(logits, 0.0, out=predictions).sum(dim=-2)
         return cls(
             points=logits.shape[-2],
             softplus=softplus,

@@ -52,9 +52,19 @@ def sample_points(seeds: Sequence[int], device: torch.device | str) -> RandomPoi
 
 
 def _numpy_draw(seed: int) -> Callable[[Tensor], object]:
-    """Fills tensors on the CPU; NumPy's generator takes two thirds of the time of torch's."""
+    """Fills tensors on the CPU with numbers of 16 bits, in a quarter of torch's time.
+
+    So a point lies on one of 2^16 places along each side of the image.
+    """
     generator = np.random.Generator(np.random.SFC64(seed))
-    return lambda numbers: generator.random(out=numbers.numpy(), dtype=np.float32)
+
+    def draw(numbers: Tensor) -> None:
+        size = -(-numbers.numel() // 4)  # four numbers of 64 bits
+        bits = generator.integers(2**64 - 1, size=size, dtype=np.uint64, endpoint=True)
+        short = bits.view(np.uint16)[: numbers.numel()].reshape(numbers.shape)
+        np.multiply(short, np.float32(2**-16), out=numbers.numpy())
+
+    return draw
 
 
 def _torch_draw(seed: int, device: torch.device | str) -> Callable[[Tensor], object]:
@@ -91,8 +101,9 @@ def uncertain_points(
     extra = random(samples, num_points - num_uncertain)
     certainty = sample(logits[:, None], candidates)[:, 0].abs()  # (R, 3P)
     chosen = _smallest(certainty, num_uncertain)
-    uncertain = candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))  # (R, P', 2)
-    return torch.cat([uncertain, extra], dim=1)
+    # As complex numbers, for x and y move together.
+    uncertain = torch.view_as_complex(candidates).gather(1, chosen)  # (R, P')
+    return torch.cat([torch.view_as_real(uncertain), extra], dim=1)
 
 
 def _smallest(values: Tensor, count: int) -> Tensor:
