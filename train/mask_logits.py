@@ -21,11 +21,11 @@ from train.memory import empty
 FEW = 2
 """Points are few where a map has this many times more pixels."""
 
-AT_ONCE = {True: 2**21, False: 2**27}
+MAPS = {True: 2**21, False: 2**27}
 """Logits of whole maps that are made together: few on a CPU, as its cache holds few, and elsewhere
 enough to make few launches."""
 
-BLOCK = {True: 2**18, False: 2**26}
+POINTS = {True: 2**18, False: 2**26}
 """Logits at points that are handled together, likewise."""
 
 SMALL = 2**20
@@ -164,19 +164,19 @@ class MaskStack:
         x, y, parts = neighbours(points, h, w)  # (G, P, 4)
         places, parts = (y * w + x)[:, None], parts[:, None]
         few = pixels >= FEW * P
-        together = max(1, AT_ONCE[points.is_cpu] // (G * N * pixels))
+        together = T if few else max(1, MAPS[points.is_cpu] // (G * N * pixels))
         for frames in (slice(first, first + together) for first in range(0, T, together)):
-            # A pixel's values side by side: a point is four rows.
             table = self._planes[:, frames].mT  # (G, T', h * w, R)
             if not few:
                 table = table @ weights
             count = table.shape[1]
+            table = table.flatten(0, 2)  # a pixel's values side by side: a point is four rows
             starts = torch.arange(G * count, device=points.device).view(G, count, 1, 1) * pixels
-            step = max(1, BLOCK[points.is_cpu] // (G * count * N))
+            step = max(1, POINTS[points.is_cpu] // (G * count * N))
             for block in (slice(first, first + step) for first in range(0, P, step)):
                 rows = places[:, :, block] + starts  # (G, T', P', 4)
                 shares = parts[:, :, block].expand_as(rows)
-                values = weighted_rows(table.flatten(0, 2), rows, shares)
+                values = weighted_rows(table, rows, shares)
                 yield frames, block, values @ weights if few else values
 
     def _weights(self, embeds: Tensor) -> Tensor:

@@ -366,8 +366,8 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
         (points_module, "LONG", 1),
         (supervision, "SMALL", 0),
         (mask_logits, "SMALL", 0),
-        (mask_logits, "AT_ONCE", {True: 1}),
-        (mask_logits, "BLOCK", {True: 90}),
+        (mask_logits, "MAPS", {True: 1}),
+        (mask_logits, "POINTS", {True: 90}),
     ]:
         monkeypatch.setattr(module, name, value)
     totals: list[torch.Tensor] = []

@@ -113,8 +113,8 @@ def test_logits_at_points_are_those_of_the_maps(
     # Some points lie on the edge, where the half of a bilinear value that is outside is zero.
     where = torch.rand(2, points, 2, generator=random)
     where[1, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
-    monkeypatch.setattr(mask_logits_module, "AT_ONCE", {True: 1000})  # two frames, then one
-    monkeypatch.setattr(mask_logits_module, "BLOCK", {True: 500})  # several blocks of the points
+    monkeypatch.setattr(mask_logits_module, "MAPS", {True: 1000})  # two frames, then one
+    monkeypatch.setattr(mask_logits_module, "POINTS", {True: 500})  # several blocks of the points
     for own in ([0, 1], [1]):  # side by side, and one alone
         features = MaskStack([MaskFeatures(clips[g], codec) for g in own])
         found = torch.zeros(len(own), 3, points, 4)
