@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -55,9 +56,6 @@ class Replay:
     def __init__(self, *recorded: list[np.ndarray]) -> None:
         self.recorded = list(recorded)
 
-    def then(self, other: "Replay") -> "Replay":
-        return Replay(*self.recorded, *other.recorded)
-
     def __call__(self, samples: Sequence[int], points: int) -> torch.Tensor:
         parts = self.recorded.pop(0)
         asked, counts = np.unique(samples, return_counts=True)
@@ -101,9 +99,8 @@ class Golden:
 
     def random(self, suffix: str) -> Replay:
         """What matching and loss of a layer draw."""
-        return Replay([self.data[f"matcher_rand{suffix}_{b}"] for b in range(self.rows)]).then(
-            self.loss_random([suffix])
-        )
+        matcher = [self.data[f"matcher_rand{suffix}_{b}"] for b in range(self.rows)]
+        return Replay(matcher, *self.loss_random([suffix]).recorded)
 
     def loss_random(self, suffixes: Sequence[str]) -> Replay:
         """What the loss of these layers, handled together, draws."""
@@ -195,11 +192,9 @@ def test_layers_together_agree_with_the_recorded(golden: Golden) -> None:
         assert losses[ours].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_weighted_losses_agree_with_the_recorded(golden: Golden) -> None:
-    """`VITACriterion` called as in training, with the similarity where it was recorded."""
+def test_weighted_sum_over_layers_agrees_with_the_recorded(golden: Golden) -> None:
+    """`VITACriterion` with each layer's own points, and the similarity where it was recorded."""
     meta, data = golden.meta, golden.data
-    logits, _, maps = golden.layer("")
-    random = golden.random("")
     similarity = None
     if meta["sim"]:
         matches = [
@@ -216,15 +211,27 @@ def test_weighted_losses_agree_with_the_recorded(golden: Golden) -> None:
             [golden.tensor(f"tgt{b}_ids").amax(1) for b in range(meta["B"])] * meta["L"],
         )
     criterion = VITACriterion(meta["K"], meta["num_points"], meta["eos_coef"])
-    layers = [(logits.flatten(0, 1), golden.embeds)]
-    losses = criterion(layers, maps, golden.targets, similarity=similarity, random=random)
-    assert not random.recorded
-    names = [("cls", "ce"), ("mask", "mask"), ("dice", "dice"), *[("sim", "sim")] * meta["sim"]]
-    for ours, theirs in names:
-        expected = meta["weight_dict"][f"loss_vita_{theirs}"] * float(
-            data[f"out_loss_vita_{theirs}"]
+    found: dict[str, float] = defaultdict(float)
+    for suffix in [*golden.aux, ""]:
+        logits, _, maps = golden.layer(suffix)
+        random = golden.random(suffix)
+        losses = criterion(
+            [(logits.flatten(0, 1), golden.embeds)],
+            maps,
+            golden.targets,
+            similarity=similarity if suffix == "" else None,
+            random=random,
         )
-        assert losses[f"loss_{ours}"].item() == pytest.approx(expected, rel=1e-5)
+        assert not random.recorded
+        for name, loss in losses.items():
+            found[name] += loss.item()
+    for ours, theirs in [("cls", "ce"), ("mask", "mask"), ("dice", "dice")]:
+        names = [f"out_loss_vita_{theirs}{s.replace('_aux', '_')}" for s in [*golden.aux, ""]]
+        expected = meta["weight_dict"][f"loss_vita_{theirs}"] * sum(float(data[n]) for n in names)
+        assert found[f"loss_{ours}"] == pytest.approx(expected, rel=1e-5)
+    if meta["sim"]:
+        expected = meta["weight_dict"]["loss_vita_sim"] * float(data["out_loss_vita_sim"])
+        assert found["loss_sim"] == pytest.approx(expected, rel=1e-5)
 
 
 def disc(size: int, x: float, y: float, radius: float) -> torch.Tensor:

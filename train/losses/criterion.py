@@ -1,8 +1,9 @@
 """The set loss: match predictions with targets, then classify and compare masks at points.
 
 The maps of all queries are needed only for the matching, where no gradient is kept; the loss
-computes the matched ones again. Memory then holds the matched maps only, a few out of N. Where
-points are many, one layer follows the other; where they are few, all layers go together.
+computes the matched ones again. Memory then holds the matched maps only, a few out of N. Matching
+takes all layers together; so does the loss where points are few, and where they are many one layer
+follows the other.
 """
 
 from collections.abc import Callable, Iterator, Sequence

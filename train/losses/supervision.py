@@ -67,6 +67,8 @@ class TargetStack:
         large = device.type == "cpu" and width * height * self.frames > SMALL
         self._alone = large and len(samples) == 1
         self._size = (width, height)
+        self._column = height + 3  # of `_pixels`
+        self._stride = (width + 3) * self._column  # pixels of a target
         self._extents = torch.tensor([sample.extent for sample in samples], device=device)
         self._scales = torch.tensor(self._size, device=device) / self._extents  # (G, 2)
         clips = torch.arange(len(samples)).repeat_interleave(torch.tensor(self.counts))
@@ -145,8 +147,7 @@ class TargetStack:
         whole, as they lie in memory where they come from runs. Zeros around a mask stand for all
         that is outside.
         """
-        width, height = self._size
-        shape = (sum(self.counts), width + 3, height + 3, self.frames)
+        shape = (sum(self.counts), self._size[0] + 3, self._column, self.frames)
         pixels = self._samples[0].masks.new_zeros(shape)
         for own, first in zip(self._samples, self.firsts, strict=True):
             inner = pixels[first : first + len(own.masks), 1:-2, 1:-2]
@@ -154,15 +155,9 @@ class TargetStack:
         return pixels
 
     @property
-    def _stride(self) -> int:
-        """Pixels of a target."""
-        return (self._size[0] + 3) * (self._size[1] + 3)
-
-    @property
     def _steps(self) -> tuple[int, int, int, int]:
         """From the first of the four pixels around a point to each, column by column."""
-        column = self._size[1] + 3
-        return 0, 1, column, column + 1
+        return 0, 1, self._column, self._column + 1
 
     def _corner(self, points: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The first of the four pixels around each point (..., 2), and how far it is from there.
@@ -179,7 +174,7 @@ class TargetStack:
             first += 1.0
             axes.append((first.clamp_(0.0, self._size[axis] + 1.0).long(), places))
         (column, x), (row, y) = axes
-        return column.mul_(self._size[1] + 3).add_(row), x, y
+        return column.mul_(self._column).add_(row), x, y
 
 
 def _bilinear(corners: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
