@@ -12,7 +12,7 @@ from typing import Any
 
 import h5py
 
-from cache_schema import manifest
+from cache_schema import manifest, system
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
 from cache_schema.fingerprint import differences
@@ -102,7 +102,8 @@ def _read(path: Path) -> tuple[Codec, Any]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             return read_codec(file), json.loads(attribute(file, "settings", str))
-    except (InputError, OSError, ValueError, RecursionError) as error:
+    except (InputError, OSError, RuntimeError, ValueError, RecursionError, SystemError) as error:
+        system.check(error, path)
         raise InputError(f"{path} cannot be read ({error})") from error
 
 

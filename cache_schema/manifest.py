@@ -135,7 +135,7 @@ def _entry(line: dict[str, Any]) -> Entry:
 
 def _is_count(value: Any) -> bool:
     # type() and not isinstance(): true and false are no numbers.
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def codec_iou(value: Any) -> CodecIoU | None:

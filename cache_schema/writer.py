@@ -14,7 +14,7 @@ from typing import Any
 
 import h5py
 
-from cache_schema import manifest
+from cache_schema import manifest, system
 from cache_schema.checksums import damages
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
@@ -208,12 +208,12 @@ class CacheWriter:
 
     def _seal(self) -> None:
         """Make the shard in progress permanent, then enter its videos into the manifest."""
-        if not self._open:
+        if self._file is None or not self._open:  # without a file it could not be sealed before
             self._discard()
             return
-        with self._guard():
-            self._file.close()
-            self._file = None
+        with system.undisturbed(), self._guard():
+            file, self._file = self._file, None
+            file.close()
             self._sink.sync()
             self._sink.close()
             self._sink = None
