@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from cache_schema.children import no_survivors
 from cache_schema.system import NO_MEMORY, SystemTrouble
 
 
@@ -28,7 +29,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
         if hasattr(stream, "reconfigure"):  # no name or text is worth losing a finished run
             stream.reconfigure(errors="backslashreplace")
     try:
-        return main([a for a in arguments if a != "--debug"]) or 0
+        with no_survivors():
+            return main([a for a in arguments if a != "--debug"]) or 0
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

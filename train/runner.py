@@ -24,7 +24,7 @@ from train.checkpoint import (
     read_checkpoint,
 )
 from train.config import differences, load_config
-from train.data import Batch, ClipDataset, CounterBatches, collate
+from train.data import Batch, ClipDataset, CounterBatches, collate, workers
 from train.data.compatible import signature
 from train.distributed import mean_over_ranks, unwrapped, wrap
 from train.hooks import PeakMemory, RunFile, Validation
@@ -54,12 +54,14 @@ class ResumableLoop(IterBasedTrainLoop):
     """
 
     def run(self) -> nn.Module:
+        self.dataloader_iterator = None  # the parent's own, whose processes read ahead for nobody
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         self.dataloader.batch_sampler.start = self._iter
         self.runner.model.train()
-        for batch in self.dataloader:
-            self.run_iter(batch)
+        with workers.one_sentence():
+            for batch in self.dataloader:
+                self.run_iter(batch)
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model
@@ -134,6 +136,7 @@ def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:
         ),
         collate_fn=collate,
         num_workers=config.data.num_workers,
+        worker_init_fn=workers.start,
     )
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
 from train.checkpoint import NAME, checkpoints, read_checkpoint, save_checkpoint
-from train.data import Batch
+from train.data import Batch, workers
 from train.losses import Diverged
 from train.runner import build_dataset, build_loader, check_same_run, training_facts
 from train.sweeping.variants import Member
@@ -153,7 +153,8 @@ def train_members(
     for number, group in enumerate(groups.values(), 1):
         name = f"pass {number} of {len(groups)}" if len(groups) > 1 else "train"
         one_pass = _Pass(group, caches[group[0].caches], work_dir, torch.device(device), resume)
-        one_pass.run(name)
+        with workers.one_sentence():
+            one_pass.run(name)
         for trainee in one_pass.alive:
             last = trainee.folder / NAME.format(trainee.member.config.train.max_iters)
             trained.checkpoints[trainee.member] = last
