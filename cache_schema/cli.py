@@ -55,5 +55,6 @@ def sentence_of(error: BaseException) -> str | None:
         case MemoryError():
             return f"{NO_MEMORY}: {error}" if str(error) else NO_MEMORY
         case OSError(errno=int(), strerror=str(reason), filename=name):
-            return f"{name}: {reason}" if name else reason
+            what = f"{name} cannot be used ({reason})" if name else f"{reason}"
+            return f"{what}: mend that, then run the same command again"
     return None

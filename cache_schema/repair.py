@@ -14,6 +14,7 @@ from typing import Any
 
 from cache_schema import codec_file, manifest
 from cache_schema.cli import InputError
+from cache_schema.files import sync_folder
 from cache_schema.lock import CacheLock
 from cache_schema.recovery import seal_of
 from cache_schema.spec import FORMAT_VERSION
@@ -84,7 +85,7 @@ def _drop(folder: Path, report: Report) -> None:
             videos += known.drop(name, why)
     for path in lost:
         path.unlink(missing_ok=True)
-    manifest.sync_folder(folder)
+    sync_folder(folder)
     manifest.append(folder, [*videos, *shards])
     if report.codec_file:
         (folder / codec_file.CODEC_FILE).unlink()

@@ -18,6 +18,7 @@ from cache_schema import manifest, system
 from cache_schema.checksums import damages
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
+from cache_schema.files import sync_folder
 from cache_schema.fingerprint import Fingerprint
 from cache_schema.lock import CacheLock
 from cache_schema.manifest import Entry
@@ -221,7 +222,7 @@ class CacheWriter:
             # The digest of the temporary file, so that nothing that comes later is vouched for.
             sealed = seal_of(self._path, self._shard)
             os.replace(self._path, self.path / self._shard)
-            manifest.sync_folder(self.path)
+            sync_folder(self.path)
             manifest.append(self.path, [*self._open.values(), sealed])
         self.done |= self._open.keys()
         for video_id in self._open:

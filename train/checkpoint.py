@@ -5,7 +5,6 @@ as it is; mmengine's own would need its pickled log history.
 """
 
 import io
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from cache_schema import files
 from cache_schema.cli import InputError
 
 NAME = "iter_{}.pth"
@@ -26,18 +26,7 @@ class AtomicBackend(LocalBackend):
     """Files appear whole or not at all: written beside, synced, renamed."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        path = Path(filepath)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "wb") as file:
-            file.write(obj)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.write(Path(filepath), obj)
 
 
 register_backend("atomic", AtomicBackend, force=True)
@@ -71,7 +60,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    AtomicBackend().put(buffer.getvalue(), path)
+    files.write(path, buffer.getvalue())
 
 
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:

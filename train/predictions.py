@@ -10,7 +10,6 @@ with ids escaped as in the cache and kept as they are in the attribute ``id``.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,7 @@ import numpy as np
 
 from cache_schema.cli import InputError
 from cache_schema.names import escape
+from cache_schema.sink import new_hdf5
 
 FORMAT_VERSION = 1
 RULES = ("threshold", "top1")
@@ -37,7 +37,7 @@ class PredictionsWriter:
         training: JSON-able facts about the training of the checkpoint.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the file cannot be written.
     """
 
     def __init__(
@@ -51,14 +51,8 @@ class PredictionsWriter:
         training: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._temporary, "w")
-        except OSError as error:
-            raise InputError(
-                f"{self.path.parent} cannot be written to ({error}); give another --out"
-            ) from None
+        self._open = new_hdf5(self.path)
+        self._file, self._sink = self._open.__enter__()
         self._file.attrs.update(
             format_version=FORMAT_VERSION,
             fingerprint=fingerprint,
@@ -71,13 +65,18 @@ class PredictionsWriter:
     def add(
         self, video_id: str, expression_id: str, scores: np.ndarray, mask_embeds: np.ndarray
     ) -> None:
-        """Store one expression: scores (N_m,) after the sigmoid, mask embeddings (N_m, C)."""
+        """Store one expression: scores (N_m,) after the sigmoid, mask embeddings (N_m, C).
+
+        Raises:
+            OSError: of the storage, which leaving the context turns into `InputError`.
+        """
         video = self._file.require_group(f"videos/{escape(video_id)}")
         video.attrs["id"] = video_id
         group = video.create_group(escape(expression_id))
         group.attrs["id"] = expression_id
         group["scores"] = np.asarray(scores, np.float32)
         group["mask_embeds"] = np.asarray(mask_embeds, np.float32)
+        self._sink.check()
 
     def __enter__(self) -> "PredictionsWriter":
         return self
@@ -85,11 +84,7 @@ class PredictionsWriter:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is None:
-            os.replace(self._temporary, self.path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)
 
 
 class Predictions:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-import tempfile
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from cache_schema import files
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
 from train.checkpoint import (
@@ -74,6 +75,12 @@ class ResumableLoop(IterBasedTrainLoop):
 LOOPS.register_module(module=ResumableLoop, force=True)
 
 
+def _stop(record: logging.LogRecord) -> None:
+    """For a log handler, which would print a traceback for every line that it cannot write."""
+    error = sys.exc_info()[1]
+    raise InputError(f"the log cannot be written ({error}); {files.ADVICE}") from error
+
+
 class HeadRunner(Runner):
     """mmengine's runner on a device of our choice, without its page of environment."""
 
@@ -86,6 +93,7 @@ class HeadRunner(Runner):
             self.logger.setLevel(logging.INFO)
             for handler in self.logger.handlers:
                 handler.setLevel(logging.INFO)
+                handler.handleError = _stop
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         return wrap(model.to(self.device))
@@ -265,17 +273,7 @@ def load_head(config: Config, checkpoint: str | Path, device: torch.device | str
 
 def _start(work_dir: Path, training: dict[str, Any], *, resume: bool) -> Path | None:
     """Make the work folder; the checkpoint to go on from, if any."""
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work_dir):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"the work folder {work_dir} cannot be written ({error.strerror}); choose another "
-            "--work-dir"
-        ) from error
-    for left in work_dir.glob(".*.pth.tmp"):  # of a run killed while saving
-        left.unlink(missing_ok=True)
+    files.make_folder(work_dir)
     checkpoint = latest_checkpoint(work_dir)
     if checkpoint is None:
         return None

@@ -45,7 +45,10 @@ def test_a_pipe_that_closes_early_is_no_crash(tmp_path):
     [
         (SystemTrouble("the disk is gone"), "the disk is gone"),
         (MemoryError(), "there is not enough memory"),
-        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device"),
+        (
+            OSError(errno.EACCES, "Permission denied", "a/b"),
+            "a/b cannot be used (Permission denied): mend that, then run the same command again",
+        ),
     ],
 )
 def test_an_error_of_the_system_is_one_sentence_and_status_2(error, said, capsys):

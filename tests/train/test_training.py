@@ -192,7 +192,7 @@ def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_we
     long.send_signal(signal.SIGKILL)
     long.wait()
     reached = read_checkpoint(latest_checkpoint(work_dir))["meta"]["iter"]
-    (work_dir / ".iter_9999.pth.tmp").write_bytes(b"half a checkpoint")
+    (work_dir / ".iter_9999.pth.99999999.tmp").write_bytes(b"half a checkpoint")
     (work_dir / "last_checkpoint").write_text("")
     end = reached + 5
     options = ("--cfg-options", "train.checkpoint_interval=2", f"train.max_iters={end}")
@@ -203,7 +203,7 @@ def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_we
     whole = train(config, cache, tmp_path / "whole", *options)
     torch.set_num_threads(threads)
     assert_equal(whole, resumed)
-    assert not (work_dir / ".iter_9999.pth.tmp").exists()
+    assert not (work_dir / ".iter_9999.pth.99999999.tmp").exists()
 
 
 def test_old_checkpoints_go_also_after_a_resume(config: Path, cache: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cache_schema import files
 from cache_schema.cli import InputError
 from cache_schema.names import escape
 from train.evaluation.png_codec import encode_mask
@@ -62,13 +63,7 @@ def write_png(path: Path, data: bytes) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error}); check the folder and the space left on it"
-        ) from None
+    files.write(path, data, durable=False)
 
 
 def read_mask(path: Path) -> np.ndarray:

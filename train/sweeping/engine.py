@@ -16,6 +16,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import PARAM_SCHEDULERS
 from tqdm import tqdm
 
+from cache_schema import files
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
 from train.checkpoint import NAME, checkpoints, read_checkpoint, save_checkpoint
@@ -68,8 +69,7 @@ class Trainee:
         """Append a line to the log; ``iteration`` counts from 1 here."""
         line = {"iteration": iteration, "lr": self.optimizer.get_lr()["lr"][0]}
         line |= {name: float(value) for name, value in losses.items()}
-        with open(self.folder / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        files.append(self.folder / LOG, json.dumps(line))
 
     def save(self, iteration: int, keep: int) -> None:
         """Write the checkpoint after so many iterations; the oldest over ``keep`` go."""
@@ -104,11 +104,11 @@ class Trainee:
         if (self.folder / LOG).is_file():  # what it says beyond is said again, or was cut short
             whole = (self.folder / LOG).read_text("utf-8").rpartition("\n")[0].splitlines()
             kept = [f"{line}\n" for line in whole if json.loads(line)["iteration"] <= iteration]
-            (self.folder / LOG).write_text("".join(kept), "utf-8")
+            files.write(self.folder / LOG, "".join(kept))
 
     def drop(self, reason: str) -> None:
         """Note why it is out."""
-        (self.folder / DROPPED).write_text(json.dumps({"reason": reason}) + "\n", "utf-8")
+        files.write(self.folder / DROPPED, json.dumps({"reason": reason}) + "\n")
 
 
 @dataclass
@@ -194,7 +194,7 @@ class _Pass:
                     f"{folder} is there already, of an earlier sweep; add --resume to go on with "
                     "it, or choose another --work-dir"
                 )
-            folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder)
             if (folder / DROPPED).is_file():
                 reason = json.loads((folder / DROPPED).read_text("utf-8"))["reason"]
                 self.dropped[member] = reason
