@@ -18,8 +18,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from cache_schema import system
 from cache_schema.cli import InputError
 from cache_schema.names import escape
+from cache_schema.nodes import attribute, child, values
 from cache_schema.sink import new_hdf5
 
 FORMAT_VERSION = 1
@@ -58,7 +60,7 @@ class PredictionsWriter:
             fingerprint=fingerprint,
             checkpoint=checkpoint,
             rule=rule,
-            sigma=sigma,
+            sigma=float(sigma),
             training=json.dumps(dict(training or {})),
         )
 
@@ -100,36 +102,51 @@ class Predictions:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise InputError(f"{path}: there is no such predictions file")
         try:
-            self._file = h5py.File(self.path, "r")
-            attrs = dict(self._file.attrs)
-            version = int(attrs["format_version"])
-            self.fingerprint, self.checkpoint = str(attrs["fingerprint"]), str(attrs["checkpoint"])
-            self.rule, self.sigma = str(attrs["rule"]), float(attrs["sigma"])
-            self.training: dict[str, Any] = dict(json.loads(attrs.get("training", "{}")))
-        except (OSError, KeyError, ValueError, TypeError) as error:
+            # A finished file never changes: it needs no lock, which some network disks lack.
+            self._file = h5py.File(self.path, "r", locking=False)
+            version = attribute(self._file, "format_version", int)
+            self.fingerprint = attribute(self._file, "fingerprint", str)
+            self.checkpoint = attribute(self._file, "checkpoint", str)
+            self.rule = attribute(self._file, "rule", str)
+            self.sigma = attribute(self._file, "sigma", float)
+            told = "training" in self._file.attrs
+            text = attribute(self._file, "training", str) if told else "{}"
+            self.training: dict[str, Any] = dict(json.loads(text))
+        except (InputError, OSError, RuntimeError, ValueError, TypeError, RecursionError) as error:
+            system.check(error, path)
+            if getattr(error, "errno", None) in system.ABSENT:
+                raise InputError(f"{path}: there is no such predictions file") from None
             raise InputError(f"{path} is not a predictions file ({error})") from None
+        if not 0 <= self.sigma <= 1:
+            raise InputError(f"{path}: its sigma is {self.sigma}, and a score is from 0 to 1")
         if version != FORMAT_VERSION or self.rule not in RULES:
             raise InputError(
                 f"{path} has format version {version} and rule {self.rule!r}; this program reads "
                 f"version {FORMAT_VERSION} and {' or '.join(RULES)}: predict again"
             )
 
-    def get(self, video_id: str, expression_id: str) -> tuple[np.ndarray, np.ndarray]:
+    def get(
+        self, video_id: str, expression_id: str, channels: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Scores (N_m,) f32 and mask embeddings (N_m, C) f32 of one expression.
 
+        Args:
+            video_id, expression_id: whose.
+            channels: C, as the cache has it; None takes any.
+
         Raises:
-            InputError: it is not in the file, or not of these shapes.
+            InputError: it is not in the file, not of these shapes, or not finite.
         """
-        name = f"videos/{escape(video_id)}/{escape(expression_id)}"
         try:
+            group = child(self._file, "videos", h5py.Group)
+            for name in (video_id, expression_id):
+                group = child(group, escape(name), h5py.Group)
             scores, embeds = (
-                np.asarray(self._dataset(f"{name}/{part}"), np.float32)
+                np.asarray(values(child(group, part, h5py.Dataset)), np.float32)
                 for part in ("scores", "mask_embeds")
             )
-        except (KeyError, OSError, ValueError) as error:
+        except InputError as error:
             raise InputError(
                 f"{self.path} has no usable prediction for expression {expression_id} of video "
                 f"{video_id} ({error}); predict again"
@@ -139,17 +156,17 @@ class Predictions:
                 f"{self.path}: expression {expression_id} of video {video_id} has scores "
                 f"{scores.shape} and embeddings {embeds.shape}, not (N_m,) and (N_m, C)"
             )
+        if channels not in (None, embeds.shape[1]):
+            raise InputError(
+                f"{self.path}: expression {expression_id} of video {video_id} has embeddings of "
+                f"{embeds.shape[1]} channels, the cache's mask features have {channels}"
+            )
+        if not (np.isfinite(scores).all() and np.isfinite(embeds).all()):
+            raise InputError(
+                f"{self.path}: the prediction for expression {expression_id} of video {video_id} "
+                "holds NaN or infinite values; look at the training, then predict again"
+            )
         return scores, embeds
-
-    def _dataset(self, name: str) -> np.ndarray:
-        node: h5py.Group | h5py.Dataset = self._file
-        for part in name.split("/"):  # a file from outside must not point out of itself
-            if not isinstance(node.get(part, getlink=True), h5py.HardLink):
-                raise KeyError(f"{name} is a link")
-            node = node[part]
-        if not isinstance(node, h5py.Dataset):
-            raise KeyError(f"{name} is no dataset")
-        return node[()]
 
     def close(self) -> None:
         """Close the file."""

@@ -20,8 +20,10 @@ from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
 from train.checkpoint import (
     PlainCheckpoint,
+    check_state,
     latest_checkpoint,
     load_weights,
+    parameter_shapes,
     read_checkpoint,
 )
 from train.config import differences, load_config
@@ -94,6 +96,16 @@ class HeadRunner(Runner):
             for handler in self.logger.handlers:
                 handler.setLevel(logging.INFO)
                 handler.handleError = _stop
+
+    def resume(self, filename: str, **how: Any) -> None:
+        content = read_checkpoint(filename)
+        load_weights(self.model, content["state_dict"], where=f"checkpoint {filename}")
+        own = {
+            "optimizer": self.optim_wrapper.state_dict(),
+            "param_schedulers": [s.state_dict() for s in self.param_schedulers],
+        }
+        check_state(Path(filename), content, own, parameter_shapes(self.optim_wrapper))
+        super().resume(filename, **how)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         return wrap(model.to(self.device))
@@ -294,13 +306,16 @@ def check_same_run(path: Path, checkpoint: dict[str, Any], training: dict[str, A
         checkpoint: from `read_checkpoint`.
         training: from `training_facts`.
     """
-    earlier = checkpoint["meta"].get("training", {})
+    earlier = checkpoint["meta"].get("training")
+    config = earlier.get("config") if isinstance(earlier, dict) else None
+    if not isinstance(config, dict) or not all(isinstance(part, dict) for part in config.values()):
+        raise InputError(f"--resume: {path} does not say the config that it was trained with")
     free = FREE_TO_CHANGE
     if training["config"]["schedule"]["type"] == "poly":  # it ends with the run
         free = tuple(key for key in free if key != "train.max_iters")
     changed = [
         difference
-        for difference in differences(training["config"], earlier.get("config", {}))
+        for difference in differences(training["config"], config)
         if not difference.startswith(free)
     ]
     if earlier.get("caches") != training["caches"]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.logging import MessageHub
@@ -19,7 +20,15 @@ from tqdm import tqdm
 from cache_schema import files
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
-from train.checkpoint import NAME, checkpoints, read_checkpoint, save_checkpoint
+from train.checkpoint import (
+    NAME,
+    check_state,
+    checkpoints,
+    load_weights,
+    parameter_shapes,
+    read_checkpoint,
+    save_checkpoint,
+)
 from train.data import Batch, workers
 from train.losses import Diverged
 from train.runner import build_dataset, build_loader, check_same_run, training_facts
@@ -83,24 +92,30 @@ class Trainee:
                 "seconds": self.seconds,
             },
             "state_dict": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "param_schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            **self._state(),
             "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},
         }
         save_checkpoint(content, self.folder / NAME.format(iteration))
         for path in list(checkpoints(self.folder).values())[: -max(keep, 2)]:
             path.unlink()
 
+    def _state(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "param_schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+        }
+
     def load(self, iteration: int) -> None:
         """Go back to the checkpoint after so many iterations."""
         path = self.folder / NAME.format(iteration)
         content = read_checkpoint(path)
         check_same_run(path, content, self.facts)
-        self.model.load_state_dict(content["state_dict"])
+        load_weights(self.model, content["state_dict"], where=f"checkpoint {path}")
+        check_state(path, content, self._state(), parameter_shapes(self.optimizer))
         self.optimizer.load_state_dict(content["optimizer"])
         for scheduler, state in zip(self.schedulers, content["param_schedulers"], strict=True):
             scheduler.load_state_dict(state)
-        self.seconds = content["meta"]["seconds"]
+        self.seconds = content["meta"].get("seconds") or 0.0
         if (self.folder / LOG).is_file():  # what it says beyond is said again, or was cut short
             whole = (self.folder / LOG).read_text("utf-8").rpartition("\n")[0].splitlines()
             kept = [f"{line}\n" for line in whole if json.loads(line)["iteration"] <= iteration]
