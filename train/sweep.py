@@ -183,7 +183,12 @@ def _read_scores(path: Path) -> dict[str, HeadScores]:
     whole = path.read_bytes().rpartition(b"\n")[0]
     lines = whole.splitlines()
     files.write(path, b"".join(line + b"\n" for line in lines))
-    return {video_id: from_json(found) for video_id, found in map(json.loads, lines)}
+    try:
+        return {video_id: from_json(found) for video_id, found in map(json.loads, lines)}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path} does not hold scores ({error}); delete it and run the same command again"
+        ) from None
 
 
 def report(

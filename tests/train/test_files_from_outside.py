@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from cache_schema import cli
 from cache_schema.reader import CacheReader
@@ -21,6 +22,7 @@ from tests.train.protocol_caches import write_head
 from tests.train.test_training import CONFIG
 from train import evaluate
 from train.__main__ import main as train_main
+from train.config import BASE
 from train.predictions import Predictions
 
 CASES = int(os.environ.get("FUZZ_CASES", 60))  # of each kind
@@ -73,6 +75,24 @@ def test_damaged_weights_are_evaluated_or_refused(place: Path, tmp_path: Path) -
         torch.save(content, tmp_path / "iter_0.pth")
         source = ["--checkpoint", str(tmp_path / "iter_0.pth"), "--allow-other-models"]
         assert score(place, tmp_path / "out", *source) in (0, 2), what
+
+
+def test_odd_config_values_are_trained_with_or_refused(place: Path, tmp_path: Path) -> None:
+    """Every key with a few values of other kinds."""
+    known = Config.fromfile(BASE).to_dict()
+    keys = [f"{section}.{name}" for section, content in known.items() for name in content]
+    rng, refused = random.Random(0), 0
+    for number, key in enumerate(keys * 2):
+        value = rng.choice([*fuzz.ODD, [[0]], [1, "x"], -(10**30), 10**400, "1" * 5000])
+        arguments = [place / "small.py", "--cache", place / "cache", "--work-dir"]
+        options = ["train.max_iters=1", "data.num_workers=0", f"{key}={value}"]
+        status = cli.run(
+            train_main,
+            [*map(str, arguments), str(tmp_path / str(number)), "--cfg-options", *options],
+        )
+        assert status in (0, 2), f"{key}={value!r:.60}"
+        refused += status == 2
+    assert len(keys) / 2 < refused < 2 * len(keys)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"PK\3\4", b"\x80\2}q\0."])

@@ -118,12 +118,30 @@ class Trainee:
         self.seconds = content["meta"].get("seconds") or 0.0
         if (self.folder / LOG).is_file():  # what it says beyond is said again, or was cut short
             whole = (self.folder / LOG).read_text("utf-8").rpartition("\n")[0].splitlines()
-            kept = [f"{line}\n" for line in whole if json.loads(line)["iteration"] <= iteration]
+            kept = [f"{line}\n" for line in whole if _iteration(line, self.folder) <= iteration]
             files.write(self.folder / LOG, "".join(kept))
 
     def drop(self, reason: str) -> None:
         """Note why it is out."""
         files.write(self.folder / DROPPED, json.dumps({"reason": reason}) + "\n")
+
+
+def _iteration(line: str, folder: Path) -> int:
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise InputError(
+            f"{folder / LOG} has the line {line:.60!r}, which is none of a log; delete the file"
+        ) from None
+
+
+def _reason(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text("utf-8"))["reason"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InputError(
+            f"{path} does not say why the head was dropped; delete it to train the head again"
+        ) from None
 
 
 @dataclass
@@ -211,8 +229,7 @@ class _Pass:
                 )
             files.make_folder(folder)
             if (folder / DROPPED).is_file():
-                reason = json.loads((folder / DROPPED).read_text("utf-8"))["reason"]
-                self.dropped[member] = reason
+                self.dropped[member] = _reason(folder / DROPPED)
             else:
                 self.alive.append(Trainee(member, caches, folder, device))
         if resume and self.alive:
