@@ -1,6 +1,7 @@
 """What every data set hands to the pipeline: videos, their expressions and their masks."""
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -8,7 +9,7 @@ from pycocotools import mask as coco
 
 from cache_schema.cli import InputError
 from cache_schema.run_lengths import run_ends
-from extract.datasets.frames import FrameSource
+from extract.datasets.frames import SIDEWAYS, FrameSource, ImageFiles, image_header, orientation
 
 
 class RLE(TypedDict):
@@ -55,6 +56,36 @@ class SourceVideo:
     def num_frames(self) -> int:
         return len(self.frame_names)
 
+    def settle_orientation(self, mask_size: tuple[int, int] | None = None) -> str | None:
+        """Decide whether frames with an EXIF orientation are turned, from the first one's header.
+
+        The size of the masks decides. Where it cannot, or there are none, they are turned, as
+        OpenCV and detectron2 do.
+
+        Args:
+            mask_size: (H, W) where it is known; else that of the objects.
+
+        Returns:
+            A sentence to warn with where nothing decided; None if there is nothing to say.
+        """
+        if not isinstance(self.frames, ImageFiles):
+            return None
+        turn = orientation(self.frames.paths[0])
+        if turn == 1:
+            return None
+        if mask_size is None:
+            sizes = (m["size"] for masks in self.objects.values() for m in masks if m)
+            mask_size = tuple(next(sizes, ())) or None
+        stored = image_header(self.frames.paths[0])[0]
+        if mask_size and turn in SIDEWAYS and stored[0] != stored[1]:
+            self.frames = replace(self.frames, turned=mask_size != stored)
+            return None
+        return (
+            f"video {self.id}: its frames have the EXIF orientation {turn}, and no mask says "
+            "whether they are to be turned; they are turned, as OpenCV does: remove the tag if "
+            "that is wrong"
+        )
+
     def size(self) -> tuple[int, int]:
         """(H, W) of the first frame.
 
@@ -62,6 +93,8 @@ class SourceVideo:
             InputError: the frame is missing or broken, or a mask has another size.
         """
         if self._size is None:
+            if warning := self.settle_orientation():
+                print(f"warning: {warning}", file=sys.stderr)
             size = self.frames.read(0).shape[:2]
             for annotation_id, masks in self.objects.items():
                 for name, mask in zip(self.frame_names, masks, strict=True):

@@ -17,7 +17,15 @@ from tqdm import tqdm
 from cache_schema.files import replacing
 from train.evaluation import parallel
 from train.evaluation.mask_files import open_masks
-from train.evaluation.png_codec import PNG, encode_labels, encode_mask, grey_values, labels
+from train.evaluation.png_codec import (
+    PNG,
+    Undecided,
+    encode_labels,
+    encode_mask,
+    grey_values,
+    labels,
+    object_pixels,
+)
 from train.evaluation.records import AnnotatedVideo
 from train.evaluation.submission_check import (
     DAVIS,
@@ -148,7 +156,11 @@ def _pack_video(
             if data is None:
                 gaps[-1].append(name)
                 continue
-            data = _converted(data, dataset)
+            try:
+                data = _converted(data, dataset)
+            except Undecided as error:
+                problems.append(Problem("unclear mask", f"{name}: {error}"))
+                continue
             problem, size = check_png(data, dataset, size)
             if problem is None:
                 masks.append((name, data))
@@ -158,13 +170,21 @@ def _pack_video(
 
 
 def _converted(data: bytes, dataset: str) -> bytes:
-    """A mask in the mode that the server wants; as it is if it cannot be read."""
+    """A mask in the mode that the server wants; as it is if it cannot be read.
+
+    Raises:
+        Undecided: it cannot be told what is object.
+    """
     try:
         png = PNG.parse(data)
         if dataset == DAVIS:
             return data if png.mode == "P" else encode_labels(labels(png))
-        values = grey_values(png)
-        fits = png.mode == "L" and not ((values != 0) & (values != 255)).any()
-        return data if fits else encode_mask(values > 0)
+        if png.mode == "L":
+            values = grey_values(png)
+            if not ((values != 0) & (values != 255)).any():
+                return data
+        return encode_mask(object_pixels(png))
+    except Undecided:
+        raise
     except ValueError:
         return data
