@@ -101,6 +101,7 @@ def check_split(name: str, root: Path, split: str | None, *, full: bool = False)
     """
     dataset = DATASETS[name](root, split)
     report, referred, short = Report(videos=len(dataset)), set(), []
+    report.notes += getattr(dataset, "notes", [])
     for video_id in tqdm(dataset.ids, desc=f"{name} {split or ''}", unit="video", leave=False):
         try:
             # Reading the objects decodes what is a PNG.
@@ -116,6 +117,7 @@ def check_split(name: str, root: Path, split: str | None, *, full: bool = False)
         if isinstance(video.frames, WarpedImage):
             _check_image(report, video.id, video.frames, full)
             continue
+        report.notes += video.notes
         _check_orientation(report, dataset, video)
         sizes = _check_frames(report, video, full)
         _check_masks(report, video, sizes)

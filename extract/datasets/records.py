@@ -8,6 +8,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from cache_schema.cli import InputError
+from cache_schema.names import check_text
 from cache_schema.run_lengths import run_ends
 from extract.datasets.frames import SIDEWAYS, FrameSource, ImageFiles, image_header, orientation
 
@@ -42,6 +43,10 @@ class SourceVideo:
         objects: annotation id -> one RLE (or None where the object is absent) a frame, at the
             size of the frames; empty without ground truth.
         categories: annotation id -> what the object is, where the data set says so.
+        notes: what is worth knowing, such as files that are left out.
+
+    Raises:
+        InputError: a name or a sentence that no cache can store.
     """
 
     id: str
@@ -50,7 +55,17 @@ class SourceVideo:
     expressions: list[SourceExpression] = field(default_factory=list)
     objects: dict[str, list[RLE | None]] = field(default_factory=dict)
     categories: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     _size: tuple[int, int] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_text(self.id, "the id of a video")
+        for name in self.frame_names:
+            check_text(name, f"video {self.id!r}: the name of a frame")
+        for expression in self.expressions:
+            where = f"video {self.id!r}, expression {expression.id!r}"
+            for text in (expression.id, expression.text, expression.tag):
+                check_text(text, f"{where}: its text")
 
     @property
     def num_frames(self) -> int:
@@ -93,7 +108,7 @@ class SourceVideo:
             InputError: the frame is missing or broken, or a mask has another size.
         """
         if self._size is None:
-            if warning := self.settle_orientation():
+            for warning in filter(None, (*self.notes, self.settle_orientation())):
                 print(f"warning: {warning}", file=sys.stderr)
             size = self.frames.read(0).shape[:2]
             for annotation_id, masks in self.objects.items():
