@@ -299,5 +299,5 @@ def test_features_and_targets_are_pinned_when_asked_for(cache: tuple) -> None:
 def test_a_negative_amount_of_memory_is_refused() -> None:
     config = "train/configs/demo.py"
     assert load_config(config, {"data.ram_gb": 0}).data.ram_gb == 0.0
-    with pytest.raises(InputError, match="data.ram_gb is negative"):
+    with pytest.raises(InputError, match="data.ram_gb is -0.5; it has to be from 0"):
         load_config(config, {"data.ram_gb": -0.5})
