@@ -135,6 +135,13 @@ class CacheReader:
             self._shards.move_to_end(name)
             return self._shards[name]
 
+    def same_shard(self, name: str, identity: tuple[int, ...]) -> OpenShard:
+        """An open shard; `InputError` when it is another file than the one of that identity."""
+        shard = self.shard(name)
+        if shard.file.identity != identity:
+            raise changed(shard.file.path)
+        return shard
+
     def index(self, entry: Entry) -> VideoIndex:
         """What is known of a video; the least used of many is forgotten."""
         self._check_process()
@@ -180,7 +187,7 @@ class Video:
         """
         path = "frame_queries"
         extent = self._extent(path, spec.FRAME_QUERIES)
-        return self._rows(path, extent, self._frames(indices), out, keep=True)
+        return self._rows(path, extent, self.frames(indices), out, keep=True)
 
     def mask_features(
         self,
@@ -191,17 +198,13 @@ class Video:
 
         Args:
             indices: t frames, in any order, repeated or not.
-            out: where to, instead of new arrays; see `mask_features_layout`.
+            out: where to, instead of new arrays; see `mask_extents`.
         """
-        frames = self._frames(indices)
+        frames = self.frames(indices)
         return {
             name: self._rows(name, extent, frames, out[name] if out else None, keep=False)
-            for name, extent in self._mask_extents().items()
+            for name, extent in self.mask_extents().items()
         }
-
-    def mask_features_layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape and type of one frame of each array of `mask_features`."""
-        return {name: (e.row_shape, e.dtype) for name, e in self._mask_extents().items()}
 
     def video_queries(self) -> np.ndarray:
         """Q_v (N_v, C) of the whole video."""
@@ -311,11 +314,13 @@ class Video:
     def _inside(self, path: str) -> str:
         return f"{self._index.root}/{path}" if path else self._index.root
 
+    @property
+    def source(self) -> tuple[str, tuple[int, ...]]:
+        """Name of the video's shard and identity of the file that what is known of it holds for."""
+        return self._entry.shard, self._index.identity
+
     def _shard(self) -> OpenShard:
-        shard = self._reader.shard(self._entry.shard)
-        if shard.file.identity != self._index.identity:
-            raise changed(shard.file.path)
-        return shard
+        return self._reader.same_shard(*self.source)
 
     def _once(self, key: Any, find: Callable[[], Found]) -> Found:
         """Something of the video's metadata, which never change."""
@@ -344,7 +349,8 @@ class Video:
             raise InputError(f"{where(dataset)}: {error}") from None
         return locate(dataset, shard.file.size)
 
-    def _mask_extents(self) -> dict[str, Extent]:
+    def mask_extents(self) -> dict[str, Extent]:
+        """Where the arrays of F_mask lie, by name."""
         return self._once("mask_features", self._find_mask_extents)
 
     def _find_mask_extents(self) -> dict[str, Extent]:
@@ -358,7 +364,8 @@ class Video:
             for name, (shape, dtype) in layout.items()
         }
 
-    def _frames(self, indices: Iterable[int] | None) -> Sequence[int]:
+    def frames(self, indices: Iterable[int] | None) -> Sequence[int]:
+        """Frame numbers, all by default; `IndexError` where there is no such frame."""
         if indices is None:
             return range(self.num_frames)
         wanted = [int(i) for i in indices]

@@ -27,7 +27,7 @@ from train.evaluation.cache_scores import pick_rule
 from train.evaluation.validation import validate
 from train.memory import keep_freed_memory
 from train.models import DMVS
-from train.runner import build_runner
+from train.runner import build_runner, num_workers
 
 
 def main(argv: list[str]) -> int:
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(model_threads())
     keep_freed_memory()
     device = join(rank, arguments.launcher, pick_device(arguments.device))
-    readers = len(arguments.cache) * max(config.data.num_workers, 1)
+    readers = len(arguments.cache) * max(num_workers(config, device), 1)
     ram_bytes = int(config.data.ram_gb * 1e9) // readers
     caches = [CacheReader(path, ram_bytes=ram_bytes) for path in arguments.cache]
     try:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cache_schema.codecs import Codec
 from train.bilinear import neighbours
-from train.memory import empty
+from train.memory import empty, on_cpu
 
 FEW = 2
 """Points are few where a map has this many times more pixels."""
@@ -126,6 +126,10 @@ class MaskStack:
         """(T, h, w)."""
         return self.clips[0].shape
 
+    def prepare(self) -> None:
+        """Make the float32 features, which all logits share."""
+        _ = self._planes
+
     def logits(self, embeds: Tensor, counts: Sequence[int]) -> Tensor:
         """Mask logits of all frames, differentiable.
 
@@ -163,7 +167,8 @@ class MaskStack:
         h, w = self.shape[1:]
         x, y, parts = neighbours(points, h, w)  # (G, P, 4)
         places, parts = (y * w + x)[:, None], parts[:, None]
-        few = pixels >= FEW * P
+        # On a GPU the bytes that are gathered decide: R numbers a point, or N.
+        few = pixels >= FEW * P if on_cpu(points) else R <= N
         together = T if few else max(1, MAPS[points.is_cpu] // (G * N * pixels))
         for frames in (slice(first, first + together) for first in range(0, T, together)):
             table = self._planes[:, frames].mT  # (G, T', h * w, R)
@@ -191,12 +196,15 @@ class MaskStack:
         The mean of a basis is one channel more, which is 1 everywhere; R counts it here.
 
         Of small clips a pixel's values lie side by side: points are read four times faster then,
-        and maps a little slower. Large clips stay as stored, for it takes long to turn them.
+        and maps a little slower. On a CPU large clips stay as stored, for it takes long to turn
+        them.
         """
         first = self.clips[0].stored["values"]
         T, stored, h, w = first.shape
         R = stored + (self.codec.basis is not None)
         small = first.numel() <= SMALL
+        if not on_cpu(first):
+            return self._turned(R)
         # Whoever asks first may want no gradients; a segmenter in training needs them.
         with torch.enable_grad():
             shape = (len(self.clips), T, *((h, w, R) if small else (R, h, w)))
@@ -212,6 +220,22 @@ class MaskStack:
                         planes[g, t, :stored].mul_(clip.stored["scales"][t][:, None, None])
             planes[:, :, stored:] = 1.0
             return planes.flatten(3)
+
+    def _turned(self, R: int) -> Tensor:
+        """`_planes` on a GPU: all clips at once, a pixel's values side by side."""
+        first = self.clips[0].stored["values"]
+        T, stored, h, w = first.shape
+        with torch.enable_grad():
+            values = torch.stack([clip.stored["values"] for clip in self.clips])
+            turned = first.new_empty((len(self.clips), T, h * w, R), dtype=torch.float32)
+            planes = turned.mT  # (G, T, R, h * w)
+            if self.codec.scaled:
+                scales = torch.stack([clip.stored["scales"] for clip in self.clips])
+                torch.mul(values.flatten(3), scales[..., None], out=planes[:, :, :stored])
+            else:
+                planes[:, :, :stored] = values.flatten(3)
+            planes[:, :, stored:] = 1.0
+        return planes
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

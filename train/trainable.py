@@ -6,7 +6,7 @@ weights as an uninterrupted one, and neither the number of ranks nor other heads
 the same batches change a number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,9 +21,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cache_schema.cli import InputError
 from train.data import Batch
+from train.graphed import GraphedHead
 from train.losses import Binary, Diverged, SetCriterion
+from train.losses.criterion import Begun
+from train.losses.fetch import Fetch
 from train.losses.points import sample_points
-from train.models import DMVS
+from train.models import DMVS, HeadOutput
 
 Losses = dict[str, Tensor]
 
@@ -37,6 +40,7 @@ class TrainableHead(BaseModel):
         seed: of everything random in a step.
         autocast: the head's reduced precision; the loss is always float32.
         ema_decay: of the running average of the weights; 0 keeps none.
+        graphs: record the head's passes as CUDA graphs; not where the head is wrapped.
         mean: over all ranks, of what each counts; see `SetCriterion.compare`.
 
     Attributes:
@@ -51,15 +55,17 @@ class TrainableHead(BaseModel):
         seed: int = 0,
         autocast: torch.dtype | None = None,
         ema_decay: float = 0.0,
+        graphs: bool = False,
         mean: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.head = head
         self.criterion = criterion
         self.seed = seed
-        self.autocast = autocast
         self.mean = mean
         self.iteration = 0
+        self._decode = GraphedHead(head, autocast, enabled=graphs)
+        self._total: tuple[int, Fetch] | None = None  # of the last step, not looked at yet
         self.average = None
         if ema_decay:
             self.average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
@@ -71,11 +77,10 @@ class TrainableHead(BaseModel):
 
     def forward(self, batch: Batch, iteration: int = 0) -> Losses:
         """The weighted loss terms of a batch in an iteration."""
-        device = next(self.head.parameters()).device
-        reduced = torch.autocast(device.type, self.autocast) if self.autocast else nullcontext()
-        with reduced:
-            outputs = self.head(batch.inputs)
-        layers = [(output.logits.float(), output.mask_embeds.float()) for output in outputs]
+        return self._losses(self._compare(self._decode(batch.inputs), batch, iteration))
+
+    def _compare(self, outputs: Sequence[HeadOutput], batch: Batch, iteration: int) -> Begun:
+        layers = [(output.logits, output.mask_embeds) for output in outputs]
         sources = outputs[-1].sources
         prior = None
         if sources is not None and self.criterion.prior_weight:
@@ -86,14 +91,11 @@ class TrainableHead(BaseModel):
         count = len(batch.targets)
         seeds = step_seeds(self.seed, iteration, count * get_world_size())
         own = seeds[1 + count * get_rank() :][:count]
-        losses, _ = self.criterion.compare(
-            layers,
-            batch.supervision,
-            prior=prior,
-            random=sample_points(own, device),
-            average=self.mean,
-        )
-        return losses
+        random = sample_points(own, outputs[-1].logits.device)
+        return self.criterion.begin(layers, batch.supervision, prior=prior, random=random)
+
+    def _losses(self, begun: Begun) -> Losses:
+        return begun.finish(self.mean)[0]
 
     def train_step(
         self,
@@ -121,23 +123,119 @@ class TrainableHead(BaseModel):
             forward: called instead of this module, for one that is wrapped.
 
         Returns:
-            The loss terms and their sum, for the log.
+            The loss terms, their sum and the norm of the gradient, for the log.
 
         Raises:
-            Diverged: a loss is not finite.
+            Diverged: a loss is not finite. On a GPU, which is not waited for, it is that of the
+                step before; see `check`.
         """
-        torch.manual_seed(step_seeds(self.seed, iteration, 0)[0])  # dropout
-        losses = (forward or self)(batch.to(next(self.head.parameters()).device), iteration)
-        total, log = self.parse_losses(losses)
-        if not torch.isfinite(total):
+        if forward is None:
+            return self.finish(self.begin(batch, iteration), optim_wrapper, iteration)
+        self._seed(iteration)
+        losses = forward(batch.to(next(self.head.parameters()).device), iteration)
+        return self._update(losses, optim_wrapper, iteration)
+
+    def begin(
+        self, batch: Batch, iteration: int, beside: "tuple[torch.cuda.Stream, Any] | None" = None
+    ) -> Begun:
+        """The first half of a step, up to where a GPU has to be waited for.
+
+        Args:
+            batch: on any device.
+            iteration: from 0.
+            beside: a stream for the head, and the event after which the batch is ready; what goes
+                on in the current stream does not hold it up.
+        """
+        self._seed(iteration)
+        batch = batch.to(next(self.head.parameters()).device)
+        if beside is None:
+            outputs = self._decode(batch.inputs)
+        else:
+            stream, ready = beside
+            with torch.cuda.stream(stream):
+                stream.wait_event(ready)
+                outputs = self._decode(batch.inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+        return self._compare(outputs, batch, iteration)
+
+    def finish(
+        self,
+        begun: Begun,
+        optim_wrapper: OptimWrapper,
+        iteration: int,
+        *,
+        beside: "torch.cuda.Stream | None" = None,
+    ) -> Losses:
+        """The second half; see `step`.
+
+        Args:
+            beside: a stream for the head's backward pass and the optimiser.
+        """
+        return self._update(self._losses(begun), optim_wrapper, iteration, beside)
+
+    def check(self) -> None:
+        """Wait for the last step's loss; to be called before what came of it is kept.
+
+        Raises:
+            Diverged: it is not finite.
+        """
+        if self._total is None:
+            return
+        (iteration, total), self._total = self._total, None
+        if not torch.isfinite(total.get()):
             raise Diverged(
-                f"the loss is {float(total)} in iteration {iteration}; lower optimizer.lr or "
+                f"the loss is {float(total.get())} in iteration {iteration}; lower optimizer.lr or "
                 "optimizer.clip_norm"
             )
-        optim_wrapper.update_params(total)
-        if self.average is not None:
-            self.average.update_parameters(self.head)
-        return {name: value.detach() for name, value in log.items()}
+
+    def _seed(self, iteration: int) -> None:
+        torch.manual_seed(step_seeds(self.seed, iteration, 0)[0])  # dropout
+
+    def _update(
+        self,
+        losses: Losses,
+        optim_wrapper: OptimWrapper,
+        iteration: int,
+        beside: "torch.cuda.Stream | None" = None,
+    ) -> Losses:
+        total, log = self.parse_losses(losses)
+        self.check()  # has come long since
+        self._total = iteration, Fetch(total.detach())
+        if not total.is_cuda:
+            self.check()
+        if beside is not None:
+            beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside) if beside else nullcontext():
+            optim_wrapper.update_params(total)
+            if self.average is not None:
+                self.average.update_parameters(self.head)
+        log = {name: value.detach() for name, value in log.items()}
+        if isinstance(optim_wrapper, _Clipped):
+            log["grad_norm"] = optim_wrapper.norm
+        return log
+
+
+class _Clipped:
+    """Clips gradients as mmengine does, but does not wait for their norm to log it.
+
+    Attributes:
+        norm: of the gradient of the last step, before it was clipped.
+    """
+
+    norm: Tensor
+
+    def _clip_grad(self) -> None:
+        groups = self.optimizer.param_groups
+        own = [p for group in groups for p in group["params"] if p.grad is not None]
+        self.norm = self.clip_func(own, **self.clip_grad_kwargs)
+
+
+class HeadOptimizer(_Clipped, OptimWrapper):
+    """mmengine's optimiser of a head."""
+
+
+class ScaledHeadOptimizer(_Clipped, AmpOptimWrapper):
+    """The same with scaled gradients, for float16."""
 
 
 def step_seeds(seed: int, iteration: int, samples: int) -> list[int]:
@@ -167,6 +265,7 @@ def build_trainable(
         seed=config.train.seed,
         autocast=None if config.train.autocast == "none" else getattr(torch, config.train.autocast),
         ema_decay=config.optimizer.ema_decay,
+        graphs=config.train.graphs and mean is None,
         mean=mean,
     ).to(device)
 
@@ -186,8 +285,8 @@ def build_optimizer(config: Config, model: TrainableHead) -> OptimWrapper:
                 "config key train.autocast: float16 needs a GPU, which scales its gradients; take "
                 "bfloat16, or none"
             )
-        return AmpOptimWrapper(dtype="float16", optimizer=optimizer, clip_grad=clip)
-    return OptimWrapper(optimizer, clip_grad=clip)
+        return ScaledHeadOptimizer(dtype="float16", optimizer=optimizer, clip_grad=clip)
+    return HeadOptimizer(optimizer, clip_grad=clip)
 
 
 def learning_rate(config: Config) -> float:

@@ -22,6 +22,7 @@ from train.losses import (
     Targets,
     VITACriterion,
     criterion,
+    matcher,
     sample_points,
     supervision,
 )
@@ -368,6 +369,12 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
     loss = SetCriterion(classification, num_points=points, prior_weight=0.5)
     together = loss(layers, maps, targets, prior=prior, random=constant_points)
     found = gradients(together, layers)
+    with monkeypatch.context() as on_a_gpu:
+        for module in (mask_logits, matcher, supervision):
+            on_a_gpu.setattr(module, "on_cpu", lambda tensor: False)
+        there = loss(layers, maps, targets, prior=prior, random=constant_points)
+        torch.testing.assert_close(there, together)
+        torch.testing.assert_close(gradients(there, layers), found, rtol=1e-4, atol=1e-6)
     for module, name, value in [  # everything is large: layer by layer, sample by sample
         (criterion, "AT_ONCE", {True: 1}),
         (points_module, "LONG", 1),

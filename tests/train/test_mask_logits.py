@@ -103,8 +103,9 @@ def test_a_frame_is_one_product_bit_for_bit() -> None:
 
 @every_codec
 @pytest.mark.parametrize("points", [7, 300])
+@pytest.mark.parametrize("on_cpu", [True, False])
 def test_logits_at_points_are_those_of_the_maps(
-    codec: Codec, points: int, monkeypatch: pytest.MonkeyPatch
+    codec: Codec, points: int, on_cpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few points interpolate the coded features, many the maps: the same numbers either way."""
     clips = [make(codec, 3, 6, 10, 4, seed)[0] for seed in range(2)]
@@ -113,6 +114,7 @@ def test_logits_at_points_are_those_of_the_maps(
     # Some points lie on the edge, where the half of a bilinear value that is outside is zero.
     where = torch.rand(2, points, 2, generator=random)
     where[1, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
+    monkeypatch.setattr(mask_logits_module, "on_cpu", lambda tensor: on_cpu)
     monkeypatch.setattr(mask_logits_module, "MAPS", {True: 1000})  # two frames, then one
     monkeypatch.setattr(mask_logits_module, "POINTS", {True: 500})  # several blocks of the points
     for own in ([0, 1], [1]):  # side by side, and one alone

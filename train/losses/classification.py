@@ -57,7 +57,7 @@ class Softmax:
                 for own, (_, targets) in zip(labels, layer, strict=True)
             ]
         )
-        classes = classes.to(logits.device)
+        classes = classes.to(logits.device, non_blocking=True)
         weight = logits.new_ones(self.num_classes + 1)
         weight[-1] = self.no_object_weight
         loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
@@ -84,7 +84,7 @@ class Binary:
         """As `Softmax.sums`, with logits (L, B, N)."""
         meant = torch.zeros(logits.shape)
         meant[_matched(matches)] = 1.0
-        meant = meant.to(logits.device)
+        meant = meant.to(logits.device, non_blocking=True)
         weight = torch.where(meant > 0, 1.0, self.no_object_weight)
         loss = F.binary_cross_entropy_with_logits(logits, meant, weight, reduction="none")
         return loss.sum(dim=(1, 2)), weight.sum(dim=(1, 2))

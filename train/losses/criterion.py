@@ -18,6 +18,7 @@ from torch import Tensor
 
 from train.bilinear import sample
 from train.losses.classification import Binary, Matches, Softmax
+from train.losses.fetch import Fetch
 from train.losses.matcher import PairSums, assign
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.losses.supervision import Group, Supervision, Targets
@@ -102,19 +103,25 @@ class SetCriterion:
         Raises:
             Diverged: a prediction is not finite.
         """
+        return self.begin(layers, truth, prior=prior, random=random).finish(average)
+
+    def begin(
+        self,
+        layers: Sequence[tuple[Tensor, Tensor]],
+        truth: Supervision,
+        *,
+        prior: Sequence[Tensor] | None = None,
+        random: RandomPoints | None = None,
+    ) -> "Begun":
+        """The first half of `compare`: what goes on until a GPU's matching costs are awaited."""
         device = layers[-1][0].device
         random = random or uniform_points(device)
         with torch.autocast(device.type, enabled=False):
             logits = torch.stack([own.float() for own, _ in layers])  # (L, B, N) or with K + 1
             embeds = torch.stack([own.float() for _, own in layers], dim=1)  # (B, L, N, C)
-            matches = self.match(logits, embeds, truth, prior=prior, random=random)
-            losses = self.losses(
-                logits, embeds, truth, matches=matches, random=random, average=average
-            )
-        weights = {"cls": self.class_weight, "mask": self.mask_weight, "dice": self.dice_weight}
-        return {f"loss_{name}": weights[name] * term for name, term in losses.items()}, matches[-1]
+            costs = self.all_costs(logits, embeds, truth, prior=prior, random=random)
+        return Begun(self, logits, embeds, truth, random, costs)
 
-    @torch.no_grad()
     def match(
         self,
         logits: Tensor,
@@ -136,24 +143,27 @@ class SetCriterion:
         Returns:
             The matches of each layer.
         """
-        none = torch.zeros(0, dtype=torch.int64)
-        matches: list[Matches] = [[(none, none)] * len(truth.labels) for _ in logits]
+        return self.all_costs(logits, embeds, truth, prior=prior, random=random).matches()
+
+    @torch.no_grad()
+    def all_costs(
+        self,
+        logits: Tensor,
+        embeds: Tensor,
+        truth: Supervision,
+        *,
+        prior: Sequence[Tensor] | None = None,
+        random: RandomPoints,
+    ) -> "Costs":
+        """The matching costs of the whole batch, on their way to the host; see `match`."""
         costs = [self.costs(logits, embeds, group, random) for group in truth.groups]
         if prior is not None:
             for cost, group in zip(costs, truth.groups, strict=True):
                 for own, b in zip(cost, group.samples, strict=True):  # (L, N, M)
                     own[..., : prior[b].shape[1]] += self.prior_weight * prior[b]
-        if not costs:
-            return matches
         # One transfer for the whole batch: on a GPU each would wait for the device.
-        flat = torch.cat([cost.flatten() for cost in costs]).cpu()
-        parts = flat.split([cost.numel() for cost in costs])
-        for part, cost, group in zip(parts, costs, truth.groups, strict=True):
-            tables = part.view(cost.shape).numpy()
-            for table, b, count in zip(tables, group.samples, group.targets.counts, strict=True):
-                for layer, own in enumerate(table[..., :count]):
-                    matches[layer][b] = assign(own)
-        return matches
+        flat = Fetch(torch.cat([cost.flatten() for cost in costs])) if costs else None
+        return Costs(flat, [cost.shape for cost in costs], truth, len(logits))
 
     def costs(self, logits: Tensor, embeds: Tensor, group: Group, random: RandomPoints) -> Tensor:
         """Matching costs of the samples of one size, without the prior.
@@ -199,7 +209,7 @@ class SetCriterion:
         matched targets, divided by the number of all targets.
         """
         classes, weights = self.classification.sums(logits, truth.labels, matches)  # (L,), (L,)
-        counts = torch.cat([weights, weights.new_tensor([truth.num_targets])])
+        counts = torch.cat([weights, weights.new_full((1,), truth.num_targets)])
         if average is not None:
             counts = average(counts)
         # Without any target there is nothing to divide either.
@@ -255,6 +265,76 @@ class SetCriterion:
             yield sample(maps[:, None], points).view(len(true), -1), true.flatten(1)
 
 
+@dataclass
+class Costs:
+    """Matching costs of a batch.
+
+    Attributes:
+        flat: those of all groups one after the other; None if there is no target.
+        shapes: (G, L, N, largest M) of each group.
+        truth: what they are the costs of.
+        layers: L.
+    """
+
+    flat: Fetch | None
+    shapes: list[torch.Size]
+    truth: Supervision
+    layers: int
+
+    def matches(self) -> list[Matches]:
+        """The matches of each layer; waits for the costs.
+
+        Raises:
+            Diverged: a cost is not finite.
+        """
+        none = torch.zeros(0, dtype=torch.int64)
+        count = len(self.truth.labels)
+        matches: list[Matches] = [[(none, none)] * count for _ in range(self.layers)]
+        if self.flat is None:
+            return matches
+        parts = self.flat.get().split([shape.numel() for shape in self.shapes])
+        for part, shape, group in zip(parts, self.shapes, self.truth.groups, strict=True):
+            tables = part.view(shape).numpy()
+            for table, b, targets in zip(tables, group.samples, group.targets.counts, strict=True):
+                for layer, own in enumerate(table[..., :targets]):
+                    matches[layer][b] = assign(own)
+        return matches
+
+
+@dataclass
+class Begun:
+    """A loss whose matching costs are on their way; see `SetCriterion.begin`.
+
+    Attributes:
+        logits: (L, B, N) or (L, B, N, K + 1).
+        embeds: (B, L, N, C).
+    """
+
+    criterion: SetCriterion
+    logits: Tensor
+    embeds: Tensor
+    truth: Supervision
+    random: RandomPoints
+    costs: Costs
+
+    def finish(self, average: Average | None = None) -> tuple[dict[str, Tensor], Matches]:
+        """Wait for the costs, and what `SetCriterion.compare` gives."""
+        own = self.criterion
+        with torch.autocast(self.logits.device.type, enabled=False):
+            matches = self.costs.matches()
+            losses = own.losses(
+                self.logits,
+                self.embeds,
+                self.truth,
+                matches=matches,
+                random=self.random,
+                average=average,
+            )
+        weights = {"cls": own.class_weight, "mask": own.mask_weight, "dice": own.dice_weight}
+        terms = {f"loss_{name}": weights[name] * term for name, term in losses.items()}
+        return terms, matches[-1]
+
+
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     """`torch.cat`, but one tensor is not copied."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
@@ -268,12 +348,14 @@ def _matched(embeds: Tensor, group: Group, matches: Sequence[Matches]) -> Tensor
         among those of the group.
     """
     _, L, N, _ = embeds.shape
-    rows = []
+    places, numbers = [], []
     for b, first in zip(group.samples, group.targets.firsts, strict=True):
         for layer in range(L):
             queries, targets = matches[layer][b]
-            rows.append(torch.stack([queries + (b * L + layer) * N, targets + first]))
-    return torch.cat(rows, dim=1).to(embeds.device)
+            places.append(queries.numpy() + (b * L + layer) * N)
+            numbers.append(targets.numpy() + first)
+    both = np.stack([np.concatenate(places), np.concatenate(numbers)])
+    return torch.from_numpy(both).to(embeds.device, non_blocking=True)
 
 
 def point_bce(logits: Tensor, truth: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cache_schema.cli import InputError
+from train.memory import on_cpu
 
 #: Numbers from 1/2 to 1 that are multiplied before their logarithm is taken.
 FACTORS = 64
@@ -50,10 +52,13 @@ class PairSums:
         with_logits = rows[..., :-1, :] @ logits
         predictions = logits.sigmoid()
         with_predictions = rows @ predictions
-        # softplus(x) = max(x, 0) - log p, with p the larger of sigmoid(x) and 1 - sigmoid(x).
-        softplus = -_log_total(predictions.sub_(0.5).abs_().add_(0.5))
-        # Into memory that is in the processor's cache already.
-        softplus += torch.clamp_min(logits, 0.0, out=predictions).sum(dim=-2)
+        if on_cpu(logits):
+            # softplus(x) = max(x, 0) - log p, with p the larger of sigmoid(x) and 1 - sigmoid(x).
+            softplus = -_log_total(predictions.sub_(0.5).abs_().add_(0.5))
+            # Into memory that is in the processor's cache already.
+            softplus += torch.clamp_min(logits, 0.0, out=predictions).sum(dim=-2)
+        else:  # fewer passes over memory
+            softplus = F.softplus(logits).sum(dim=-2)
         return cls(
             points=logits.shape[-2],
             softplus=softplus,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from train.bilinear import sample
 from train.mask_logits import SMALL, MaskFeatures, MaskStack
-from train.memory import empty
+from train.memory import empty, on_cpu
 
 
 @dataclass
@@ -64,17 +64,18 @@ class TargetStack:
         )
         self._samples = samples
         # On a CPU one large sample is read as float32 frames, each of which its cache holds.
-        large = device.type == "cpu" and width * height * self.frames > SMALL
+        large = on_cpu(masks) and width * height * self.frames > SMALL
         self._alone = large and len(samples) == 1
         self._size = (width, height)
         self._column = height + 3  # of `_pixels`
         self._stride = (width + 3) * self._column  # pixels of a target
-        self._extents = torch.tensor([sample.extent for sample in samples], device=device)
-        self._scales = torch.tensor(self._size, device=device) / self._extents  # (G, 2)
+        extents = torch.tensor([sample.extent for sample in samples])
+        self._extents = _sent(extents, device)
+        self._scales = _sent(torch.tensor(self._size) / extents, device)  # (G, 2)
         clips = torch.arange(len(samples)).repeat_interleave(torch.tensor(self.counts))
         numbers = torch.arange(sum(self.counts))
         slots = numbers - torch.tensor(self.firsts)[clips]
-        self._clips, self._slots = clips.to(device), slots.to(device)  # of each target
+        self._clips, self._slots = _sent(clips, device), _sent(slots, device)  # of each target
 
     def shared(self, points: Tensor) -> Tensor:
         """Values of all targets at points of their sample, the same in every frame.
@@ -132,6 +133,10 @@ class TargetStack:
         ]
         return _bilinear(corners, x, y)
 
+    def prepare(self) -> None:
+        """Make what all readers share."""
+        _ = self._frames if self._alone else self._pixels
+
     @cached_property
     def _frames(self) -> Tensor:
         """The masks of a single sample as float32, (M, T, H, W), as they lie in memory."""
@@ -177,6 +182,11 @@ class TargetStack:
         return column.mul_(self._column).add_(row), x, y
 
 
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for what it is at."""
+    return tensor.to(device, non_blocking=True)
+
+
 def _bilinear(corners: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Values between four pixels, column by column, at x and y of the way."""
     left, right = corners[0].lerp_(corners[1], y), corners[2].lerp_(corners[3], y)
@@ -218,7 +228,7 @@ class Supervision:
         for b, (maps, own) in enumerate(zip(features, targets, strict=True)):
             if len(own.labels):
                 values = maps.stored["values"]
-                alone = values.device.type == "cpu" and values.numel() > SMALL
+                alone = on_cpu(values) and values.numel() > SMALL
                 key = (id(maps.codec), *maps.shape, *own.masks.shape[2:], b if alone else None)
                 alike[key].append(b)
         self.groups = [
@@ -229,3 +239,9 @@ class Supervision:
             )
             for samples in alike.values()
         ]
+
+    def prepare(self) -> None:
+        """Make what is made once a batch, so that streams which use it need not agree on when."""
+        for group in self.groups:
+            group.features.prepare()
+            group.targets.prepare()

@@ -7,12 +7,11 @@ those that it would have got alone.
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from mmengine.logging import MessageHub
 from mmengine.registry import PARAM_SCHEDULERS
 from tqdm import tqdm
 
@@ -21,7 +20,8 @@ from cache_schema.reader import CacheReader
 from train.checkpoint import NAME, checkpoints, read_checkpoint, save_checkpoint
 from train.data import Batch
 from train.losses import Diverged
-from train.runner import build_dataset, build_loader, check_same_run, training_facts
+from train.losses.criterion import Begun
+from train.runner import build_dataset, build_loader, check_same_run, on_device, training_facts
 from train.sweeping.variants import Member
 from train.trainable import build_optimizer, build_trainable, scheduler_configs
 
@@ -53,19 +53,33 @@ class Trainee:
             PARAM_SCHEDULERS.build({**settings, "optimizer": self.optimizer})
             for settings in scheduler_configs(member.config)
         ]
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.seconds = 0.0
 
-    def step(self, batch: Batch, iteration: int) -> dict[str, torch.Tensor]:
-        """One optimiser step; the loss terms for the log."""
+    def begin(self, batch: Batch, iteration: int, ready: "torch.cuda.Event | None") -> Begun:
+        """The first half of a step; with an event, beside what other heads are at."""
         start = time.perf_counter()
-        losses = self.model.step(batch, self.optimizer, iteration)
+        begun = self.model.begin(batch, iteration, ready and (self.stream, ready))
+        self.seconds += time.perf_counter() - start
+        return begun
+
+    def finish(self, begun: Begun, iteration: int) -> dict[str, torch.Tensor]:
+        """The second half; the loss terms for the log."""
+        start = time.perf_counter()
+        losses = self.model.finish(begun, self.optimizer, iteration, beside=self.stream)
         for scheduler in self.schedulers:
             scheduler.step()
         self.seconds += time.perf_counter() - start
         return losses
 
+    def check(self) -> None:
+        """Raise `Diverged` if the last step's loss was not finite."""
+        self.model.check()
+
     def log(self, iteration: int, losses: Mapping[str, torch.Tensor]) -> None:
         """Append a line to the log; ``iteration`` counts from 1 here."""
+        if self.stream is not None:
+            torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)
         line = {"iteration": iteration, "lr": self.optimizer.get_lr()["lr"][0]}
         line |= {name: float(value) for name, value in losses.items()}
         with open(self.folder / LOG, "a", encoding="utf-8") as file:
@@ -213,6 +227,7 @@ class _Pass:
             self._step(iteration, batch)
             done = iteration + 1
             if done % train.checkpoint_interval == 0 or done == train.max_iters:
+                self._each(Trainee.check)
                 for trainee in self.alive:
                     trainee.save(done, train.keep_checkpoints)
             if not self.alive:
@@ -223,21 +238,34 @@ class _Pass:
             return
         loader = build_loader(self.config, self.dataset)
         loader.batch_sampler.start = self.start
-        for iteration, batch in enumerate(loader, self.start):
-            yield iteration, batch.to(self.device)
+        yield from enumerate(on_device(loader, self.device), self.start)
 
     def _step(self, iteration: int, batch: Batch) -> None:
-        done = iteration + 1
+        begun: dict[Trainee, Begun] = {}
+        ready = None
+        if self.device.type == "cuda":  # no head waits for the matching of another one
+            batch.supervision.prepare()
+            ready = torch.cuda.current_stream(self.device).record_event()
+            begun = {trainee: trainee.begin(batch, iteration, ready) for trainee in self.alive}
+
+        def finish(trainee: Trainee) -> None:
+            own = begun.pop(trainee, None) or trainee.begin(batch, iteration, None)
+            losses = trainee.finish(own, iteration)
+            if (iteration + 1) % self.config.train.log_interval == 0:
+                trainee.log(iteration + 1, losses)
+
+        self._each(finish)
+        if ready is not None:  # the batch is given away when all are done with it
+            for trainee in self.alive:
+                torch.cuda.current_stream(self.device).wait_stream(trainee.stream)
+
+    def _each(self, work: Callable[[Trainee], object]) -> None:
+        """Work on every head that is left; one that has diverged is dropped."""
         for trainee in list(self.alive):
             try:
-                losses = trainee.step(batch, iteration)
+                work(trainee)
             except Diverged as error:
                 self._drop(trainee, str(error))
-                continue
-            if done % self.config.train.log_interval == 0:
-                trainee.log(done, losses)
-        # mmengine's optimiser notes every gradient norm there, and only its runner looks at them.
-        MessageHub.get_current_instance().log_scalars.clear()
 
     def _drop(self, trainee: Trainee, reason: str) -> None:
         tqdm.write(f"{trainee.member.name} is dropped, the others go on: {reason}")
