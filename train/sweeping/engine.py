@@ -166,7 +166,7 @@ def train_members(
         groups.setdefault(_batches_of(member), []).append(member)
     for number, group in enumerate(groups.values(), 1):
         name = f"pass {number} of {len(groups)}" if len(groups) > 1 else "train"
-        one_pass = _Pass(group, caches[group[0].caches], work_dir, torch.device(device), resume)
+        one_pass = Pass(group, caches[group[0].caches], work_dir, torch.device(device), resume)
         one_pass.run(name)
         for trainee in one_pass.alive:
             last = trainee.folder / NAME.format(trainee.member.config.train.max_iters)
@@ -183,8 +183,8 @@ def _batches_of(member: Member) -> str:
     return json.dumps([member.caches, config["data"], shared], sort_keys=True)
 
 
-class _Pass:
-    """The members that read the same batches."""
+class Pass:
+    """The members that read the same batches; see `train_members`."""
 
     def __init__(
         self,
@@ -220,11 +220,11 @@ class _Pass:
         """Train to the end."""
         train = self.config.train
         progress = tqdm(
-            self._batches(), desc=name, total=train.max_iters, initial=self.start, unit="it",
+            self.batches(), desc=name, total=train.max_iters, initial=self.start, unit="it",
             disable=None, mininterval=1.0,
         )  # fmt: skip
         for iteration, batch in progress:
-            self._step(iteration, batch)
+            self.step(iteration, batch)
             done = iteration + 1
             if done % train.checkpoint_interval == 0 or done == train.max_iters:
                 self._each(Trainee.check)
@@ -233,14 +233,16 @@ class _Pass:
             if not self.alive:
                 break
 
-    def _batches(self) -> Iterator[tuple[int, Batch]]:
+    def batches(self) -> Iterator[tuple[int, Batch]]:
+        """Iterations that are left, with their batches on the device."""
         if self.start == self.config.train.max_iters or not self.alive:
             return
         loader = build_loader(self.config, self.dataset)
         loader.batch_sampler.start = self.start
         yield from enumerate(on_device(loader, self.device), self.start)
 
-    def _step(self, iteration: int, batch: Batch) -> None:
+    def step(self, iteration: int, batch: Batch) -> None:
+        """A step of every head that is left."""
         begun: dict[Trainee, Begun] = {}
         ready = None
         if self.device.type == "cuda":  # no head waits for the matching of another one

@@ -1,0 +1,151 @@
+"""What the project does on a GPU, measured in one command of a few minutes.
+
+    python -m scripts.bench_gpu --json FILE [--part NAME ...] [--device X] [--tiny]
+
+    sound      does everything run, and how far is it from what a CPU says
+    stage_two  loading, a step, a run at the paper's size; with the segmenter in the loop; memory
+    sweeps     several heads in one pass against runs of one
+    stage_one  the bare model and the whole pipeline at 360x640, in several precisions
+    profile    the most costly kernels of a step and of a chunk of frames, and the gaps between
+
+Each part has a process of its own and a time after which it is stopped; what one does, or how it
+ends, does not touch the others. Weights and caches are random numbers, text models the tiny ones.
+--tiny takes sizes that a CPU goes through in a minute, to see that all of it runs.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from cache_schema import cli
+from cache_schema.cli import InputError
+from cache_schema.cores import CORES
+
+#: Parts in the order of their worth, and after how many seconds each is stopped.
+PARTS = {"sound": 110, "stage_two": 130, "stage_one": 130, "sweeps": 60, "profile": 60}
+
+
+def main(argv: list[str]) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench_gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, required=True, help="write the figures here")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
+    parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
+    parser.add_argument("--turn", type=float, default=2.0, help="seconds of a measurement")
+    parser.add_argument("--tiny", action="store_true", help="sizes that measure nothing")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    settings = parser.parse_args(argv)
+    settings.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if settings.tiny:
+        settings.turn = 0.0
+    if settings.here:
+        write(settings.json, measure(settings.part[0], settings))
+        return 0
+    figures: dict[str, Any] = {"machine": machine(settings.device)}
+    print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), flush=True)
+    for part in settings.part:
+        start = time.perf_counter()
+        figures[part] = in_its_process(part, settings)
+        figures[part]["seconds of the part"] = round(time.perf_counter() - start, 1)
+        write(settings.json, figures)
+    failed = [part for part in settings.part if failures(figures[part])]
+    if failed:
+        raise InputError(
+            f"something could not be measured in {', '.join(failed)}: see above and {settings.json}"
+        )
+    return 0
+
+
+def in_its_process(part: str, settings: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a part, or what became of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "figures.json"
+        command = [sys.executable, "-m", "scripts.bench_gpu", "--here", "--json", str(out)]
+        command += ["--part", part, "--device", settings.device, "--turn", str(settings.turn)]
+        try:
+            subprocess.run(command + ["--tiny"] * settings.tiny, timeout=PARTS[part], check=True)
+        except subprocess.TimeoutExpired:
+            return {"error": f"stopped after {PARTS[part]} s"}
+        except subprocess.CalledProcessError as error:
+            return {"error": f"ended with status {error.returncode}"}
+        return json.loads(out.read_text("utf-8"))
+
+
+def measure(part: str, settings: argparse.Namespace) -> dict[str, Any]:
+    """Measure a part in this process and print what was found."""
+    device = torch.device(settings.device)
+    if part == "sound":
+        from scripts.bench_gpu import sound
+
+        figures = sound.measure(settings, device)
+        said = sound.lines(figures)
+    elif part == "stage_one":
+        from scripts.bench_gpu import stage_one
+
+        figures = stage_one.measure(settings, device)
+        said = stage_one.lines(figures)
+    else:
+        from scripts.bench_gpu import stage_two
+
+        if part == "stage_two":
+            figures = stage_two.measure(settings, device)
+            said = stage_two.lines(figures)
+        elif part == "sweeps":
+            figures = stage_two.sweeps(settings, device)
+            said = stage_two.sweep_lines(figures)
+        else:
+            from scripts.bench_gpu import stage_one, tools
+
+            figures = stage_two.profiles(settings, device) | stage_one.profile(settings, device)
+            said = [
+                line for name, own in figures.items() for line in tools.profile_lines(name, own)
+            ]
+    print("\n".join(["", f"== {part}", *said]), flush=True)
+    return figures
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where the figures come from."""
+    found = {
+        "date": datetime.date.today().isoformat(),
+        "device": "cpu",
+        "cores": CORES,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if torch.device(device).type == "cuda":
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+        found |= {"device": torch.cuda.get_device_name(device), "driver": driver}
+    return found
+
+
+def failures(figures: Any) -> bool:
+    """Whether there is an error anywhere in the figures."""
+    if not isinstance(figures, dict):
+        return False
+    return "error" in figures or any(map(failures, figures.values()))
+
+
+def write(path: Path, figures: dict[str, Any]) -> None:
+    """As JSON."""
+    path.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
