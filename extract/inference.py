@@ -24,7 +24,7 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
             try:
                 if isinstance(part, Images):
                     together = max(together, len(part.pixels))
-                    output = stage.vita.frames(stage.transfer.upload(part.pixels))
+                    output = stage.vita.frames(stage.prepare(part))
                     queries.append(output.frame_queries)
                     part = Frames(output, stage.transfer.computed())
                 elif isinstance(part, End):

@@ -34,7 +34,7 @@ class Head:
 
 @dataclass
 class Images:
-    """Prepared frames that go through the model together: (t, 3, Hp, Wp) float32."""
+    """Resized frames that go through the model together: (t, H', W', 3) uint8."""
 
     pixels: np.ndarray
 

@@ -15,6 +15,7 @@ from cache_schema.fingerprint import file_sha256
 from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
 from extract.config import ExtractConfig
+from extract.parts import Images
 from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
 from extract.text import TextEncoder, TextPipeline, WordDecoupler
 from extract.transfer import Transfer
@@ -80,6 +81,10 @@ class Stage:
             return CHUNK_FRAMES
         pixels = geometry.padded_height * geometry.padded_width
         return max(1, min(CHUNK_FRAMES, CHUNK_PIXELS // pixels))
+
+    def prepare(self, images: Images) -> Tensor:
+        """Frames on the model's device as it takes them: (t, 3, Hp, Wp) float32."""
+        return self.preprocess.normalise(self.transfer.upload(images.pixels))
 
     def check_finite(self, video_id: str, **arrays: Tensor) -> None:
         """Refuse what half precision, or broken weights, made of a video.

@@ -199,8 +199,8 @@ def test_chunks_on_a_cpu_hold_a_number_of_pixels(tmp_path, stage, size, asked, e
     video = VideoFolder(tmp_path, None).video("a")
     parts = list(chunks(replace(stage, chunk_frames=asked), video, range(9)))
     assert [len(images.pixels) for images, _ in parts] == expected
-    assert {images.pixels.shape[2:] for images, _ in parts} == {
-        (parts[0][1].padded_height, parts[0][1].padded_width)
+    assert {images.pixels.shape[1:] for images, _ in parts} == {
+        (parts[0][1].resized_height, parts[0][1].resized_width, 3)
     }
 
 
