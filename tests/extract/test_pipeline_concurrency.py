@@ -1,13 +1,17 @@
 """Threads and processes of stage one: the same bytes, errors as what they were, no deadlock."""
 
+import dataclasses
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from stage_one import DEMO, image_folder, small_config, small_data
@@ -16,14 +20,17 @@ from cache_schema import cli, manifest
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
-from extract import coding, reading, writing
+from extract import coding, pipeline, reading, writing
+from extract import readers as readers_module
 from extract.__main__ import main
 from extract.child import Child
+from extract.datasets import MeViS
+from extract.parts import Images
 from extract.pipeline import extract
 from extract.prefetch import ahead
 from extract.segmenters import VITA
 from extract.segmenters.vita import FrameOutput
-from extract.stage import RANDOM
+from extract.stage import RANDOM, load_stage
 from tests.cache_schema.helpers import contents, in_child
 
 
@@ -191,6 +198,142 @@ def test_leaving_a_child_ends_its_items_and_waits(tmp_path):
 def test_the_cache_is_the_same_whatever_works_ahead(data, sequential, tmp_path, queue):
     run(data, tmp_path / "cache", queue=queue)
     assert contents(tmp_path / "cache") == sequential
+
+
+@pytest.mark.parametrize("readers", [2, 3, 8])
+def test_the_cache_is_the_same_whoever_reads(data, sequential, tmp_path, readers):
+    run(data, tmp_path / "cache", readers=readers, chunk_frames=5)
+    assert contents(tmp_path / "cache") == sequential
+
+
+def plain(part):
+    """A part with its arrays as bytes, to be compared with others."""
+    arrays = []
+
+    def known(value):
+        if isinstance(value, np.ndarray):
+            arrays.append((value.shape, value.dtype.str, value.tobytes()))
+            return len(arrays)
+        if isinstance(value, list):
+            return [known(each) for each in value]
+        return (
+            {k: known(v) for k, v in vars(value).items()} if hasattr(value, "__dict__") else value
+        )
+
+    return type(part).__name__, known(part), arrays
+
+
+def stream_of(data, readers, videos=4, change=None):
+    """What several processes read of a data set, or this one for 0, with arrays as bytes."""
+    stage = load_stage(small_config(), RANDOM, "cpu", has_text=True, chunk_frames=5)
+    dataset = MeViS(data, "train")
+    ids = dataset.ids[:videos]
+    if change:
+        change(dataset)
+    if not readers:
+        return [(i, plain(part)) for i, part in reading.read(stage, dataset, ids)]
+    with readers_module.reading(stage, dataset, ids, readers) as stream:
+        return [(i, plain(part)) for i, part in stream]
+
+
+@pytest.mark.parametrize("readers", [1, 2, 5])
+def test_several_processes_read_what_one_would(data, tmp_path, readers):
+    """Also of videos whose first frame, later frames or sentences are bad."""
+    root = Path(shutil.copytree(data, tmp_path / "data"))
+    folder = root / "train/JPEGImages"
+    (folder / "train_0000/00007.jpg").unlink()
+    (folder / "train_0000/00011.jpg").unlink()
+    (folder / "train_0001/00000.jpg").write_text("no image")
+
+    def empty(dataset):
+        real = dataset.video
+
+        def video(video_id, **how):
+            source = real(video_id, **how)
+            if video_id == "train_0002":
+                source.expressions[0] = dataclasses.replace(source.expressions[0], text=" ")
+            return source
+
+        dataset.video = video
+
+    expected = stream_of(root, 0, change=empty)
+    assert [part[0] for _, part in expected].count("Failed") == 3
+    assert stream_of(root, readers, change=empty) == expected
+
+
+def test_readers_are_a_bounded_number_of_chunks_ahead(data, tmp_path):
+    """Chunks are asked for, not read as fast as they can be."""
+    stage = load_stage(small_config(), RANDOM, "cpu", has_text=True, chunk_frames=1)
+    dataset = MeViS(data, "train")
+    real = dataset.video
+
+    def video(video_id, **how):
+        source = real(video_id, **how)
+        read = source.read_frame
+
+        def noted(t):
+            (tmp_path / f"{video_id}-{t}").touch()
+            return read(t)
+
+        source.read_frame = noted
+        return source
+
+    dataset.video = video
+    seen = 0
+    with readers_module.reading(stage, dataset, dataset.ids, 3) as stream:
+        for _, part in stream:
+            if isinstance(part, Images):
+                seen += 1
+                if seen % 8 == 0:
+                    time.sleep(0.05)  # whoever can go on does
+                assert len(list(tmp_path.iterdir())) <= seen + readers_module.ASKED * 2
+    assert seen == 48
+
+
+@pytest.mark.parametrize("what", ["read_images", "read_heads"])
+@pytest.mark.parametrize("how", ["killed", "silent"])
+def test_a_reader_that_dies_ends_the_run_and_the_rest_resumes(
+    data, sequential, tmp_path, monkeypatch, what, how
+):
+    real = getattr(readers_module, what)
+
+    def dies(stage, dataset, given):
+        for number, item in enumerate(real(stage, dataset, given)):
+            if number == 1:
+                if how == "silent":
+                    return
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield item
+
+    with monkeypatch.context() as patch:
+        patch.setattr(readers_module, what, dies)
+        with pytest.raises((InputError, RuntimeError), match="reading process|never finished"):
+            run(data, tmp_path / "cache", readers=3)
+    run(data, tmp_path / "cache", readers=3)
+    assert contents(tmp_path / "cache") == sequential
+
+
+def test_no_video_is_forgotten(data, sequential, tmp_path, monkeypatch):
+    """Even if whoever reads them ends as if nothing had happened."""
+    real = reading.read
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            readers_module, "read", lambda stage, dataset, ids: real(stage, dataset, ids[:2])
+        )
+        with pytest.raises(InputError, match="2 videos were never finished, such as 'train_0002'"):
+            run(data, tmp_path / "cache")
+    assert run(data, tmp_path / "cache").already_there == 2
+    assert contents(tmp_path / "cache") == sequential
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "expected"), [(2, 1, 1), (16, 1, 13), (16, 4, 1), (128, 4, 16)]
+)
+def test_beside_a_gpu_the_other_cores_read(monkeypatch, cores, ranks, expected):
+    monkeypatch.setattr(pipeline, "CORES", cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert pipeline.default_readers(torch.device("cuda")) == expected
+    assert pipeline.default_readers(torch.device("cpu")) == 1
 
 
 def break_at(monkeypatch, owner, name, count, error):
