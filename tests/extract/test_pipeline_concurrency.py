@@ -22,6 +22,7 @@ from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
 from extract import coding, pipeline, reading, writing
 from extract import readers as readers_module
+from extract import video_tracks as video_tracks_module
 from extract.__main__ import main
 from extract.child import Child
 from extract.datasets import MeViS
@@ -31,6 +32,7 @@ from extract.prefetch import ahead
 from extract.segmenters import VITA
 from extract.segmenters.vita import FrameOutput
 from extract.stage import RANDOM, load_stage
+from extract.transfer import Transfer
 from tests.cache_schema.helpers import contents, in_child
 
 
@@ -439,6 +441,53 @@ def test_what_float16_cannot_hold_names_the_codec_that_can(data, tmp_path, monke
     monkeypatch.setattr(VITA, "frames", large)
     reason = run(data, tmp_path / "cache").failures["train_0000"]
     assert "mask_features" in reason and "float32" in reason
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """What is done for results on a GPU, on what there is."""
+    real = Transfer.__init__
+
+    def init(self, device):
+        real(self, device)
+        self.beside = True
+
+    monkeypatch.setattr(Transfer, "__init__", init)
+
+
+def test_the_way_of_a_gpu_writes_the_same(data, sequential, tmp_path, beside, monkeypatch):
+    def never(*_):
+        raise AssertionError("tracks are measured already")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "video_tracks", never)
+        run(data, tmp_path / "cache")
+    found = contents(tmp_path / "cache")
+    assert found.keys() == sequential.keys()
+    for name, video in sequential.items():
+        assert found[name].keys() == video.keys()
+        apart = [key for key, value in video.items() if found[name][key] != value]
+        assert all("tracks" in key for key in apart)  # by rounding, if at all
+    monkeypatch.setattr(video_tracks_module, "KEPT_BYTES", 1)  # videos are too long
+    run(data, tmp_path / "long")
+    assert contents(tmp_path / "long") == sequential
+
+
+def test_the_way_of_a_gpu_refuses_what_cannot_be_stored(data, tmp_path, beside, monkeypatch):
+    frames = VITA.frames
+    bad = {"frame_queries": (0, 0, 0), "mask_features": (0, 0, 0, 0)}
+
+    for name, place in bad.items():
+
+        def broken(self, images, name=name, place=place):
+            output = frames(self, images)
+            changed = {key: array.clone() for key, array in vars(output).items()}
+            changed[name][place] = float("nan")
+            return FrameOutput(**changed)
+
+        monkeypatch.setattr(VITA, "frames", broken)
+        reason = run(data, tmp_path / name).failures["train_0000"]
+        assert f"{name} holds NaN or infinite" in reason and "check the weights" in reason
 
 
 # --- signals, with real processes
