@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def video_level(stage: Stage, video_id: str, queries: Tensor) -> Clips:
     outputs = [stage.vita.video(queries[None])]
     if len(bank):
         # (K, T_c, N_f, C)
-        clips = queries[torch.from_numpy(bank).long().to(queries.device)]
+        clips = queries[stage.transfer.upload(bank.astype(np.int64))]
         outputs.append(stage.vita.video(clips))
     together = {
         name: torch.cat([getattr(output, name) for output in outputs])

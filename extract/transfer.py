@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Transfer:
-    """Moves images to the device, and lets another thread work on results, without either waiting.
+    """Moves arrays to the device, and lets another thread work on results, without either waiting.
 
     On the CPU nothing is copied and nothing waits.
 
@@ -24,17 +24,19 @@ class Transfer:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.beside = device.type == "cuda"
+        # Two, so that no upload waits for work on results.
+        self._uploads = torch.cuda.Stream(device) if self.beside else None
         self._stream = torch.cuda.Stream(device) if self.beside else None
 
-    def upload(self, images: np.ndarray) -> Tensor:
-        """Images on the device, for the calling thread's current stream."""
-        pixels = torch.from_numpy(images)
-        if self._stream is None:
-            return pixels.to(self._device)
+    def upload(self, array: np.ndarray) -> Tensor:
+        """An array on the device, for the calling thread's current stream."""
+        here = torch.from_numpy(array)
+        if self._uploads is None:
+            return here.to(self._device)
         current = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(self._stream):
-            uploaded = pixels.pin_memory().to(self._device, non_blocking=True)
-        current.wait_stream(self._stream)
+        with torch.cuda.stream(self._uploads):
+            uploaded = here.pin_memory().to(self._device, non_blocking=True)
+        current.wait_stream(self._uploads)
         uploaded.record_stream(current)  # its memory is not given away before the model is done
         return uploaded
 
