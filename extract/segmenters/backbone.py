@@ -2,7 +2,7 @@
 
 A batch norm that does not learn is a scale and a shift of every channel, which the convolution
 before it can do with its own weights. That changes rounding only. A Swin has no batch norm and runs
-as the library wrote it: nearly all of its time is matrix products.
+as the library wrote it on a processor, where nearly all of its time is matrix products.
 """
 
 import copy
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from extract.segmenters import forms
+from extract.segmenters.swin import swin_maps
 
 
 class FoldedBackbone:
@@ -30,6 +31,8 @@ class FoldedBackbone:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """(t, 3, Hp, Wp) -> the maps (t, C_l, h_l, w_l) of the stages, fine to coarse."""
+        if images.is_cuda and forms.SWIN and hasattr(self._backbone, "swin"):
+            return swin_maps(self._backbone, images)
         layout = forms.layout(images.device)
         if self._has_norms and self._state != (state := [layout, *state_of(self._backbone)]):
             self._folded, self._state = _fold(self._backbone, layout), state

@@ -7,6 +7,8 @@ import torch
 
 #: Resizing by `torch.nn.functional.interpolate`, not by `embedding_bag`.
 INTERPOLATE = True
+#: A Swin by `extract.segmenters.swin`, not as the library wrote it.
+SWIN = True
 #: Convolutions with channels last: True, False, or None for where they run on tensor cores.
 CHANNELS_LAST: bool | None = None
 

@@ -120,7 +120,7 @@ def _variants(bench: Bench, detailed: bool) -> dict[str, Callable[[], dict[str, 
         for size in bench.sizes.chunks
     }
     if not detailed:
-        return found
+        return found | {"the library's Swin": form("SWIN", False)}
     return found | {
         "channels last": form("CHANNELS_LAST", True),
         "channels first": form("CHANNELS_LAST", False),
