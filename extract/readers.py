@@ -22,7 +22,7 @@ from extract.stage import Stage
 
 #: Chunks that a process has been asked for: one to be taken, one in the making.
 ASKED = 2
-#: Of every so many processes one makes what videos start with.
+#: Of every so many processes one makes what videos start with, if there are sentences.
 HEADS_EVERY = 4
 
 Task = tuple[str, int, int]  # a video's id, first frame, one past the last
@@ -50,14 +50,14 @@ def reading(
         def child(function: Callable[[Iterator[Any]], Iterable[Any]]) -> Child:
             return stack.enter_context(Child(function, "reading"))
 
-        number = max(processes // HEADS_EVERY, 1)
+        number = max(processes // HEADS_EVERY, 1) if stage.text else 1
         heads = [
             child(lambda _, own=ids[k::number]: read_heads(stage, dataset, own))
             for k in range(number)
         ]
         readers = [
             child(lambda tasks: read_images(stage, dataset, tasks))
-            for _ in range(max(processes - number, 1))
+            for _ in range(processes - number)
         ]
         yield _in_order(stage, ids, heads, readers)
 

@@ -64,5 +64,7 @@ class Transfer:
         for name, array in arrays.items():
             copies[name] = torch.empty(array.shape, dtype=array.dtype, pin_memory=True)
             copies[name].copy_(array, non_blocking=True)
-        torch.cuda.current_stream(self._device).record_event().synchronize()
+        copied = torch.cuda.Event(blocking=True)  # waits without a core
+        copied.record()
+        copied.synchronize()
         return {name: copy.numpy() for name, copy in copies.items()}

@@ -43,6 +43,8 @@ from scripts.bench_gpu.stage_one_parts import (
 SECONDS = 100.0
 #: Precisions by the names of ``--autocast``.
 PRECISIONS = ("none", "tf32", "bfloat16", "bfloat16+tf32", "float16", "float16+tf32")
+#: Those in which the whole pipeline runs, the first of them for both backbones.
+WHOLE = ("bfloat16+tf32", "none", "tf32", "float16+tf32")
 
 
 def measure(settings: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -75,10 +77,10 @@ def measure(settings: argparse.Namespace, device: torch.device) -> dict[str, Any
 
 
 def _measure(bench: Bench, *, detailed: bool) -> None:
+    """All of one backbone, what matters most first."""
     rates = bench.figures["precisions"] = {}
-    for autocast in PRECISIONS:
-        if not detailed and autocast == "tf32":
-            continue
+    precisions = PRECISIONS if detailed else tuple(name for name in PRECISIONS if name != "tf32")
+    for autocast in precisions:
         found = rates[autocast] = {}
         bench.use(autocast)
         bench.try_to("bare", lambda: bare(bench, bench.sizes.chunk, graphs=True), found)
@@ -86,47 +88,45 @@ def _measure(bench: Bench, *, detailed: bool) -> None:
         if not autocast.endswith("+tf32"):
             bench.try_to("eager", lambda: bare(bench, bench.sizes.chunk, graphs=False), found)
             bench.try_to("library", lambda: library(bench), found)
-        if detailed or autocast == "bfloat16+tf32":
-            bench.try_to("model", lambda: model(bench), found)
-            bench.try_to("whole", lambda name=autocast: whole(bench, name), found)
-    bench.use("bfloat16+tf32")
-    if detailed:
-        bench.try_to("alone", lambda: alone(bench))
-        bench.try_to("busy", lambda: busy(bench))
-    variants = bench.figures["variants"] = {}
-    for autocast in ("none", "bfloat16+tf32"):
+        else:  # under autocast, the library narrows nearly everything
+            found["library"] = rates[autocast.removesuffix("+tf32")].get("library")
+    for autocast in WHOLE if detailed else WHOLE[:1]:
         bench.use(autocast)
-        for name, context in _variants(bench, detailed).items():
-            bench.try_to(f"{name}, {autocast}", context, variants)
+        bench.try_to("model", lambda: model(bench), rates[autocast])
+        bench.try_to("whole", lambda name=autocast: whole(bench, name), rates[autocast])
+    bench.use(WHOLE[0])
+    if detailed:
+        bench.try_to("busy", lambda: busy(bench))
+        bench.try_to("alone", lambda: alone(bench))
+    variants = bench.figures["variants"] = {}
+    for autocast, name, run in _variants(bench, detailed):
+        bench.use(autocast)
+        bench.try_to(f"{name}, {autocast}", run, variants)
 
 
-def _variants(bench: Bench, detailed: bool) -> dict[str, Callable[[], dict[str, float]]]:
-    """Choices that only a measurement decides: the bare model with another one."""
-    chunk = bench.sizes.chunk
+def _variants(
+    bench: Bench, detailed: bool
+) -> Iterator[tuple[str, str, Callable[[], dict[str, float]]]]:
+    """Choices that only a measurement decides: precision, name, the bare model with another one."""
 
-    def form(name: str, value: Any) -> Callable[[], dict[str, float]]:
+    def form(owner: Any, name: str, value: Any) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
-            with changed(bench.stage, forms, name, value):
-                return bare(bench, chunk, graphs=True)
+            with changed(bench.stage, owner, name, value):
+                return bare(bench, bench.sizes.chunk, graphs=True)
 
         return run
 
-    def benchmark() -> dict[str, float]:
-        with changed(bench.stage, torch.backends.cudnn, "benchmark", True):
-            return bare(bench, chunk, graphs=True)
-
-    found = {
-        f"chunks of {size}": lambda size=size: bare(bench, size, graphs=True)
-        for size in bench.sizes.chunks
-    }
+    for size in bench.sizes.chunks:
+        yield WHOLE[0], f"chunks of {size}", partial(bare, bench, size, graphs=True)
     if not detailed:
-        return found | {"the library's Swin": form("SWIN", False)}
-    return found | {
-        "channels last": form("CHANNELS_LAST", True),
-        "channels first": form("CHANNELS_LAST", False),
-        "embedding_bag for resizing": form("INTERPOLATE", False),
-        "cudnn.benchmark": benchmark,
-    }
+        yield WHOLE[0], "the library's Swin", form(forms, "SWIN", False)
+        return
+    benchmark = form(torch.backends.cudnn, "benchmark", True)
+    yield WHOLE[0], "channels first", form(forms, "CHANNELS_LAST", False)
+    yield WHOLE[0], "cudnn.benchmark", benchmark
+    yield WHOLE[0], "embedding_bag for resizing", form(forms, "INTERPOLATE", False)
+    yield "none", "channels last", form(forms, "CHANNELS_LAST", True)
+    yield "none", "cudnn.benchmark", benchmark
 
 
 def profile(settings: argparse.Namespace, device: torch.device) -> dict[str, Any]:

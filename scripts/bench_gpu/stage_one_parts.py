@@ -55,8 +55,8 @@ class Sizes:
     videos: int = 16
     chunk: int = 16
     chunks: tuple[int, ...] = (8, 32)
-    seconds: float = 1.0
-    whole_seconds: float = 3.5
+    seconds: float = 0.6
+    whole_seconds: float = 2.5
 
 
 FULL = Sizes({"mevis_r50": 0.62, "mevis_swinl": 1.0})
