@@ -11,12 +11,12 @@ they are added. What only training or masked images need is left out.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from extract.segmenters.constants import constant
 from extract.segmenters.tokens import Shape
 
 
@@ -55,7 +55,7 @@ class SamplingGrid:
     others: tuple[Tensor, ...]
 
 
-@lru_cache(maxsize=4)  # videos of a few sizes may alternate
+@constant(maxsize=4)  # videos of a few sizes may alternate
 def sampling_grid(
     shapes: tuple[Shape, ...], heads: int, points: int, device: torch.device
 ) -> SamplingGrid:
@@ -183,6 +183,8 @@ def _neighbours(offsets: Tensor, axis: Axis, part: slice) -> tuple[Tensor, Tenso
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Softmax over the last dimension; torch's own is seven times slower on a dozen numbers."""
+    """Softmax over the last dimension; on a processor, torch's is seven times slower on a dozen."""
+    if logits.is_cuda:
+        return logits.softmax(-1)
     powers = (logits - logits.amax(-1, keepdim=True)).exp_()
     return powers.div_(powers.sum(-1, keepdim=True))

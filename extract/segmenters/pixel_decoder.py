@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from extract.segmenters import forms
 from extract.segmenters.deformable import SamplingGrid, sample, sampling_grid, value_table
 from extract.segmenters.tokens import (
     Shape,
@@ -55,8 +56,9 @@ def decode_pixels(decoder: nn.Module, maps: tuple[Tensor, ...]) -> Pixels:
         decoder: the library's ``Mask2FormerPixelDecoder``.
         maps: (t, C_l, h_l, w_l) of the backbone, fine to coarse.
     """
-    # (t, C_l, h_l, w_l), in memory (t, h_l, w_l, C_l)
-    maps = [each.float().contiguous(memory_format=torch.channels_last) for each in maps]
+    # (t, C_l, h_l, w_l), on a processor in memory (t, h_l, w_l, C_l)
+    layout = forms.layout(maps[0].device)
+    maps = [each.float().contiguous(memory_format=layout) for each in maps]
     coarse = [
         _convolve(layers, each)
         for layers, each in zip(decoder.input_projections, maps[::-1], strict=False)
@@ -86,6 +88,7 @@ def _pyramid(decoder: nn.Module, finer: Tensor, shape: Shape, maps: list[Tensor]
     ):
         coarser, shape = resize(finer, shape, tuple(each.shape[-2:])), tuple(each.shape[-2:])
         sums = _convolve(lateral, each).add_(map_of(coarser, shape))
+        sums = sums.contiguous(memory_format=forms.layout(sums.device))
         finer = tokens_of(_convolve(output, sums))
     return map_of(finer, shape)
 
@@ -99,9 +102,11 @@ def _convolve(layers: nn.Sequential, maps: Tensor) -> Tensor:
     """
     convolution, norm, *others = layers
     maps = convolution(maps)
-    means = tokens_of(maps).mean(1).unflatten(1, (norm.num_groups, -1)).mean(2, keepdim=True)
-    means = means.expand(-1, -1, maps.shape[1] // norm.num_groups).flatten(1)  # (t, C')
-    maps = norm(maps.sub_(means[..., None, None]))
+    if not maps.is_cuda:
+        means = tokens_of(maps).mean(1).unflatten(1, (norm.num_groups, -1)).mean(2, keepdim=True)
+        means = means.expand(-1, -1, maps.shape[1] // norm.num_groups).flatten(1)  # (t, C')
+        maps = maps.sub_(means[..., None, None])
+    maps = norm(maps)
     for other in others:
         maps = other(maps)
     return maps

@@ -1,11 +1,12 @@
 """Feature maps as tokens: a map (t, C, h, w) is h*w tokens of C channels, row by row."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
+
+from extract.segmenters import forms
+from extract.segmenters.constants import constant
 
 Shape = tuple[int, int]  # h, w
 
@@ -32,6 +33,9 @@ def resize(tokens: Tensor, shape: Shape, new_shape: Shape) -> Tensor:
     Returns:
         (t, h'*w', C) float32 of a map of `new_shape`.
     """
+    if tokens.is_cuda and forms.INTERPOLATE:
+        maps = map_of(tokens, shape)
+        return tokens_of(F.interpolate(maps, new_shape, mode="bilinear", align_corners=False))
     rows, shares = _bilinear(shape, new_shape, tokens.device)
     frames, length, channels = tokens.shape
     rows = (first_rows(frames, length, tokens.device) + rows).flatten(0, 1)  # (t*h'*w', 4)
@@ -45,7 +49,7 @@ def first_rows(frames: int, length: int, device: torch.device) -> Tensor:
     return torch.arange(0, frames * length, length, dtype=torch.int32, device=device).view(-1, 1, 1)
 
 
-@lru_cache(maxsize=12)  # three or four a frame size
+@constant(maxsize=12)  # three or four a frame size
 def position_tokens(channels: int, shape: Shape, device: torch.device) -> Tensor:
     """The library's sine position embedding, (h*w, C) float32."""
     embed = Mask2FormerSinePositionEmbedding(channels // 2, normalize=True)
@@ -55,7 +59,7 @@ def position_tokens(channels: int, shape: Shape, device: torch.device) -> Tensor
         return tokens_of(maps)[0].contiguous()
 
 
-@lru_cache(maxsize=16)
+@constant(maxsize=16)
 def _bilinear(shape: Shape, new_shape: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
     """The four cells that each new cell is made of, (h'*w', 4) int32, and their shares."""
     with torch.inference_mode(False):

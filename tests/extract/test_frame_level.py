@@ -19,6 +19,7 @@ from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
 from extract.segmenters import pixel_decoder as pixel_decoder_module
 from extract.segmenters.deformable import sample, sampling_grid, value_table
 from extract.segmenters.masks import mask_logits, to_original
+from extract.segmenters.swin import swin_maps
 from extract.segmenters.tokens import first_rows, map_of, resize, tokens_of
 from extract.segmenters.vita import FrameOutput
 
@@ -132,6 +133,24 @@ def test_equals_the_library(vita: VITA, size: tuple[int, int]) -> None:
     found = vita.frames(frames)
     assert found.mask_features.is_contiguous() and found.frame_queries.is_contiguous()
     assert_close(found, *by_the_library(vita, frames))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (128, 160), (75, 101), (33, 130)])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_swin_by_gathers_equals_the_library(
+    size: tuple[int, int], dtype: torch.dtype | None
+) -> None:
+    vita = randomised(VITA(config_of("swin")), seed=1)
+    backbone = vita.frame_model.model.pixel_level_module.encoder
+    frames = images(2, 3, *size)
+    with torch.no_grad(), torch.autocast("cpu", dtype, dtype is not None):
+        expected = backbone(frames).feature_maps
+        found = swin_maps(backbone, frames)
+    assert len(found) == 4
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        allowed = TOLERANCE if dtype is None else 0.05 * theirs.std()
+        assert (mine - theirs).abs().max() < allowed
 
 
 def test_the_comparison_would_notice_a_mask(vita: VITA) -> None:

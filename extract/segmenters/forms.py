@@ -1,0 +1,26 @@
+"""Which form of an operation a CUDA device takes, where the one for processors may lose there.
+
+Graphs that were captured before a change keep the form they have.
+"""
+
+import torch
+
+#: Resizing by `torch.nn.functional.interpolate`, not by `embedding_bag`.
+INTERPOLATE = True
+#: A Swin by `extract.segmenters.swin`, not as the library wrote it.
+SWIN = True
+#: Convolutions with channels last: True, False, or None for where they run on tensor cores.
+CHANNELS_LAST: bool | None = None
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """Of the maps that convolutions take, in the precision that is set where this is called.
+
+    Tensor cores want channels last, and a processor does as well.
+    """
+    last = CHANNELS_LAST
+    if device.type == "cpu":
+        last = True
+    elif last is None:
+        last = torch.is_autocast_enabled(device.type) or torch.backends.cudnn.allow_tf32
+    return torch.channels_last if last else torch.contiguous_format
