@@ -30,6 +30,7 @@ import transformers
 from cache_schema import cli
 from cache_schema.cli import InputError
 from cache_schema.cores import CORES
+from scripts.bench_gpu import sound, stage_one, stage_two
 
 #: Parts in the order of their worth, and after how many seconds each is stopped.
 PARTS = {"sound": 110, "stage_two": 130, "stage_one": 130, "sweeps": 60, "profile": 60}
@@ -89,31 +90,21 @@ def measure(part: str, settings: argparse.Namespace) -> dict[str, Any]:
     """Measure a part in this process and print what was found."""
     device = torch.device(settings.device)
     if part == "sound":
-        from scripts.bench_gpu import sound
-
         figures = sound.measure(settings, device)
         said = sound.lines(figures)
     elif part == "stage_one":
-        from scripts.bench_gpu import stage_one
-
         figures = stage_one.measure(settings, device)
         said = stage_one.lines(figures)
+    elif part == "stage_two":
+        figures = stage_two.measure(settings, device)
+        said = stage_two.lines(figures)
+    elif part == "sweeps":
+        figures = stage_two.sweeps(settings, device)
+        said = stage_two.sweep_lines(figures)
     else:
-        from scripts.bench_gpu import stage_two
-
-        if part == "stage_two":
-            figures = stage_two.measure(settings, device)
-            said = stage_two.lines(figures)
-        elif part == "sweeps":
-            figures = stage_two.sweeps(settings, device)
-            said = stage_two.sweep_lines(figures)
-        else:
-            from scripts.bench_gpu import stage_one, tools
-
-            figures = stage_two.profiles(settings, device) | stage_one.profile(settings, device)
-            said = [
-                line for name, own in figures.items() for line in tools.profile_lines(name, own)
-            ]
+        steps, chunks = stage_two.profiles(settings, device), stage_one.profile(settings, device)
+        figures = {"step": steps, "chunk": chunks}
+        said = [*stage_two.profile_lines(steps), *stage_one.profile_lines(chunks)]
     print("\n".join(["", f"== {part}", *said]), flush=True)
     return figures
 

@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -18,15 +18,8 @@ from extract.config import load_config as load_extract_config
 from extract.stage import RANDOM, load_stage
 from scripts import bench_train
 from scripts.bench_cache import codecs
-from scripts.bench_gpu.tools import (
-    Figures,
-    attempt,
-    peak_mb,
-    profile_lines,
-    profiled,
-    seconds_each,
-    synchronize,
-)
+from scripts.bench_gpu.kernels import kernel_lines, synchronise, traced
+from scripts.bench_gpu.tools import Figures, attempt, peak_mb, seconds_each
 from scripts.bench_train import ITERATIONS, Steps, as_loaded, segmented
 from train.config import load_row
 from train.config import merge as merge_row
@@ -35,6 +28,7 @@ from train.runner import build_dataset, build_loader, build_runner, on_device
 from train.sweeping.engine import Pass
 from train.sweeping.variants import Member
 
+PROFILED = 5  # steps
 #: Rows of the paper that are heads of their own kind.
 ROWS = ("dmvs", "baseline", "vita_rvos")
 TINY = (
@@ -146,7 +140,7 @@ def run(settings: argparse.Namespace, path: Path, device: torch.device, number: 
     class Clock(Hook):
         def after_train_iter(self, *_: Any, **__: Any) -> None:
             if len(times) in (first, last):
-                synchronize(device)
+                synchronise(device)
             times.append(perf_counter())
 
     last = 10 if settings.tiny else 500
@@ -211,7 +205,7 @@ def sweeps(settings: argparse.Namespace, device: torch.device) -> Figures:
 
 
 def profiles(settings: argparse.Namespace, device: torch.device) -> Figures:
-    """Profiles of a step on a batch in memory, with graphs and without."""
+    """Kernels of `PROFILED` steps on a batch in memory, with graphs and without."""
     figures: Figures = {}
     number = 2 if settings.tiny else 8
     with caches(settings) as paths:
@@ -221,10 +215,16 @@ def profiles(settings: argparse.Namespace, device: torch.device) -> Figures:
             config = configure(settings, number)
             config.train.graphs = graphs
             batch, steps = next(batches(config, light, device)), Steps(config, device)
-            return profiled(lambda: steps(as_loaded(batch)), device)
+
+            def work() -> None:
+                for _ in range(PROFILED):
+                    steps(as_loaded(batch))
+
+            work()  # what is made once is not to be seen
+            return traced(work, device)
 
         for graphs in (True, False):
-            name = f"step, {number} clips" + ("" if graphs else ", without graphs")
+            name = f"{PROFILED} steps, {number} clips" + ("" if graphs else ", without graphs")
             attempt(figures, name, lambda graphs=graphs: one(graphs))
     return figures
 
@@ -266,14 +266,14 @@ def sweep_lines(figures: Figures) -> list[str]:
     return out
 
 
-def profiles_as_lines(figures: Figures) -> list[str]:
+def profile_lines(figures: Figures) -> list[str]:
     """What `profiles` found, as text."""
-    return [line for name, own in figures.items() for line in profile_lines(name, own)]
+    out = []
+    for name, own in figures.items():
+        out += [f"{name}: {own['error']}"] if "error" in own else kernel_lines(name, own)
+    return out
 
 
 def minutes(seconds: float) -> str:
     """Of 40,000 iterations."""
     return f"{seconds * ITERATIONS / 60:.1f} min"
-
-
-Part = Callable[[argparse.Namespace, torch.device], Figures]
