@@ -20,7 +20,9 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> int:
     if settings.tiny:
         settings.turn = 0.0
     if settings.here:
-        write(settings.json, measure(settings.part[0], settings))
+        measure(settings.part[0], settings)
         return 0
     figures: dict[str, Any] = {"machine": machine(settings.device)}
     print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), flush=True)
@@ -72,41 +74,50 @@ def main(argv: list[str]) -> int:
 
 
 def in_its_process(part: str, settings: argparse.Namespace) -> dict[str, Any]:
-    """The figures of a part, or what became of it."""
+    """The figures of a part, and what became of it where it did not end well."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
         command = [sys.executable, "-m", "scripts.bench_gpu", "--here", "--json", str(out)]
         command += ["--part", part, "--device", settings.device, "--turn", str(settings.turn)]
+        error = None
         try:
             subprocess.run(command + ["--tiny"] * settings.tiny, timeout=PARTS[part], check=True)
         except subprocess.TimeoutExpired:
-            return {"error": f"stopped after {PARTS[part]} s"}
-        except subprocess.CalledProcessError as error:
-            return {"error": f"ended with status {error.returncode}"}
-        return json.loads(out.read_text("utf-8"))
+            error = f"stopped after {PARTS[part]} s"
+        except subprocess.CalledProcessError as ended:
+            error = f"ended with status {ended.returncode}"
+        figures = json.loads(out.read_text("utf-8")) if out.is_file() else {}
+        return figures if error is None else figures | {"error": error}
 
 
-def measure(part: str, settings: argparse.Namespace) -> dict[str, Any]:
-    """Measure a part in this process and print what was found."""
-    device = torch.device(settings.device)
-    if part == "sound":
-        figures = sound.measure(settings, device)
-        said = sound.lines(figures)
-    elif part == "stage_one":
-        figures = stage_one.measure(settings, device)
-        said = stage_one.lines(figures)
-    elif part == "stage_two":
-        figures = stage_two.measure(settings, device)
-        said = stage_two.lines(figures)
-    elif part == "sweeps":
-        figures = stage_two.sweeps(settings, device)
-        said = stage_two.sweep_lines(figures)
-    else:
-        steps, chunks = stage_two.profiles(settings, device), stage_one.profile(settings, device)
-        figures = {"step": steps, "chunk": chunks}
+def measure(part: str, settings: argparse.Namespace) -> None:
+    """Measure a part in this process, writing down what is there meanwhile, and print it."""
+    device, figures = torch.device(settings.device), {}
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(1.0):
+            with suppress(RuntimeError):  # a figure came in between
+                write(settings.json, figures)
+
+    threading.Thread(target=keep, daemon=True).start()
+    if part == "profile":
+        steps, chunks = figures.setdefault("step", {}), figures.setdefault("chunk", {})
+        stage_two.profiles(settings, device, steps)
+        stage_one.profile(settings, device, chunks)
         said = [*stage_two.profile_lines(steps), *stage_one.profile_lines(chunks)]
+    else:
+        run, lines = {
+            "sound": (sound.measure, sound.lines),
+            "stage_two": (stage_two.measure, stage_two.lines),
+            "sweeps": (stage_two.sweeps, stage_two.sweep_lines),
+            "stage_one": (stage_one.measure, stage_one.lines),
+        }[part]
+        run(settings, device, figures)
+        said = lines(figures)
+    ended.set()
+    write(settings.json, figures)
     print("\n".join(["", f"== {part}", *said]), flush=True)
-    return figures
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -134,8 +145,11 @@ def failures(figures: Any) -> bool:
 
 
 def write(path: Path, figures: dict[str, Any]) -> None:
-    """As JSON."""
-    path.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    """As JSON, whole at any time."""
+    text = json.dumps(figures, indent=1) + "\n"
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text, "utf-8")
+    beside.replace(path)
 
 
 if __name__ == "__main__":

@@ -47,15 +47,16 @@ PRECISIONS = ("none", "tf32", "bfloat16", "bfloat16+tf32", "float16", "float16+t
 WHOLE = ("bfloat16+tf32", "none", "tf32", "float16+tf32")
 
 
-def measure(settings: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Everything that `lines` says; rates in frames a second, memory in bytes.
+def measure(settings: argparse.Namespace, device: torch.device, figures: dict[str, Any]) -> None:
+    """Enter everything that `lines` says; rates in frames a second, memory in bytes.
 
     Args:
         settings: ``tiny`` is for tests.
         device: where the models run.
+        figures: filled as they come.
     """
     sizes, start = TINY if settings.tiny else FULL, time.perf_counter()
-    figures: dict[str, Any] = {
+    figures |= {
         "cores": len(os.sched_getaffinity(0)),
         "readers": default_readers(device),
         "chunk": sizes.chunk,
@@ -73,7 +74,6 @@ def measure(settings: argparse.Namespace, device: torch.device) -> dict[str, Any
             except Exception as error:  # the other preset may do
                 found["error"] = f"{type(error).__name__}: {error}"[:500]
             found["seconds"] = time.perf_counter() - start
-    return figures
 
 
 def _measure(bench: Bench, *, detailed: bool) -> None:
@@ -129,13 +129,12 @@ def _variants(
     yield "none", "cudnn.benchmark", benchmark
 
 
-def profile(settings: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The most costly kernels of a chunk of the frame level, and the gaps between kernels.
+def profile(settings: argparse.Namespace, device: torch.device, figures: dict[str, Any]) -> None:
+    """Enter the most costly kernels of a chunk of the frame level, and the gaps between kernels.
 
     Args, and sizes: see `measure`.
     """
     sizes = TINY if settings.tiny else FULL
-    figures: dict[str, Any] = {}
     with TemporaryDirectory() as name:
         root = draw_videos(Path(name) / "videos", replace(sizes, drawn=sizes.chunk, videos=1))
         for preset in sizes.presets:
@@ -151,7 +150,6 @@ def profile(settings: argparse.Namespace, device: torch.device) -> dict[str, Any
                             bench.try_to(f"{how}, {autocast}", run)
             except Exception as error:  # the other preset may do
                 found["error"] = f"{type(error).__name__}: {error}"[:500]
-    return figures
 
 
 def lines(figures: dict[str, Any]) -> list[str]:

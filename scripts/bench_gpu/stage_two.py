@@ -76,9 +76,8 @@ def batches(config: Config, path: Path, device: torch.device) -> Iterator[Batch]
     return iter(on_device(loader, device))
 
 
-def measure(settings: argparse.Namespace, device: torch.device) -> Figures:
-    """Times in seconds; see `lines`."""
-    figures: Figures = {"turn": settings.turn}
+def measure(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
+    """Enter times in seconds; see `lines`."""
     numbers = (1, 2) if settings.tiny else (1, 8, 32)
     eight = numbers[1]
 
@@ -130,7 +129,6 @@ def measure(settings: argparse.Namespace, device: torch.device) -> Figures:
                 f"VITA {preset} in the loop, {eight} clips",
                 lambda p=preset: in_the_loop(settings, light, device, eight, p),
             )
-    return figures
 
 
 def run(settings: argparse.Namespace, path: Path, device: torch.device, number: int) -> float:
@@ -169,9 +167,8 @@ def in_the_loop(
     )
 
 
-def sweeps(settings: argparse.Namespace, device: torch.device) -> Figures:
-    """Seconds of a batch for several heads in one pass, and for one alone."""
-    figures: Figures = {}
+def sweeps(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
+    """Enter the seconds of a batch for several heads in one pass, and for one alone."""
     number = 2 if settings.tiny else 8
 
     def one_pass(path: Path, heads: int) -> dict[str, float]:
@@ -201,12 +198,10 @@ def sweeps(settings: argparse.Namespace, device: torch.device) -> Figures:
         for heads in (1, 2) if settings.tiny else (1, 4, 16):
             attempt(figures, f"{heads} heads", lambda heads=heads: one_pass(light, heads))
         attempt(figures, "run", lambda: run(settings, light, device, number))
-    return figures
 
 
-def profiles(settings: argparse.Namespace, device: torch.device) -> Figures:
-    """Kernels of `PROFILED` steps on a batch in memory, with graphs and without."""
-    figures: Figures = {}
+def profiles(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
+    """Enter the kernels of `PROFILED` steps on a batch in memory, with graphs and without."""
     number = 2 if settings.tiny else 8
     with caches(settings) as paths:
         *_, light = paths.values()
@@ -226,15 +221,12 @@ def profiles(settings: argparse.Namespace, device: torch.device) -> Figures:
         for graphs in (True, False):
             name = f"{PROFILED} steps, {number} clips" + ("" if graphs else ", without graphs")
             attempt(figures, name, lambda graphs=graphs: one(graphs))
-    return figures
 
 
 def lines(figures: Figures) -> list[str]:
     """What `measure` found, as text."""
     out = [f"{'':<34}{'load':>9}{'step':>9}{'both':>9}{'it/s':>8}{'40,000 in':>12}"]
     for name, own in figures.items():
-        if name == "turn":
-            continue
         if isinstance(own, dict) and "error" in own:
             out.append(f"{name:<34} {own['error']}")
         elif isinstance(own, dict):

@@ -19,6 +19,7 @@ def attempt(figures: Figures, name: str, measure: Callable[[], Any]) -> None:
     except Exception as error:
         figures[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         traceback.print_exc()
+    print(f"{name}: {figures[name] if len(str(figures[name])) < 400 else 'measured'}", flush=True)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

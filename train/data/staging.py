@@ -2,10 +2,12 @@
 
 Whoever looks for samples, worker processes as a rule, says what they are made of: queries and words
 in one block, where the mask features lie, where the true masks change. A thread of the training
-process reads the mask features from the shards straight into pinned memory, copies everything to
-the device on a stream of its own, and paints the masks there. The batches are those of `collate`.
+process reads the mask features from the shards straight into pinned memory behind that block,
+copies it to the device on a stream of its own, and paints the masks there. The batches are those of
+`collate`.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,11 @@ from train.models import HeadInputs
 
 #: Batches that are ready or being made while training is at one.
 AHEAD = 2
+#: Threads that read.
+READERS = max(2, SPARE_THREADS)
+#: Seconds after which a thread that computes lets another one have Python: training launches many
+#: short operations, and would wait for the thread that loads after each.
+SWITCH = 5e-5
 ALIGNED = 16  # bytes
 
 Layout = list[tuple[torch.dtype, tuple[int, ...]]]
@@ -90,74 +97,94 @@ class Stager:
 
     def __init__(self, caches: Sequence[CacheReader], device: torch.device) -> None:
         self.caches, self.device = list(caches), device
-        self._cuda = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self._cuda else None
-        self._blocks: list[Tensor] = []  # that the batch at hand lies in
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def ahead(self, loader: Iterable[Staged]) -> Iterator[Batch]:
         """The batches on the device, the next ones under way while the caller is at one."""
         staged = iter(loader)  # here, since it starts processes
-        with ThreadPoolExecutor(1, "stager") as thread, ThreadPoolExecutor(SPARE_THREADS) as pool:
+        interval = sys.getswitchinterval()
+        with ThreadPoolExecutor(1, "stager") as thread, ThreadPoolExecutor(READERS) as pool:
 
-            def load() -> tuple[Batch, list[Tensor], torch.cuda.Event | None] | None:
+            def load() -> Moved | None:
                 found = next(staged, None)
                 return found and self._move(found, pool)
 
             waiting = deque(thread.submit(load) for _ in range(AHEAD))
+            sys.setswitchinterval(SWITCH)
             try:
-                while (loaded := waiting.popleft().result()) is not None:
+                while (moved := waiting.popleft().result()) is not None:
                     waiting.append(thread.submit(load))
-                    batch, blocks, event = loaded
-                    if event is not None:
+                    if moved.ready is not None:
                         current = torch.cuda.current_stream(self.device)
-                        current.wait_event(event)
-                        for block in blocks:  # not given away before the caller's work is done
+                        current.wait_event(moved.ready)
+                        for block in moved.blocks:  # kept until the caller's work is done
                             block.record_stream(current)
-                    yield batch
+                    yield moved.batch
             finally:
+                sys.setswitchinterval(interval)
                 thread.shutdown(cancel_futures=True)
 
-    def _move(
-        self, staged: Staged, pool: ThreadPoolExecutor
-    ) -> tuple[Batch, list[Tensor], torch.cuda.Event | None]:
+    def _move(self, staged: Staged, pool: ThreadPoolExecutor) -> "Moved":
         with torch.cuda.stream(self._stream) if self._stream else nullcontext():
-            self._blocks = []
-            packed = self._send(self._host(staged.packed.shape, torch.uint8).copy_(staged.packed))
+            arrays, size = _room(staged)
+            host = torch.empty(size, dtype=torch.uint8, pin_memory=self._stream is not None)
+            host[: len(staged.packed)] = staged.packed
+            memory = host.numpy()
+
+            def read(number: int) -> None:
+                cache, where = staged.places[number]
+                out = {
+                    name: memory[start : start + size].view(dtype).reshape(shape)
+                    for name, (start, size, dtype, shape) in arrays[number].items()
+                }
+                fill(self.caches[cache], where, out)
+
+            for _ in pool.map(read, range(len(arrays))):
+                pass
+            # Torch keeps pinned memory until it has been copied.
+            block = host.to(self.device, non_blocking=True)
             names = [field.name for field in fields(HeadInputs)]
-            tensors = unpack(packed, staged.layout)
-            inputs = HeadInputs(**dict(zip(names, tensors, strict=False)))
+            tensors = unpack(block, staged.layout)
             changes, *distances = tensors[len(names) :]
-            targets = paint_all(changes, staged.runs)
-            self._blocks += [part for own in targets for part in (own.masks, own.labels)]
-            batch = Batch(inputs, self._features(staged.places, pool), targets, distances)
-            event = self._stream.record_event() if self._stream else None
-        return batch, self._blocks, event
+            targets, painted = paint_all(changes, staged.runs)
+            features = [
+                MaskFeatures(
+                    {
+                        name: block[start : start + size].view(torch_dtype(dtype)).view(shape)
+                        for name, (start, size, dtype, shape) in own.items()
+                    },
+                    self.caches[cache].codec,
+                )
+                for own, (cache, _) in zip(arrays, staged.places, strict=True)
+            ]
+            inputs = HeadInputs(**dict(zip(names, tensors, strict=False)))
+            batch = Batch(inputs, features, targets, distances)
+            ready = self._stream.record_event() if self._stream else None
+        return Moved(batch, [block, *painted], ready)
 
-    def _features(
-        self, places: Sequence[tuple[int, Places]], pool: ThreadPoolExecutor
-    ) -> list[MaskFeatures]:
-        """Read the mask features of each sample, and send them."""
 
-        def read(place: tuple[int, Places]) -> dict[str, Tensor]:
-            cache, where = place
-            out = {
-                name: self._host(extent.shape, torch_dtype(extent.dtype))
-                for name, extent in where.extents.items()
-            }
-            fill(self.caches[cache], where, {name: own.numpy() for name, own in out.items()})
-            return out
+@dataclass
+class Moved:
+    """A batch on the device.
 
-        return [
-            MaskFeatures({n: self._send(own) for n, own in stored.items()}, self.caches[k].codec)
-            for (k, _), stored in zip(places, pool.map(read, places), strict=True)
-        ]
+    Attributes:
+        batch: the batch.
+        blocks: the memory that it lies in.
+        ready: when it is there; None if it is there already.
+    """
 
-    def _host(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Memory that the device copies from."""
-        return torch.empty(tuple(shape), dtype=dtype, pin_memory=self._cuda)
+    batch: Batch
+    blocks: list[Tensor]
+    ready: torch.cuda.Event | None
 
-    def _send(self, tensor: Tensor) -> Tensor:
-        """On the device; torch keeps pinned memory until it has been copied."""
-        sent = tensor.to(self.device, non_blocking=True)
-        self._blocks.append(sent)
-        return sent
+
+def _room(staged: Staged) -> tuple[list[dict[str, tuple]], int]:
+    """Where the mask features go behind what is packed: start, bytes, type, shape; all bytes."""
+    start, rooms = len(staged.packed), []
+    for _, places in staged.places:
+        rooms.append({})
+        for name, extent in places.extents.items():
+            size = extent.shape[0] * extent.row_bytes
+            rooms[-1][name] = (start, size, extent.dtype, extent.shape)
+            start += -(-size // ALIGNED) * ALIGNED
+    return rooms, start

@@ -60,14 +60,10 @@ class ClipRuns:
                 if ends is not None:
                     yield m, t, ends
 
-    def targets(self, masks: Tensor) -> Targets:
+    def targets(self, masks: Tensor, labels: Tensor) -> Targets:
         """The targets of painted masks (M, T, W * H) uint8, which lie column by column."""
         height, width = self.size
-        return Targets(
-            masks.unflatten(2, (width, height)).transpose(2, 3),
-            torch.zeros(len(masks), dtype=torch.int64, device=masks.device),
-            self.extent,
-        )
+        return Targets(masks.unflatten(2, (width, height)).transpose(2, 3), labels, self.extent)
 
 
 def clip_targets(
@@ -90,7 +86,7 @@ def clip_targets(
     masks = (buffers or Buffers()).zeros(runs.shape, np.dtype(np.uint8))
     for m, t, ends in runs.visible():
         paint(ends, masks[m, t].numpy())
-    return runs.targets(masks), boxes
+    return runs.targets(masks, torch.zeros(len(masks), dtype=torch.int64)), boxes
 
 
 def clip_runs(video: Video, expression: Expression, indices: np.ndarray) -> tuple[ClipRuns, Boxes]:
@@ -143,20 +139,28 @@ def toggles(clips: Sequence[ClipRuns]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def paint_all(changes: Tensor, clips: Sequence[ClipRuns]) -> list[Targets]:
+def paint_all(changes: Tensor, clips: Sequence[ClipRuns]) -> tuple[list[Targets], list[Tensor]]:
     """Paint the masks of several clips in a few operations, on any device.
 
     Args:
         changes: of `toggles`.
         clips: the same.
+
+    Returns:
+        The targets of each clip, and the memory that they lie in.
     """
     sizes = [int(np.prod(clip.shape)) for clip in clips]
     pixels = torch.zeros(sum(sizes) + 1, dtype=torch.uint8, device=changes.device)
     pixels.index_add_(0, changes, torch.ones_like(changes, dtype=torch.uint8))
     # Sums go round at 256, which is even.
     pixels = pixels.cumsum(0, dtype=torch.uint8).bitwise_and_(1)
-    masks = pixels[:-1].split(sizes)
-    return [clip.targets(own.view(clip.shape)) for clip, own in zip(clips, masks, strict=True)]
+    most = max((clip.shape[0] for clip in clips), default=0)
+    labels = torch.zeros(most, dtype=torch.int64, device=changes.device)
+    targets = [
+        clip.targets(own.view(clip.shape), labels[: clip.shape[0]])
+        for clip, own in zip(clips, pixels[:-1].split(sizes), strict=True)
+    ]
+    return targets, [pixels, labels]
 
 
 def _visible_runs(
