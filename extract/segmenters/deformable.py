@@ -77,7 +77,7 @@ def sampling_grid(
     # Ordinary tensors although the caller infers: they outlive the call.
     with torch.inference_mode(False):
         height, width = torch.tensor(shapes).unbind(1)  # (L,)
-        y, x = torch.cat([_relative_centres(*shape) for shape in shapes], 1)  # (S,)
+        y, x = torch.cat([relative_centres(*shape) for shape in shapes], 1)  # (S,)
         # Rows are ordered by cell, then by head.
         first = ((height * width).cumsum(0) - height * width) * heads  # (L,)
         head = torch.arange(heads).repeat_interleave(len(shapes) * points)  # (M,)
@@ -92,7 +92,7 @@ def sampling_grid(
         )
 
 
-def _relative_centres(height: int, width: int) -> Tensor:
+def relative_centres(height: int, width: int) -> Tensor:
     """(2, height*width): y and x of the centres of cells, as fractions of the map."""
     y, x = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
     return torch.stack(torch.meshgrid(y, x, indexing="ij")).flatten(1)

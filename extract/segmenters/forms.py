@@ -9,6 +9,8 @@ import torch
 INTERPOLATE = True
 #: A Swin by `extract.segmenters.swin`, not as the library wrote it.
 SWIN = True
+#: Deformable attention by `deformable_padded`, not as on a processor.
+PADDED = True
 #: Convolutions with channels last: True, False, or None for where they run on tensor cores.
 CHANNELS_LAST: bool | None = None
 

@@ -98,8 +98,10 @@ class Graphs:
                 self._function(images)
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads go on with their streams in the meantime.
+        # Other threads go on with their streams in the meantime. The outer stream is put back even
+        # if a capture that failed is not ended as it should be.
         with (
+            torch.cuda.stream(current),
             holding() as constants,
             torch.cuda.graph(
                 graph,

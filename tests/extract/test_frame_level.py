@@ -18,6 +18,7 @@ from extract.demo.world import make_scene
 from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
 from extract.segmenters import pixel_decoder as pixel_decoder_module
 from extract.segmenters.deformable import sample, sampling_grid, value_table
+from extract.segmenters.deformable_padded import sample_padded
 from extract.segmenters.masks import mask_logits, to_original
 from extract.segmenters.swin import swin_maps
 from extract.segmenters.tokens import first_rows, map_of, resize, tokens_of
@@ -285,7 +286,9 @@ def test_sampling_equals_the_library(
             part=slice(0, length),
             starts=first_rows(2, length * 2, tokens.device),
         )
+        padded = sample_padded(attention, tokens, positions, tuple(shapes))
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(padded, expected, atol=TOLERANCE, rtol=0)
 
 
 @settings(deadline=None, max_examples=60)
