@@ -116,7 +116,7 @@ def _encoder_layer(
 ) -> Tensor:
     """Deformable self-attention and feed-forward layer, each with residual and norm after it."""
     attention = layer.self_attn
-    if tokens.is_cuda and forms.PADDED:
+    if forms.PADDED and forms.gpu(tokens):
         return _rest(layer, tokens, sample_padded(attention, tokens, positions, shapes))
     grid = sampling_grid(shapes, attention.n_heads, attention.n_points, tokens.device)
     table = value_table(attention, tokens)
