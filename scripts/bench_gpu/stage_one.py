@@ -84,7 +84,7 @@ def _measure(bench: Bench, *, detailed: bool) -> None:
         found = rates[autocast] = {}
         bench.use(autocast)
         bench.try_to("bare", lambda: bare(bench, bench.sizes.chunk, graphs=True), found)
-        bench.try_to("graphs", lambda: not bench.stage.vita._graphs._broken, found)
+        found["graphs"] = bench.stage.vita._graphs.error or "captured"
         if not autocast.endswith("+tf32"):
             bench.try_to("eager", lambda: bare(bench, bench.sizes.chunk, graphs=False), found)
             bench.try_to("library", lambda: library(bench), found)
@@ -210,8 +210,8 @@ def _notes(rates: dict[str, Any]) -> str:
             notes.append(f"busy {100 * share:.0f}%")
     if "bare" in known:
         notes.append(f"peak {rates['bare']['peak_bytes'] / 2**30:.1f} GiB")
-    if rates.get("graphs") is False:
-        notes.append("no graphs")
+    if (said := rates.get("graphs", "captured")) != "captured":
+        notes.append(f"no graphs: {said[:200]}")
     return "; ".join(notes)
 
 
