@@ -109,15 +109,17 @@ def _variants(
 ) -> Iterator[tuple[str, str, Callable[[], dict[str, float]]]]:
     """Choices that only a measurement decides: precision, name, the bare model with another one."""
 
-    def form(owner: Any, name: str, value: Any) -> Callable[[], dict[str, float]]:
+    def form(
+        owner: Any, name: str, value: Any, chunk: int = bench.sizes.chunk
+    ) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
             with changed(bench.stage, owner, name, value):
-                return bare(bench, bench.sizes.chunk, graphs=True)
+                return bare(bench, chunk, graphs=True)
 
         return run
 
     for size in bench.sizes.chunks:
-        yield WHOLE[0], f"chunks of {size}", partial(bare, bench, size, graphs=True)
+        yield WHOLE[0], f"chunks of {size}", form(bench.stage, "chunk_frames", size, size)
     if not detailed:
         yield WHOLE[0], "the library's Swin", form(forms, "SWIN", False)
         return
