@@ -6,6 +6,7 @@ so that it takes with it what is loaded already and starts at once. It must not 
 """
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import pickle
@@ -154,6 +155,7 @@ def _run(
         if os.getppid() != multiprocessing.parent_process().pid:  # it died before that
             os._exit(1)
     torch.set_num_threads(1)  # the threads of the model did not come along
+    gc.freeze()  # garbage of the other process may be CUDA's
     message: Any = _End()
     try:
         for item in function(_received(pipe)):

@@ -26,6 +26,8 @@ CLIP_SEED = 0
 #: Frames of a chunk at most, and on a CPU, whose caches are small, their pixels: 8 frames of the
 #: demo, 1 of 360x640. Measured, see the README.
 CHUNK_FRAMES, CHUNK_PIXELS = 8, 1 << 18
+#: Frames of a chunk on another device.
+DEVICE_CHUNK_FRAMES = 16
 #: ``--autocast``: what the model's reduced precision is called. The type that `VITA.autocast`
 #: narrows to, and whether on a CUDA device what is float32 multiplies in TF32.
 AUTOCAST = {
@@ -86,7 +88,7 @@ class Stage:
         if self.chunk_frames is not None:
             return self.chunk_frames
         if self.vita.device.type != "cpu":
-            return CHUNK_FRAMES
+            return DEVICE_CHUNK_FRAMES
         pixels = geometry.padded_height * geometry.padded_width
         return max(1, min(CHUNK_FRAMES, CHUNK_PIXELS // pixels))
 

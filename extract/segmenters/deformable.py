@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from extract.segmenters import forms
 from extract.segmenters.constants import constant
 from extract.segmenters.tokens import Shape
 
@@ -77,7 +78,7 @@ def sampling_grid(
     # Ordinary tensors although the caller infers: they outlive the call.
     with torch.inference_mode(False):
         height, width = torch.tensor(shapes).unbind(1)  # (L,)
-        y, x = torch.cat([_relative_centres(*shape) for shape in shapes], 1)  # (S,)
+        y, x = torch.cat([relative_centres(*shape) for shape in shapes], 1)  # (S,)
         # Rows are ordered by cell, then by head.
         first = ((height * width).cumsum(0) - height * width) * heads  # (L,)
         head = torch.arange(heads).repeat_interleave(len(shapes) * points)  # (M,)
@@ -92,7 +93,7 @@ def sampling_grid(
         )
 
 
-def _relative_centres(height: int, width: int) -> Tensor:
+def relative_centres(height: int, width: int) -> Tensor:
     """(2, height*width): y and x of the centres of cells, as fractions of the map."""
     y, x = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
     return torch.stack(torch.meshgrid(y, x, indexing="ij")).flatten(1)
@@ -184,7 +185,7 @@ def _neighbours(offsets: Tensor, axis: Axis, part: slice) -> tuple[Tensor, Tenso
 
 def _softmax(logits: Tensor) -> Tensor:
     """Softmax over the last dimension; on a processor, torch's is seven times slower on a dozen."""
-    if logits.is_cuda:
+    if forms.gpu(logits):
         return logits.softmax(-1)
     powers = (logits - logits.amax(-1, keepdim=True)).exp_()
     return powers.div_(powers.sum(-1, keepdim=True))

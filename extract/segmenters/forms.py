@@ -4,13 +4,21 @@ Graphs that were captured before a change keep the form they have.
 """
 
 import torch
+from torch import Tensor
 
 #: Resizing by `torch.nn.functional.interpolate`, not by `embedding_bag`.
 INTERPOLATE = True
 #: A Swin by `extract.segmenters.swin`, not as the library wrote it.
 SWIN = True
+#: Deformable attention by `deformable_padded`, not as on a processor.
+PADDED = True
 #: Convolutions with channels last: True, False, or None for where they run on tensor cores.
 CHANNELS_LAST: bool | None = None
+
+
+def gpu(tensor: Tensor) -> bool:
+    """Whether a tensor is where these forms pay."""
+    return tensor.is_cuda
 
 
 def layout(device: torch.device) -> torch.memory_format:

@@ -43,6 +43,9 @@ class Graphs:
     what they are when the next call comes. If a capture fails, the function itself runs from then
     on, and a warning says why.
 
+    Attributes:
+        error: of a capture that failed.
+
     Args:
         function: (t, ...) to some tensors (t, ...), the same work for every input of a size.
     """
@@ -53,7 +56,7 @@ class Graphs:
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
         self._state: Any = None
-        self._broken = False
+        self.error: str | None = None
 
     def __call__(self, images: Tensor, state: Hashable) -> tuple[Tensor, ...]:
         """What the function says of images (t, ...).
@@ -62,7 +65,7 @@ class Graphs:
             images: on a CUDA device.
             state: when it is another than before, all graphs are captured anew.
         """
-        if self._broken:
+        if self.error:
             return self._function(images)
         if state != self._state:
             self._graphs.clear()
@@ -75,8 +78,8 @@ class Graphs:
                 graph = self._capture(images.new_zeros(size))
             except RuntimeError as error:  # also of too little memory
                 self._graphs.clear()
-                self._broken = True
-                warnings.warn(f"no CUDA graph, launches one by one: {error}", stacklevel=2)
+                self.error = f"{type(error).__name__}: {error}"
+                warnings.warn(f"no CUDA graph, launches one by one: {self.error}", stacklevel=2)
                 return self._function(images)
             self._graphs[size] = graph
             if len(self._graphs) > GRAPHS:
@@ -98,8 +101,10 @@ class Graphs:
                 self._function(images)
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads go on with their streams in the meantime.
+        # Other threads go on with their streams in the meantime. The outer stream is put back even
+        # if a capture that failed is not ended as it should be.
         with (
+            torch.cuda.stream(current),
             holding() as constants,
             torch.cuda.graph(
                 graph,

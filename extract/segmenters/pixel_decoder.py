@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extract.segmenters import forms
-from extract.segmenters.deformable import SamplingGrid, sample, sampling_grid, value_table
+from extract.segmenters.deformable import sample, sampling_grid, value_table
+from extract.segmenters.deformable_padded import sample_padded
 from extract.segmenters.tokens import (
     Shape,
     first_rows,
@@ -72,9 +73,7 @@ def decode_pixels(decoder: nn.Module, maps: tuple[Tensor, ...]) -> Pixels:
         ]
     )  # (S, C)
     for layer in decoder.encoder.layers:
-        attention = layer.self_attn
-        grid = sampling_grid(shapes, attention.n_heads, attention.n_points, tokens.device)
-        tokens = _encoder_layer(layer, tokens, positions, grid)
+        tokens = _encoder_layer(layer, tokens, positions, shapes)
     levels = list(tokens.split([height * width for height, width in shapes], 1))
 
     return Pixels(levels, shapes, _pyramid(decoder, levels[-1], shapes[-1], maps))
@@ -113,27 +112,36 @@ def _convolve(layers: nn.Sequential, maps: Tensor) -> Tensor:
 
 
 def _encoder_layer(
-    layer: nn.Module, tokens: Tensor, positions: Tensor, grid: SamplingGrid
+    layer: nn.Module, tokens: Tensor, positions: Tensor, shapes: tuple[Shape, ...]
 ) -> Tensor:
     """Deformable self-attention and feed-forward layer, each with residual and norm after it."""
-    table = value_table(layer.self_attn, tokens)
+    attention = layer.self_attn
+    if forms.PADDED and forms.gpu(tokens):
+        return _rest(layer, tokens, sample_padded(attention, tokens, positions, shapes))
+    grid = sampling_grid(shapes, attention.n_heads, attention.n_points, tokens.device)
+    table = value_table(attention, tokens)
     frames, length, _ = tokens.shape
     starts = first_rows(frames, len(table) // frames, tokens.device)
     output = torch.empty_like(tokens)
     for some, part in _blocks(frames, length, tokens.device):
         before = tokens[some, part]
         attended = sample(
-            layer.self_attn,
+            attention,
             before + positions[part],
             table,
             grid,
             part=part,
             starts=starts[some],
         )
-        between = layer.self_attn_layer_norm(attended.add_(before))
-        widened = F.relu_(layer.fc1(between))
-        output[some, part] = layer.final_layer_norm(layer.fc2(widened).add_(between))
+        output[some, part] = _rest(layer, before, attended)
     return output
+
+
+def _rest(layer: nn.Module, before: Tensor, attended: Tensor) -> Tensor:
+    """What follows the attention of a layer."""
+    between = layer.self_attn_layer_norm(attended.add_(before))
+    widened = F.relu_(layer.fc1(between))
+    return layer.final_layer_norm(layer.fc2(widened).add_(between))
 
 
 def _blocks(frames: int, length: int, device: torch.device) -> Iterator[tuple[slice, slice]]:

@@ -33,7 +33,7 @@ def resize(tokens: Tensor, shape: Shape, new_shape: Shape) -> Tensor:
     Returns:
         (t, h'*w', C) float32 of a map of `new_shape`.
     """
-    if tokens.is_cuda and forms.INTERPOLATE:
+    if forms.INTERPOLATE and forms.gpu(tokens):
         maps = map_of(tokens, shape)
         return tokens_of(F.interpolate(maps, new_shape, mode="bilinear", align_corners=False))
     rows, shares = _bilinear(shape, new_shape, tokens.device)

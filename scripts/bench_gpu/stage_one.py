@@ -84,7 +84,7 @@ def _measure(bench: Bench, *, detailed: bool) -> None:
         found = rates[autocast] = {}
         bench.use(autocast)
         bench.try_to("bare", lambda: bare(bench, bench.sizes.chunk, graphs=True), found)
-        bench.try_to("graphs", lambda: not bench.stage.vita._graphs._broken, found)
+        found["graphs"] = bench.stage.vita._graphs.error or "captured"
         if not autocast.endswith("+tf32"):
             bench.try_to("eager", lambda: bare(bench, bench.sizes.chunk, graphs=False), found)
             bench.try_to("library", lambda: library(bench), found)
@@ -109,21 +109,24 @@ def _variants(
 ) -> Iterator[tuple[str, str, Callable[[], dict[str, float]]]]:
     """Choices that only a measurement decides: precision, name, the bare model with another one."""
 
-    def form(owner: Any, name: str, value: Any) -> Callable[[], dict[str, float]]:
+    def form(
+        owner: Any, name: str, value: Any, chunk: int = bench.sizes.chunk
+    ) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
             with changed(bench.stage, owner, name, value):
-                return bare(bench, bench.sizes.chunk, graphs=True)
+                return bare(bench, chunk, graphs=True)
 
         return run
 
     for size in bench.sizes.chunks:
-        yield WHOLE[0], f"chunks of {size}", partial(bare, bench, size, graphs=True)
+        yield WHOLE[0], f"chunks of {size}", form(bench.stage, "chunk_frames", size, size)
     if not detailed:
         yield WHOLE[0], "the library's Swin", form(forms, "SWIN", False)
         return
     benchmark = form(torch.backends.cudnn, "benchmark", True)
     yield WHOLE[0], "channels first", form(forms, "CHANNELS_LAST", False)
     yield WHOLE[0], "cudnn.benchmark", benchmark
+    yield WHOLE[0], "deformable attention as on a processor", form(forms, "PADDED", False)
     yield WHOLE[0], "embedding_bag for resizing", form(forms, "INTERPOLATE", False)
     yield "none", "channels last", form(forms, "CHANNELS_LAST", True)
     yield "none", "cudnn.benchmark", benchmark
@@ -207,8 +210,8 @@ def _notes(rates: dict[str, Any]) -> str:
             notes.append(f"busy {100 * share:.0f}%")
     if "bare" in known:
         notes.append(f"peak {rates['bare']['peak_bytes'] / 2**30:.1f} GiB")
-    if rates.get("graphs") is False:
-        notes.append("no graphs")
+    if (said := rates.get("graphs", "captured")) != "captured":
+        notes.append(f"no graphs: {said[:200]}")
     return "; ".join(notes)
 
 

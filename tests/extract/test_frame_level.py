@@ -15,9 +15,10 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from extract.config import load_config
 from extract.demo.world import make_scene
-from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
+from extract.segmenters import VITA, Preprocessor, SegmenterConfig, forms, load_vita
 from extract.segmenters import pixel_decoder as pixel_decoder_module
 from extract.segmenters.deformable import sample, sampling_grid, value_table
+from extract.segmenters.deformable_padded import sample_padded
 from extract.segmenters.masks import mask_logits, to_original
 from extract.segmenters.swin import swin_maps
 from extract.segmenters.tokens import first_rows, map_of, resize, tokens_of
@@ -153,6 +154,18 @@ def test_swin_by_gathers_equals_the_library(
         assert (mine - theirs).abs().max() < allowed
 
 
+@pytest.mark.parametrize("form", ["INTERPOLATE", "PADDED", "SWIN"])
+@pytest.mark.parametrize("size", [(64, 96), (75, 101)])
+def test_the_forms_for_a_gpu_equal_the_library(
+    vita: VITA, monkeypatch: pytest.MonkeyPatch, form: str, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(forms, "gpu", lambda tensor: True)
+    for other in {"INTERPOLATE", "PADDED", "SWIN"} - {form}:
+        monkeypatch.setattr(forms, other, False)
+    frames = images(3, 3, *size)
+    assert_close(vita.frames(frames), *by_the_library(vita, frames))
+
+
 def test_the_comparison_would_notice_a_mask(vita: VITA) -> None:
     """Queries depend on what they may see: without masks they are others."""
     frames = images(1, 3, 64, 96)
@@ -203,8 +216,12 @@ def test_use_leaves_the_state_dictionary_alone(vita: VITA) -> None:
     }
 
 
-def test_what_is_no_number_passes_through(vita: VITA) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_what_is_no_number_passes_through(
+    vita: VITA, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
     """Whoever reads the output can see it; nothing stops on the way."""
+    monkeypatch.setattr(forms, "gpu", lambda tensor: gpu)
     frames = images(2, 3, 64, 96)
     frames[1, :, 20:40, 30:50] = torch.nan
     output = vita.frames(frames)
@@ -285,7 +302,9 @@ def test_sampling_equals_the_library(
             part=slice(0, length),
             starts=first_rows(2, length * 2, tokens.device),
         )
+        padded = sample_padded(attention, tokens, positions, tuple(shapes))
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(padded, expected, atol=TOLERANCE, rtol=0)
 
 
 @settings(deadline=None, max_examples=60)

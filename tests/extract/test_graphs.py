@@ -113,7 +113,7 @@ def test_the_frame_level_is_the_same_by_graphs(vita: VITA, dtype: torch.dtype | 
         expected = used.frames(images)
         difference = (found.mask_features - expected.mask_features).abs().max()
         assert difference <= 1e-4 * expected.mask_features.abs().max()
-    assert not used._graphs._broken
+    assert not used._graphs.error
 
 
 @on_cuda
