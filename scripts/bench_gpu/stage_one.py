@@ -39,8 +39,8 @@ from scripts.bench_gpu.stage_one_parts import (
     whole,
 )
 
-#: Seconds for everything, of which each backbone may use its share.
-SECONDS = 100.0
+#: Seconds for everything, in turns, of which each backbone may use its share.
+TURNS = 50.0
 #: Precisions by the names of ``--autocast``.
 PRECISIONS = ("none", "tf32", "bfloat16", "bfloat16+tf32", "float16", "float16+tf32")
 #: Those in which the whole pipeline runs, the first of them for both backbones.
@@ -69,7 +69,7 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: dict[st
             found = figures["presets"][preset] = {}
             try:
                 bench = prepared(preset, device, settings.tiny, root, Path(name))
-                bench.figures, bench.end = found, start + share * SECONDS
+                bench.figures, bench.end = found, start + share * TURNS * (settings.turn or 1.0)
                 _measure(bench, detailed=preset == next(iter(sizes.presets)))
             except Exception as error:  # the other preset may do
                 found["error"] = f"{type(error).__name__}: {error}"[:500]

@@ -39,16 +39,16 @@ TINY = (
 
 def sizes(settings: argparse.Namespace) -> argparse.Namespace:
     """The paper's, or tiny ones."""
-    options = TINY if settings.tiny else "--videos 16 --frames 12"
+    options = TINY if settings.tiny else "--videos 6 --frames 12"
     return bench_train.parse([*options.split(), "--device", settings.device])
 
 
 @contextmanager
-def caches(settings: argparse.Namespace) -> Iterator[dict[str, Path]]:
-    """A cache in float16 and one in low rank."""
+def caches(settings: argparse.Namespace, *, light: bool = False) -> Iterator[dict[str, Path]]:
+    """A cache in float16 and one in low rank, or the latter alone."""
     with tempfile.TemporaryDirectory() as folder:
         found = {}
-        for codec in codecs(sizes(settings)):
+        for codec in codecs(sizes(settings))[light:]:
             name = f"rank {codec.basis.rank}" if codec.basis else codec.name
             found[name] = Path(folder) / name.replace(" ", "-")
             bench_train.write(found[name], codec, sizes(settings))
@@ -107,7 +107,7 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
     with caches(settings) as paths:
         *_, light = paths.values()
         for name, path in paths.items():
-            for number in numbers:
+            for number in numbers[: None if path == light else 2]:
                 attempt(
                     figures,
                     f"{name}, {number} clips",
@@ -193,8 +193,8 @@ def sweeps(settings: argparse.Namespace, device: torch.device, figures: Figures)
             )
             return took
 
-    with caches(settings) as paths:
-        *_, light = paths.values()
+    with caches(settings, light=True) as paths:
+        (light,) = paths.values()
         for heads in (1, 2) if settings.tiny else (1, 4, 16):
             attempt(figures, f"{heads} heads", lambda heads=heads: one_pass(light, heads))
         attempt(figures, "run", lambda: run(settings, light, device, number))
@@ -203,8 +203,8 @@ def sweeps(settings: argparse.Namespace, device: torch.device, figures: Figures)
 def profiles(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
     """Enter the kernels of `PROFILED` steps on a batch in memory, with graphs and without."""
     number = 2 if settings.tiny else 8
-    with caches(settings) as paths:
-        *_, light = paths.values()
+    with caches(settings, light=True) as paths:
+        (light,) = paths.values()
 
         def one(graphs: bool) -> Figures:
             config = configure(settings, number)

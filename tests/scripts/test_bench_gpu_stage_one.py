@@ -11,7 +11,7 @@ from extract.segmenters import VITA, forms
 from scripts.bench_gpu import stage_one, stage_one_parts
 from scripts.bench_gpu.kernels import kernel_lines, union
 
-TINY = argparse.Namespace(tiny=True)
+TINY = argparse.Namespace(tiny=True, turn=2.0)
 CPU = torch.device("cpu")
 
 
@@ -33,7 +33,8 @@ def errors(figures: dict) -> list[str]:
 def test_everything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_one, "PRECISIONS", ("none", "bfloat16", "bfloat16+tf32"))
     monkeypatch.setattr(stage_one, "WHOLE", ("bfloat16+tf32", "none"))
-    figures = stage_one.measure(TINY, CPU)
+    figures: dict = {}
+    stage_one.measure(TINY, CPU, figures)
     (found,) = figures["presets"].values()
     assert errors(found) == []
     for name in stage_one.WHOLE:
@@ -59,7 +60,8 @@ def test_what_fails_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_one, "library", fail)
     monkeypatch.setattr(stage_one, "busy", fail)
     monkeypatch.setattr(stage_one_parts, "code", fail)  # of what runs alone
-    figures = stage_one.measure(TINY, CPU)
+    figures: dict = {}
+    stage_one.measure(TINY, CPU, figures)
     (found,) = figures["presets"].values()
     assert sorted(errors(found)) == [
         "alone: RuntimeError: CUDA error: no kernel image",
@@ -71,15 +73,17 @@ def test_what_fails_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_time_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_one, "SECONDS", 0.0)
-    figures = stage_one.measure(TINY, CPU)
+    monkeypatch.setattr(stage_one, "TURNS", 0.0)
+    figures: dict = {}
+    stage_one.measure(TINY, CPU, figures)
     assert {error.split(": ")[1] for error in errors(figures["presets"]["demo"])} == {
         "no time was left"
     }
 
 
 def test_the_profile_names_what_ran() -> None:
-    figures = stage_one.profile(TINY, CPU)
+    figures: dict = {}
+    stage_one.profile(TINY, CPU, figures)
     (found,) = figures.values()
     assert set(found) == {
         "graph, none", "eager, none",
