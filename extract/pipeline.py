@@ -47,6 +47,8 @@ SHARD_BYTES = 1 << 26
 BUSY_CORES, MOST_READERS = 3, 16
 #: Codes that may wait while a shard is closed, which takes a while.
 CODED_BYTES = 1 << 27
+#: Codes that may wait in the writing process.
+RECEIVED_BYTES = 1 << 25
 
 
 @dataclass
@@ -187,7 +189,7 @@ def outcomes_of(
             yield from here
         return
     cv2.setNumThreads(0)  # a forked process must not look for threads that did not come along
-    with Child(lambda parts: write(open_cache, parts), "writing") as writer:
+    with Child(lambda parts: _write_ahead(open_cache, parts), "writing") as writer:
         outcomes = iter(writer)
         done |= next(outcomes)
         yield done
@@ -203,6 +205,14 @@ def outcomes_of(
                 yield from writer.ready()
         writer.end()
         yield from outcomes
+
+
+def _write_ahead(
+    open_cache: Callable[[], CacheWriter], parts: Iterator[tuple[str, Any]]
+) -> Iterator[Any]:
+    """`write`, which leaves to a thread to take parts out of the pipe."""
+    with ahead(parts, RECEIVED_BYTES, "receiver", coded_bytes) as received:
+        yield from write(open_cache, received)
 
 
 def default_readers(device: torch.device) -> int:
