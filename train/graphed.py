@@ -113,21 +113,28 @@ class _Graphs:
         with torch.cuda.graph(self.backward, pool=pool, **quietly):
             self.gradients = self._gradients(outputs, self.asked)
         self.outputs = [output.detach() for output in outputs]
+        self._anchor = torch.zeros((), device=tensors[0].device, requires_grad=True)
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         for own, tensor in zip(self._inputs, tensors, strict=True):
             own.copy_(tensor, non_blocking=True)
-        return _Replay.apply(self, *self.parameters)
+        return _Replay.apply(self, self._anchor)
 
-    def _gradients(self, outputs: Sequence[Tensor], asked: Sequence[Tensor]) -> Sequence[Tensor]:
-        return torch.autograd.grad(outputs[:2], self.parameters, asked, allow_unused=True)
+    def _gradients(self, outputs: Sequence[Tensor], asked: Sequence[Tensor]) -> list[Tensor | None]:
+        found = torch.autograd.grad(outputs[:2], self.parameters, asked, allow_unused=True)
+        # The optimiser goes through them as they lie in memory.
+        return [own if own is None else own.contiguous() for own in found]
 
 
 class _Replay(torch.autograd.Function):
-    """Repeats what was recorded, with the head's parameters as inputs."""
+    """Repeats what was recorded.
+
+    Autograd sees an anchor in place of the parameters: hundreds of them, each by itself, cost more
+    than the launches that are saved.
+    """
 
     @staticmethod
-    def forward(ctx: Any, graphs: _Graphs, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, graphs: _Graphs, anchor: Tensor) -> tuple[Tensor, ...]:
         ctx.graphs = graphs
         graphs.forward.replay()
         outputs = tuple(output.detach() for output in graphs.outputs)
@@ -136,11 +143,16 @@ class _Replay(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        for own, gradient in zip(ctx.graphs.asked, gradients, strict=False):
-            own.copy_(gradient)
-        ctx.graphs.backward.replay()
-        return None, *(own if own is None else own.detach() for own in ctx.graphs.gradients)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        graphs = ctx.graphs
+        torch._foreach_copy_(graphs.asked, list(gradients[:2]))
+        graphs.backward.replay()
+        for parameter, gradient in zip(graphs.parameters, graphs.gradients, strict=True):
+            if parameter.grad is None:
+                parameter.grad = gradient
+            elif gradient is not None:
+                parameter.grad += gradient
+        return None, None
 
 
 def _tensors(inputs: HeadInputs) -> list[Tensor]:

@@ -16,16 +16,15 @@ from torch import Tensor
 
 from cache_schema.codecs import Codec
 from train.bilinear import neighbours
-from train.memory import empty, on_cpu
+from train.memory import empty
 
 FEW = 2
 """Points are few where a map has this many times more pixels."""
 
-MAPS = {True: 2**21, False: 2**27}
-"""Logits of whole maps that are made together: few on a CPU, as its cache holds few, and elsewhere
-enough to make few launches."""
+MAPS = 2**21
+"""Logits of whole maps that are made together: few, as a CPU's cache holds few."""
 
-POINTS = {True: 2**18, False: 2**26}
+POINTS = 2**18
 """Logits at points that are handled together, likewise."""
 
 SMALL = 2**20
@@ -109,7 +108,7 @@ class MaskFeatures:
 
 
 class MaskStack:
-    """The mask features of G clips side by side, for training.
+    """The mask features of G clips side by side, for training on a CPU; see `train.mask_tables`.
 
     They become float32 when the first logits are asked for, and are kept for all that follow.
 
@@ -167,9 +166,8 @@ class MaskStack:
         h, w = self.shape[1:]
         x, y, parts = neighbours(points, h, w)  # (G, P, 4)
         places, parts = (y * w + x)[:, None], parts[:, None]
-        # On a GPU the bytes that are gathered decide: R numbers a point, or N.
-        few = pixels >= FEW * P if on_cpu(points) else R <= N
-        together = T if few else max(1, MAPS[points.is_cpu] // (G * N * pixels))
+        few = pixels >= FEW * P
+        together = T if few else max(1, MAPS // (G * N * pixels))
         for frames in (slice(first, first + together) for first in range(0, T, together)):
             table = self._planes[:, frames].mT  # (G, T', h * w, R)
             if not few:
@@ -177,7 +175,7 @@ class MaskStack:
             count = table.shape[1]
             table = table.flatten(0, 2)  # a pixel's values side by side: a point is four rows
             starts = torch.arange(G * count, device=points.device).view(G, count, 1, 1) * pixels
-            step = max(1, POINTS[points.is_cpu] // (G * count * N))
+            step = max(1, POINTS // (G * count * N))
             for block in (slice(first, first + step) for first in range(0, P, step)):
                 rows = places[:, :, block] + starts  # (G, T', P', 4)
                 shares = parts[:, :, block].expand_as(rows)
@@ -196,15 +194,12 @@ class MaskStack:
         The mean of a basis is one channel more, which is 1 everywhere; R counts it here.
 
         Of small clips a pixel's values lie side by side: points are read four times faster then,
-        and maps a little slower. On a CPU large clips stay as stored, for it takes long to turn
-        them.
+        and maps a little slower. Large clips stay as stored, for it takes long to turn them.
         """
         first = self.clips[0].stored["values"]
         T, stored, h, w = first.shape
         R = stored + (self.codec.basis is not None)
         small = first.numel() <= SMALL
-        if not on_cpu(first):
-            return self._turned(R)
         # Whoever asks first may want no gradients; a segmenter in training needs them.
         with torch.enable_grad():
             shape = (len(self.clips), T, *((h, w, R) if small else (R, h, w)))
@@ -220,22 +215,6 @@ class MaskStack:
                         planes[g, t, :stored].mul_(clip.stored["scales"][t][:, None, None])
             planes[:, :, stored:] = 1.0
             return planes.flatten(3)
-
-    def _turned(self, R: int) -> Tensor:
-        """`_planes` on a GPU: all clips at once, a pixel's values side by side."""
-        first = self.clips[0].stored["values"]
-        T, stored, h, w = first.shape
-        with torch.enable_grad():
-            values = torch.stack([clip.stored["values"] for clip in self.clips])
-            turned = first.new_empty((len(self.clips), T, h * w, R), dtype=torch.float32)
-            planes = turned.mT  # (G, T, R, h * w)
-            if self.codec.scaled:
-                scales = torch.stack([clip.stored["scales"] for clip in self.clips])
-                torch.mul(values.flatten(3), scales[..., None], out=planes[:, :, :stored])
-            else:
-                planes[:, :, :stored] = values.flatten(3)
-            planes[:, :, stored:] = 1.0
-        return planes
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

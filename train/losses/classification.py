@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +15,9 @@ Matches = list[tuple[Tensor, Tensor]]
 def _matched(layers: Sequence[Matches]) -> tuple[Tensor, Tensor, Tensor]:
     """Layer, sample and query of every match, layer by layer and sample by sample."""
     queries = [own for matches in layers for own, _ in matches]
-    lengths = torch.tensor([len(own) for own in queries], dtype=torch.int64)
-    rows = torch.arange(len(queries)).repeat_interleave(lengths)
-    return rows // len(layers[0]), rows % len(layers[0]), torch.cat(queries)
+    rows = np.repeat(np.arange(len(queries)), [len(own) for own in queries])
+    layer, sample = map(torch.from_numpy, divmod(rows, len(layers[0])))
+    return layer, sample, torch.cat(queries)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from train.losses.matcher import PairSums, assign
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.losses.supervision import Group, Supervision, Targets
 from train.mask_logits import MaskFeatures
+from train.memory import on_cpu
 
 AT_ONCE = {True: 2**21, False: 2**24}
 """Logits of one sample at points that the layers handled together have at most: on a CPU as many
@@ -185,8 +186,9 @@ class SetCriterion:
         queries = embeds[group.samples].flatten(1, 2)  # (G, L * N, C)
         points = random(group.samples, self.num_points)  # (G, P, 2)
         true = group.targets.shared(points)  # (G, T, P, M)
+        pair_sums = PairSums.of if on_cpu(queries) else PairSums.in_parts
         blocks = (
-            PairSums.of(predicted.flatten(1, 2), true[:, frames, block].flatten(1, 2))
+            pair_sums(*_side_by_side(predicted, true[:, frames, block]))
             for frames, block, predicted in group.features.read(queries, points)
         )
         sums = reduce(add, blocks)
@@ -333,6 +335,16 @@ class Begun:
         weights = {"cls": own.class_weight, "mask": own.mask_weight, "dice": own.dice_weight}
         terms = {f"loss_{name}": weights[name] * term for name, term in losses.items()}
         return terms, matches[-1]
+
+
+def _side_by_side(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """(G, T, P, N) and (G, T, P, M) as (G, T * P, N) and (G, T * P, M).
+
+    A sum over points and frames has no order: what varies fastest in memory comes last.
+    """
+    if predicted.stride(1) < predicted.stride(2):
+        predicted, true = predicted.transpose(1, 2), true.transpose(1, 2)
+    return predicted.flatten(1, 2), true.flatten(1, 2)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

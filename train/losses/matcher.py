@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cache_schema.cli import InputError
-from train.memory import on_cpu
+from train.mask_tables import parts_of
 
 #: Numbers from 1/2 to 1 that are multiplied before their logarithm is taken.
 FACTORS = 64
@@ -52,18 +52,34 @@ class PairSums:
         with_logits = rows[..., :-1, :] @ logits
         predictions = logits.sigmoid()
         with_predictions = rows @ predictions
-        if on_cpu(logits):
-            # softplus(x) = max(x, 0) - log p, with p the larger of sigmoid(x) and 1 - sigmoid(x).
-            softplus = -_log_total(predictions.sub_(0.5).abs_().add_(0.5))
-            # Into memory that is in the processor's cache already.
-            softplus += torch.clamp_min(logits, 0.0, out=predictions).sum(dim=-2)
-        else:  # fewer passes over memory
-            softplus = F.softplus(logits).sum(dim=-2)
+        # softplus(x) = max(x, 0) - log p, with p the larger of sigmoid(x) and 1 - sigmoid(x).
+        softplus = -_log_total(predictions.sub_(0.5).abs_().add_(0.5))
+        # Into memory that is in the processor's cache already.
+        softplus += torch.clamp_min(logits, 0.0, out=predictions).sum(dim=-2)
         return cls(
             points=logits.shape[-2],
             softplus=softplus,
             probability=with_predictions[..., -1, :],
             target=targets.sum(dim=-2),
+            logit_target=with_logits.mT,
+            overlap=with_predictions[..., :-1, :].mT,
+        )
+
+    @classmethod
+    @torch.no_grad()
+    def in_parts(cls, logits: Tensor, targets: Tensor) -> "PairSums":
+        """The same for a GPU: fewer passes over memory, and sums of many short parts."""
+        parts = parts_of(logits.shape[-2])
+        logits, targets = (own.unflatten(-2, (parts, -1)) for own in (logits, targets))
+        rows = torch.cat([targets, targets.new_ones(*targets.shape[:-1], 1)], dim=-1).mT
+        with_logits = (rows[..., :-1, :] @ logits).sum(dim=-3)
+        with_predictions = (rows @ logits.sigmoid()).sum(dim=-3)
+        softplus = (rows[..., -1:, :] @ F.softplus(logits)).sum(dim=-3)
+        return cls(
+            points=parts * logits.shape[-2],
+            softplus=softplus[..., 0, :],
+            probability=with_predictions[..., -1, :],
+            target=targets.sum(dim=(-3, -2)),
             logit_target=with_logits.mT,
             overlap=with_predictions[..., :-1, :].mT,
         )

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from train.bilinear import sample
 from train.mask_logits import SMALL, MaskFeatures, MaskStack
+from train.mask_tables import MaskTables
 from train.memory import empty, on_cpu
 
 
@@ -72,10 +74,9 @@ class TargetStack:
         extents = torch.tensor([sample.extent for sample in samples])
         self._extents = _sent(extents, device)
         self._scales = _sent(torch.tensor(self._size) / extents, device)  # (G, 2)
-        clips = torch.arange(len(samples)).repeat_interleave(torch.tensor(self.counts))
-        numbers = torch.arange(sum(self.counts))
-        slots = numbers - torch.tensor(self.firsts)[clips]
-        self._clips, self._slots = _sent(clips, device), _sent(slots, device)  # of each target
+        clips = np.repeat(np.arange(len(samples)), self.counts)  # of each target
+        places = np.stack([clips, np.arange(len(clips)) - np.array(self.firsts)[clips]])
+        self._clips, self._slots = _sent(torch.from_numpy(places), device)
 
     def shared(self, points: Tensor) -> Tensor:
         """Values of all targets at points of their sample, the same in every frame.
@@ -208,6 +209,11 @@ class Group:
     targets: TargetStack
 
 
+def stack_of(clips: Sequence[MaskFeatures]) -> MaskStack:
+    """The mask features of clips of one size and codec, in the form that suits their device."""
+    return (MaskStack if on_cpu(clips[0].stored["values"]) else MaskTables)(clips)
+
+
 class Supervision:
     """The mask features and the targets of a batch.
 
@@ -234,7 +240,7 @@ class Supervision:
         self.groups = [
             Group(
                 samples,
-                MaskStack([features[b] for b in samples]),
+                stack_of([features[b] for b in samples]),
                 TargetStack([targets[b] for b in samples]),
             )
             for samples in alike.values()
