@@ -125,6 +125,11 @@ class MaskStack:
         """(T, h, w)."""
         return self.clips[0].shape
 
+    @property
+    def num_clips(self) -> int:
+        """G."""
+        return len(self.clips)
+
     def prepare(self) -> None:
         """Make the float32 features, which all logits share."""
         _ = self._planes

@@ -5,6 +5,7 @@ point is then a weighted sum of four long rows. All clips of a size go together.
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +32,19 @@ class MaskTables(MaskStack):
 
     Args:
         clips: at least one, all of one size and codec.
+
+    Attributes:
+        heads: rows of embeddings that each clip has, one after the other.
     """
+
+    heads = 1
+
+    def repeated(self, heads: int) -> "MaskTables":
+        """The same features for several heads, each of which brings its own embeddings."""
+        self.prepare()
+        other = copy(self)
+        other.heads = heads
+        return other
 
     def prepare(self) -> None:
         """Make the float32 features, which all logits share."""
@@ -40,7 +53,8 @@ class MaskTables(MaskStack):
     def logits(self, embeds: Tensor, counts: Sequence[int]) -> Tensor:
         """See `MaskStack.logits`."""
         T, h, w = self.shape
-        weights = self._weights(embeds).split(list(counts))
+        each = [sum(counts[g : g + self.heads]) for g in range(0, len(counts), self.heads)]
+        weights = self._weights(embeds).split(each)
         maps = [
             _product(own, table.flatten(0, 1))  # (I', h * w * T)
             for own, table in zip(weights, self._tables, strict=True)
@@ -50,23 +64,24 @@ class MaskTables(MaskStack):
     @torch.no_grad()
     def read(self, embeds: Tensor, points: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         """See `MaskStack.read`; here a point's frames follow each other in memory."""
-        weights = self._weights(embeds).mT  # (G, R, N)
+        weights = self._weights(embeds).mT  # (rows, R, N)
         tables = self._tables
         G, pixels, T, R = tables.shape
-        P, N = points.shape[1], weights.shape[-1]
+        (rows, P), N = points.shape[:2], weights.shape[-1]
         h, w = self.shape[1:]
-        x, y, shares = neighbours(points, h, w)  # (G, P, 4)
-        starts = torch.arange(G, device=points.device).view(G, 1, 1) * pixels
-        rows = y * w + x + starts  # (G, P, 4)
-        few = R <= N  # the bytes that are gathered decide: R numbers of a frame, or N
+        x, y, shares = neighbours(points, h, w)  # (rows, P, 4)
+        clips = torch.arange(rows, device=points.device) // self.heads
+        places = y * w + x + (clips * pixels)[:, None, None]  # (rows, P, 4)
+        # The bytes that are gathered decide: R numbers of a frame, or N, which are each head's own.
+        few = R <= N or self.heads > 1
         if not few:
             tables = tables.flatten(1, 2) @ weights  # (G, h * w * T, N)
         tables = tables.reshape(G * pixels, -1)
-        step = max(1, LOGITS // (G * T * N))
+        step = max(1, LOGITS // (rows * T * N))
         step = step // PARTS * PARTS or step
         for block in (slice(first, first + step) for first in range(0, P, step)):
-            values = weighted_rows(tables, rows[:, block], shares[:, block])
-            values = values.unflatten(2, (T, -1)).flatten(1, 2)  # (G, P' * T, R or N)
+            values = weighted_rows(tables, places[:, block], shares[:, block])
+            values = values.unflatten(2, (T, -1)).flatten(1, 2)  # (rows, P' * T, R or N)
             values = (values @ weights if few else values).unflatten(1, (-1, T))
             yield slice(0, T), block, values.transpose(1, 2)
 

@@ -7,7 +7,6 @@ the same batches change a number.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from cache_schema.cli import InputError
 from train.data import Batch
 from train.graphed import GraphedHead
 from train.losses import Binary, Diverged, SetCriterion
-from train.losses.criterion import Begun
 from train.losses.fetch import Fetch
 from train.losses.points import sample_points
 from train.models import DMVS, HeadOutput
@@ -65,7 +63,7 @@ class TrainableHead(BaseModel):
         self.mean = mean
         self.iteration = 0
         self._decode = GraphedHead(head, autocast, enabled=graphs)
-        self._total: tuple[int, Fetch] | None = None  # of the last step, not looked at yet
+        self._total: tuple[int, Callable[[], Tensor]] | None = None  # of the last step
         self.average = None
         if ema_decay:
             self.average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
@@ -77,25 +75,33 @@ class TrainableHead(BaseModel):
 
     def forward(self, batch: Batch, iteration: int = 0) -> Losses:
         """The weighted loss terms of a batch in an iteration."""
-        return self._losses(self._compare(self._decode(batch.inputs), batch, iteration))
-
-    def _compare(self, outputs: Sequence[HeadOutput], batch: Batch, iteration: int) -> Begun:
-        layers = [(output.logits, output.mask_embeds) for output in outputs]
-        sources = outputs[-1].sources
-        prior = None
-        if sources is not None and self.criterion.prior_weight:
-            prior = [
-                distance[own]  # (N_m, M)
-                for distance, own in zip(batch.distances, sources, strict=True)
-            ]
-        count = len(batch.targets)
-        seeds = step_seeds(self.seed, iteration, count * get_world_size())
-        own = seeds[1 + count * get_rank() :][:count]
-        random = sample_points(own, outputs[-1].logits.device)
-        return self.criterion.begin(layers, batch.supervision, prior=prior, random=random)
-
-    def _losses(self, begun: Begun) -> Losses:
+        outputs = self.decode(batch, iteration)
+        begun = self.criterion.begin(
+            layers_of([outputs]),
+            batch.supervision,
+            prior=self.prior(outputs, batch),
+            random=sample_points(
+                self.point_seeds(iteration, len(batch.targets)), outputs[-1].logits.device
+            ),
+        )
         return begun.finish(self.mean)[0]
+
+    def decode(self, batch: Batch, iteration: int) -> list[HeadOutput]:
+        """What the head says of a batch in an iteration, in float32."""
+        torch.manual_seed(step_seeds(self.seed, iteration, 0)[0])  # dropout
+        return self._decode(batch.inputs)
+
+    def prior(self, outputs: Sequence[HeadOutput], batch: Batch) -> list[Tensor] | None:
+        """Of each sample what is known of matches beforehand, (N_m, M)."""
+        sources = outputs[-1].sources
+        if sources is None or not self.criterion.prior_weight:
+            return None
+        return [distance[own] for distance, own in zip(batch.distances, sources, strict=True)]
+
+    def point_seeds(self, iteration: int, samples: int) -> list[int]:
+        """Of the random points of each of this process's samples."""
+        first = 1 + samples * get_rank()
+        return step_seeds(self.seed, iteration, samples * get_world_size())[first:][:samples]
 
     def train_step(
         self,
@@ -129,49 +135,27 @@ class TrainableHead(BaseModel):
             Diverged: a loss is not finite. On a GPU, which is not waited for, it is that of the
                 step before; see `check`.
         """
-        if forward is None:
-            return self.finish(self.begin(batch, iteration), optim_wrapper, iteration)
-        self._seed(iteration)
-        losses = forward(batch.to(next(self.head.parameters()).device), iteration)
-        return self._update(losses, optim_wrapper, iteration)
-
-    def begin(
-        self, batch: Batch, iteration: int, beside: "tuple[torch.cuda.Stream, Any] | None" = None
-    ) -> Begun:
-        """The first half of a step, up to where a GPU has to be waited for.
-
-        Args:
-            batch: on any device.
-            iteration: from 0.
-            beside: a stream for the head, and the event after which the batch is ready; what goes
-                on in the current stream does not hold it up.
-        """
-        self._seed(iteration)
         batch = batch.to(next(self.head.parameters()).device)
-        if beside is None:
-            outputs = self._decode(batch.inputs)
-        else:
-            stream, ready = beside
-            with torch.cuda.stream(stream):
-                stream.wait_event(ready)
-                outputs = self._decode(batch.inputs)
-            torch.cuda.current_stream().wait_stream(stream)
-        return self._compare(outputs, batch, iteration)
+        total, log = self.parse_losses((forward or self)(batch, iteration))
+        self.watch(iteration, Fetch(total.detach()).get)
+        if not total.is_cuda:
+            self.check()
+        optim_wrapper.update_params(total)
+        self.updated()
+        log = {name: value.detach() for name, value in log.items()}
+        if isinstance(optim_wrapper, _Clipped):
+            log["grad_norm"] = optim_wrapper.norm
+        return log
 
-    def finish(
-        self,
-        begun: Begun,
-        optim_wrapper: OptimWrapper,
-        iteration: int,
-        *,
-        beside: "torch.cuda.Stream | None" = None,
-    ) -> Losses:
-        """The second half; see `step`.
+    def updated(self) -> None:
+        """To be called after each step of the optimiser."""
+        if self.average is not None:
+            self.average.update_parameters(self.head)
 
-        Args:
-            beside: a stream for the head's backward pass and the optimiser.
-        """
-        return self._update(self._losses(begun), optim_wrapper, iteration, beside)
+    def watch(self, iteration: int, total: Callable[[], Tensor]) -> None:
+        """Have a loss looked at later, and look at the last one, which has come long since."""
+        self.check()
+        self._total = iteration, total
 
     def check(self) -> None:
         """Wait for the last step's loss; to be called before what came of it is kept.
@@ -181,38 +165,29 @@ class TrainableHead(BaseModel):
         """
         if self._total is None:
             return
-        (iteration, total), self._total = self._total, None
-        if not torch.isfinite(total.get()):
+        (iteration, get), self._total = self._total, None
+        total = get()
+        if not torch.isfinite(total):
             raise Diverged(
-                f"the loss is {float(total.get())} in iteration {iteration}; lower optimizer.lr or "
+                f"the loss is {float(total)} in iteration {iteration}; lower optimizer.lr or "
                 "optimizer.clip_norm"
             )
 
-    def _seed(self, iteration: int) -> None:
-        torch.manual_seed(step_seeds(self.seed, iteration, 0)[0])  # dropout
 
-    def _update(
-        self,
-        losses: Losses,
-        optim_wrapper: OptimWrapper,
-        iteration: int,
-        beside: "torch.cuda.Stream | None" = None,
-    ) -> Losses:
-        total, log = self.parse_losses(losses)
-        self.check()  # has come long since
-        self._total = iteration, Fetch(total.detach())
-        if not total.is_cuda:
-            self.check()
-        if beside is not None:
-            beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside) if beside else nullcontext():
-            optim_wrapper.update_params(total)
-            if self.average is not None:
-                self.average.update_parameters(self.head)
-        log = {name: value.detach() for name, value in log.items()}
-        if isinstance(optim_wrapper, _Clipped):
-            log["grad_norm"] = optim_wrapper.norm
-        return log
+def layers_of(heads: Sequence[Sequence[HeadOutput]]) -> list[tuple[Tensor, Tensor]]:
+    """Logits and mask embeddings of each decoder layer, of several heads one after the other."""
+    return [
+        (
+            _joined([own.logits for own in outputs]),
+            _joined([own.mask_embeds for own in outputs]),
+        )
+        for outputs in zip(*heads, strict=True)
+    ]
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """`torch.cat`, but one tensor is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 class _Clipped:

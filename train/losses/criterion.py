@@ -98,8 +98,8 @@ class SetCriterion:
                 the whole batch's. It is called once, whatever the number of layers.
 
         Returns:
-            ``loss_cls``, ``loss_mask``, ``loss_dice``, each a scalar, and the matches of the last
-            layer.
+            ``loss_cls``, ``loss_mask``, ``loss_dice``, each a scalar, or (heads,) for a `truth` of
+            several, and the matches of the last layer.
 
         Raises:
             Diverged: a prediction is not finite.
@@ -207,10 +207,20 @@ class SetCriterion:
     ) -> dict[str, Tensor]:
         """The unweighted terms ``cls``, ``mask`` and ``dice``, summed over layers; see `match`.
 
+        Each is a scalar, or where several heads are compared together (heads,).
+
         Each layer's class term is a weighted mean over all queries; its mask terms are sums over
         matched targets, divided by the number of all targets.
         """
-        classes, weights = self.classification.sums(logits, truth.labels, matches)  # (L,), (L,)
+        heads, batch = truth.heads, len(truth.labels)
+        if heads > 1:  # a layer of each head counts alone
+            logits = logits.unflatten(1, (heads, batch)).flatten(0, 1)
+            starts = range(0, heads * batch, batch)
+            class_matches = [layer[start : start + batch] for layer in matches for start in starts]
+        else:
+            class_matches = matches
+        # (L * heads,), (L * heads,)
+        classes, weights = self.classification.sums(logits, truth.labels, class_matches)
         counts = torch.cat([weights, weights.new_full((1,), truth.num_targets)])
         if average is not None:
             counts = average(counts)
@@ -219,11 +229,12 @@ class SetCriterion:
         # Zero where nothing matches, but a zero that reaches the parameters.
         mask = dice = embeds.sum() * 0.0
         for group in truth.groups:
-            for predicted, true in self._point_pairs(embeds, group, matches, random):
-                mask = mask + point_bce(predicted, true)
-                dice = dice + point_dice(predicted, true)
+            for predicted, true, share in self._point_pairs(embeds, group, matches, random):
+                mask = mask + _summed(point_bce(predicted, true), share)
+                dice = dice + _summed(point_dice(predicted, true), share)
+        classes = classes / counts[:-1]
         return {
-            "cls": (classes / counts[:-1]).sum(),
+            "cls": classes.sum() if heads == 1 else classes.unflatten(0, (-1, heads)).sum(dim=0),
             "mask": mask / num_targets,
             "dice": dice / num_targets,
         }
@@ -238,9 +249,14 @@ class SetCriterion:
 
     def _point_pairs(
         self, embeds: Tensor, group: Group, matches: Sequence[Matches], random: RandomPoints
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and truth (I, T * P) of the matched instances, a pair for layers at once."""
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Logits and truth (I, T * P) of the matched instances, for layers at once.
+
+        And of which of several heads each is: (heads, I) of zeros and ones, None for one head.
+        """
         layers, frames = embeds.shape[1], group.targets.frames
+        heads = len(group.samples) // group.features.num_clips
+        batch = len(embeds) // heads
         found = [len(matches[0][b][0]) for b in group.samples]  # instances of a sample and layer
         queries, targets = _matched(embeds, group, matches)
         # One product a clip for all layers, so that the features are read once, and once more for
@@ -264,7 +280,12 @@ class SetCriterion:
                 importance_ratio=self.importance_ratio,
             )  # (I * T, P, 2)
             true = group.targets.own(own, points.unflatten(0, (-1, frames)))
-            yield sample(maps[:, None], points).view(len(true), -1), true.flatten(1)
+            share = None
+            if heads > 1:
+                instances = np.repeat(group.samples, np.array(found) * width) // batch
+                share = np.float32(instances == np.arange(heads)[:, None])
+                share = torch.from_numpy(share).to(maps.device, non_blocking=True)
+            yield sample(maps[:, None], points).view(len(true), -1), true.flatten(1), share
 
 
 @dataclass
@@ -290,7 +311,7 @@ class Costs:
             Diverged: a cost is not finite.
         """
         none = torch.zeros(0, dtype=torch.int64)
-        count = len(self.truth.labels)
+        count = self.truth.heads * len(self.truth.labels)
         matches: list[Matches] = [[(none, none)] * count for _ in range(self.layers)]
         if self.flat is None:
             return matches
@@ -370,14 +391,19 @@ def _matched(embeds: Tensor, group: Group, matches: Sequence[Matches]) -> Tensor
     return torch.from_numpy(both).to(embeds.device, non_blocking=True)
 
 
+def _summed(values: Tensor, share: Tensor | None) -> Tensor:
+    """Sum over instances (I,): of all, or of each head's by its share (heads, I)."""
+    return values.sum() if share is None else share @ values
+
+
 def point_bce(logits: Tensor, truth: Tensor) -> Tensor:
-    """Binary cross-entropy, mean over points, sum over instances: (M, P), (M, P) to ()."""
-    return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1).sum()
+    """Binary cross-entropy, mean over points: (I, P), (I, P) to (I,)."""
+    return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1)
 
 
 def point_dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """Dice loss with smoothing 1, sum over instances: (M, P), (M, P) to ()."""
+    """Dice loss with smoothing 1: (I, P), (I, P) to (I,)."""
     predictions = logits.sigmoid()
     overlap = 2.0 * (predictions * truth).sum(dim=1)
     total = predictions.sum(dim=1) + truth.sum(dim=1)
-    return (1.0 - (overlap + 1.0) / (total + 1.0)).sum()
+    return 1.0 - (overlap + 1.0) / (total + 1.0)

@@ -8,6 +8,7 @@ those that it would have got alone.
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from cache_schema.reader import CacheReader
 from train.checkpoint import NAME, checkpoints, read_checkpoint, save_checkpoint
 from train.data import Batch
 from train.losses import Diverged
-from train.losses.criterion import Begun
 from train.runner import build_dataset, build_loader, check_same_run, on_device, training_facts
+from train.sweeping.together import Together, kind_of
 from train.sweeping.variants import Member
 from train.trainable import build_optimizer, build_trainable, scheduler_configs
 
@@ -53,24 +54,20 @@ class Trainee:
             PARAM_SCHEDULERS.build({**settings, "optimizer": self.optimizer})
             for settings in scheduler_configs(member.config)
         ]
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.seconds = 0.0
 
-    def begin(self, batch: Batch, iteration: int, ready: "torch.cuda.Event | None") -> Begun:
-        """The first half of a step; with an event, beside what other heads are at."""
+    def step(self, batch: Batch, iteration: int) -> dict[str, torch.Tensor]:
+        """One optimiser step; the loss terms for the log."""
         start = time.perf_counter()
-        begun = self.model.begin(batch, iteration, ready and (self.stream, ready))
-        self.seconds += time.perf_counter() - start
-        return begun
+        losses = self.model.step(batch, self.optimizer, iteration)
+        self.stepped(time.perf_counter() - start)
+        return losses
 
-    def finish(self, begun: Begun, iteration: int) -> dict[str, torch.Tensor]:
-        """The second half; the loss terms for the log."""
-        start = time.perf_counter()
-        losses = self.model.finish(begun, self.optimizer, iteration, beside=self.stream)
+    def stepped(self, seconds: float) -> None:
+        """To be called after each step, with what it took."""
         for scheduler in self.schedulers:
             scheduler.step()
-        self.seconds += time.perf_counter() - start
-        return losses
+        self.seconds += seconds
 
     def check(self) -> None:
         """Raise `Diverged` if the last step's loss was not finite."""
@@ -78,8 +75,6 @@ class Trainee:
 
     def log(self, iteration: int, losses: Mapping[str, torch.Tensor]) -> None:
         """Append a line to the log; ``iteration`` counts from 1 here."""
-        if self.stream is not None:
-            torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)
         line = {"iteration": iteration, "lr": self.optimizer.get_lr()["lr"][0]}
         line |= {name: float(value) for name, value in losses.items()}
         with open(self.folder / LOG, "a", encoding="utf-8") as file:
@@ -198,6 +193,7 @@ class Pass:
         self.device = device
         self.dropped: dict[Member, str] = {}
         self.alive: list[Trainee] = []
+        self._groups: tuple[int, list[Together]] | None = None
         self.start = 0
         self.dataset = build_dataset(self.config, caches, device)
         for member in members:
@@ -243,27 +239,36 @@ class Pass:
 
     def step(self, iteration: int, batch: Batch) -> None:
         """A step of every head that is left."""
-        begun: dict[Trainee, Begun] = {}
-        ready = None
-        if self.device.type == "cuda":  # no head waits for the matching of another one
-            batch.supervision.prepare()
-            ready = torch.cuda.current_stream(self.device).record_event()
-            begun = {trainee: trainee.begin(batch, iteration, ready) for trainee in self.alive}
 
-        def finish(trainee: Trainee) -> None:
-            own = begun.pop(trainee, None) or trainee.begin(batch, iteration, None)
-            losses = trainee.finish(own, iteration)
+        def log(trainee: Trainee, losses: Mapping[str, torch.Tensor]) -> None:
             if (iteration + 1) % self.config.train.log_interval == 0:
                 trainee.log(iteration + 1, losses)
 
-        self._each(finish)
-        if ready is not None:  # the batch is given away when all are done with it
-            for trainee in self.alive:
-                torch.cuda.current_stream(self.device).wait_stream(trainee.stream)
+        waiting = list(self.alive)
+        if self.device.type == "cuda":
+            for together in self._together():
+                self._each(Trainee.check)
+                with suppress(Diverged):  # one of them: each for itself then says which
+                    for trainee, losses in together.step(batch, iteration):
+                        waiting.remove(trainee)
+                        log(trainee, losses)
+        self._each(lambda trainee: log(trainee, trainee.step(batch, iteration)), waiting)
 
-    def _each(self, work: Callable[[Trainee], object]) -> None:
-        """Work on every head that is left; one that has diverged is dropped."""
-        for trainee in list(self.alive):
+    def _together(self) -> list[Together]:
+        """The heads that are left by what they can do together."""
+        if not self._groups or self._groups[0] != len(self.alive):
+            alike: dict[str, list[Trainee]] = {}
+            for trainee in self.alive:
+                alike.setdefault(kind_of(trainee.member.config), []).append(trainee)
+            several = [Together(own) for own in alike.values() if len(own) > 1]
+            self._groups = len(self.alive), several
+        return self._groups[1]
+
+    def _each(
+        self, work: Callable[[Trainee], object], some: "Sequence[Trainee] | None" = None
+    ) -> None:
+        """Work on every head that is left, or on some; one that has diverged is dropped."""
+        for trainee in list(self.alive if some is None else some):
             try:
                 work(trainee)
             except Diverged as error:

@@ -1,0 +1,118 @@
+"""A step of several heads at once on a GPU, where many short operations cost more than long ones.
+
+Each head's own passes and its optimiser run in a stream of their own, beside each other. The loss
+is one for all of them: its operations are those for one head, on more samples. Heads that differ in
+their seed, or in what is inside them, can do that; their outputs have to have one shape, and their
+losses the same settings.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+
+from train.data import Batch
+from train.losses.fetch import Fetch
+from train.losses.points import sample_points
+from train.trainable import Losses, TrainableHead, layers_of
+
+
+class Stepping(Protocol):
+    """What is needed of a head in training."""
+
+    model: TrainableHead
+    optimizer: OptimWrapper
+
+    def stepped(self, seconds: float) -> None:
+        """To be called after each step."""
+
+
+def kind_of(config: Config) -> str:
+    """What heads have to have in common to take their steps together."""
+    names = ("num_motion_queries", "num_layers", "mask_dim", "initialisation")
+    model = {name: config.model[name] for name in names}
+    scaled = config.train.autocast == "float16"  # each head scales its gradients by itself
+    return json.dumps([model, config.loss.to_dict(), config.train.seed if scaled else None])
+
+
+class Together:
+    """Heads of one kind that train on the same batches.
+
+    Args:
+        heads: at least two.
+    """
+
+    def __init__(self, heads: Sequence[Stepping]) -> None:
+        self.heads = list(heads)
+        device = next(heads[0].model.head.parameters()).device
+        cuda = device.type == "cuda"
+        self.streams = [torch.cuda.Stream(device) if cuda else None for _ in heads]
+
+    def step(self, batch: Batch, iteration: int) -> Iterator[tuple[Stepping, Losses]]:
+        """One optimiser step of each.
+
+        Yields:
+            Each head with its loss terms for the log, after all steps were taken.
+
+        Raises:
+            Diverged: a prediction of some head is not finite. No head has taken its step then.
+        """
+        start = time.perf_counter()
+        models = [head.model for head in self.heads]
+        batch = batch.to(next(models[0].head.parameters()).device)
+        outputs = []
+        ready = _event()
+        for model, stream in zip(models, self.streams, strict=True):
+            with torch.cuda.stream(stream):
+                _after(stream, ready)
+                outputs.append(model.decode(batch, iteration))
+        truth = batch.supervision.repeated(len(models))
+        self._join()
+        count = len(batch.targets)
+        seeds = [seed for model in models for seed in model.point_seeds(iteration, count)]
+        priors = [m.prior(own, batch) for m, own in zip(models, outputs, strict=True)]
+        begun = models[0].criterion.begin(
+            layers_of(outputs),
+            truth,
+            prior=None if priors[0] is None else [own for prior in priors for own in prior],
+            random=sample_points(seeds, outputs[0][-1].logits.device),
+        )
+        terms, _ = begun.finish()
+        terms = {"loss": sum(terms.values()), **terms}  # (heads,) each
+        totals = Fetch(terms["loss"].detach())
+        for number, model in enumerate(models):
+            model.watch(iteration, lambda number=number: totals.get()[number])
+        terms["loss"].sum().backward()
+        ready = _event()
+        for head, stream in zip(self.heads, self.streams, strict=True):
+            with torch.cuda.stream(stream):
+                _after(stream, ready)
+                head.optimizer.step()
+                head.optimizer.zero_grad()
+                head.model.updated()
+        self._join()
+        took = (time.perf_counter() - start) / len(models)
+        for number, head in enumerate(self.heads):
+            head.stepped(took)
+            own = {name: values[number].detach() for name, values in terms.items()}
+            yield head, {**own, "grad_norm": head.optimizer.norm}
+
+    def _join(self) -> None:
+        """Let the current stream wait for those of the heads."""
+        for stream in self.streams:
+            if stream is not None:
+                torch.cuda.current_stream(stream.device).wait_stream(stream)
+
+
+def _event() -> "torch.cuda.Event | None":
+    """Of what was asked for so far in the current stream."""
+    return torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
+
+
+def _after(stream: "torch.cuda.Stream | None", event: "torch.cuda.Event | None") -> None:
+    if stream is not None:
+        stream.wait_event(event)
