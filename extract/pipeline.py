@@ -189,7 +189,7 @@ def outcomes_of(
             yield from here
         return
     cv2.setNumThreads(0)  # a forked process must not look for threads that did not come along
-    with Child(lambda parts: _write_ahead(open_cache, parts), "writing") as writer:
+    with Child(lambda parts: write(open_cache, _received(parts)), "writing") as writer:
         outcomes = iter(writer)
         done |= next(outcomes)
         yield done
@@ -207,12 +207,13 @@ def outcomes_of(
         yield from outcomes
 
 
-def _write_ahead(
-    open_cache: Callable[[], CacheWriter], parts: Iterator[tuple[str, Any]]
-) -> Iterator[Any]:
-    """`write`, which leaves to a thread to take parts out of the pipe."""
+def _received(parts: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Parts that a thread takes out of the pipe, once the first is asked for and not before.
+
+    Until then the other side sends nothing, and nobody could end the thread.
+    """
     with ahead(parts, RECEIVED_BYTES, "receiver", coded_bytes) as received:
-        yield from write(open_cache, received)
+        yield from received
 
 
 def default_readers(device: torch.device) -> int:
