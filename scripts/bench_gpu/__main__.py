@@ -23,16 +23,15 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from cache_schema import cli
 from cache_schema.cli import InputError
 from cache_schema.cores import CORES
-from scripts.bench_gpu import sound, stage_one, stage_two
 
 #: Parts in the order of their worth, and after how many seconds each is stopped.
 PARTS = {"sound": 110, "stage_two": 130, "stage_one": 130, "sweeps": 60, "profile": 60}
@@ -60,11 +59,13 @@ def main(argv: list[str]) -> int:
         return 0
     figures: dict[str, Any] = {"machine": machine(settings.device)}
     print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), flush=True)
-    for part in settings.part:
-        start = time.perf_counter()
-        figures[part] = in_its_process(part, settings)
-        figures[part]["seconds of the part"] = round(time.perf_counter() - start, 1)
-        write(settings.json, figures)
+    with tempfile.TemporaryDirectory() as folder:
+        processes = {part: start(part, settings, Path(folder)) for part in settings.part}
+        for part, process in processes.items():
+            began = time.perf_counter()
+            figures[part] = let(process, part, Path(folder))
+            figures[part]["seconds of the part"] = round(time.perf_counter() - began, 1)
+            write(settings.json, figures)
     failed = [part for part in settings.part if failures(figures[part])]
     if failed:
         raise InputError(
@@ -73,25 +74,38 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def in_its_process(part: str, settings: argparse.Namespace) -> dict[str, Any]:
+def start(part: str, settings: argparse.Namespace, folder: Path) -> subprocess.Popen:
+    """A process that imports what a part needs, and waits with the rest until it is told to go."""
+    command = [sys.executable, "-m", "scripts.bench_gpu", "--here", "--part", part]
+    command += ["--json", str(folder / part), "--device", settings.device]
+    command += ["--turn", str(settings.turn), *["--tiny"] * settings.tiny]
+    return subprocess.Popen(command, stdin=subprocess.PIPE)
+
+
+def let(process: subprocess.Popen, part: str, folder: Path) -> dict[str, Any]:
     """The figures of a part, and what became of it where it did not end well."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "figures.json"
-        command = [sys.executable, "-m", "scripts.bench_gpu", "--here", "--json", str(out)]
-        command += ["--part", part, "--device", settings.device, "--turn", str(settings.turn)]
-        error = None
-        try:
-            subprocess.run(command + ["--tiny"] * settings.tiny, timeout=PARTS[part], check=True)
-        except subprocess.TimeoutExpired:
-            error = f"stopped after {PARTS[part]} s"
-        except subprocess.CalledProcessError as ended:
-            error = f"ended with status {ended.returncode}"
-        figures = json.loads(out.read_text("utf-8")) if out.is_file() else {}
-        return figures if error is None else figures | {"error": error}
+    error = None
+    try:
+        process.communicate(b"go\n", timeout=PARTS[part])
+        if process.returncode:
+            error = f"ended with status {process.returncode}"
+    except subprocess.TimeoutExpired:
+        error = f"stopped after {PARTS[part]} s"
+    except BrokenPipeError:
+        error = f"ended with status {process.wait()}"
+    process.kill()
+    process.wait()
+    out = folder / part
+    figures = json.loads(out.read_text("utf-8")) if out.is_file() else {}
+    return figures if error is None else figures | {"error": error}
 
 
 def measure(part: str, settings: argparse.Namespace) -> None:
     """Measure a part in this process, writing down what is there meanwhile, and print it."""
+    from scripts.bench_gpu import sound, stage_one, stage_two  # seconds, which others need not wait
+
+    if not sys.stdin.readline():
+        return  # nobody waits for it any more
     device, figures = torch.device(settings.device), {}
     ended = threading.Event()
 
@@ -128,7 +142,7 @@ def machine(device: str) -> dict[str, Any]:
         "cores": CORES,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
     }
     if torch.device(device).type == "cuda":
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -62,13 +62,7 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
             attempt(
                 figures, f"VITA, {precision}", lambda p=precision: compare_vita(data, device, p)
             )
-        reader = CacheReader(folder / "train")
-        for graphs in (True, False):
-            attempt(
-                figures,
-                f"head, graphs {graphs}",
-                lambda graphs=graphs: compare_heads(reader, device, settings, graphs=graphs),
-            )
+        attempt(figures, "head", lambda: compare_heads(folder / "train", device, settings))
         attempt(figures, "resume", lambda: resume(folder, name, settings))
 
 
@@ -106,31 +100,39 @@ def compare_vita(data: Path, device: torch.device, precision: str) -> dict[str, 
 
 
 def compare_heads(
-    reader: CacheReader, device: torch.device, settings: argparse.Namespace, *, graphs: bool
+    path: Path, device: torch.device, settings: argparse.Namespace
 ) -> dict[str, float]:
     """A head's weights after some steps on the device against the CPU's, with the same points.
 
     Returns:
-        How far apart they are as a part of how far training moved them.
+        How far apart they are as a part of how far training moved them, after 1 step and after 50,
+        with CUDA graphs and without; and the loss after that.
     """
-    config = load_config(CONFIG, {"train.graphs": graphs, "data.num_workers": 0})
+    config = load_config(CONFIG, {"data.num_workers": 0})
     count = 3 if settings.tiny else 50
     config.train.max_iters = count
-    batches = list(build_loader(config, build_dataset(config, [reader], "cpu")))
-    ends = []
-    for where in (torch.device("cpu"), device):
+    batches = list(build_loader(config, build_dataset(config, [CacheReader(path)], "cpu")))
+
+    def trained(where: torch.device, graphs: bool) -> tuple[list[Tensor], float]:
+        config.train.graphs = graphs
         steps = Steps(config, where)
-        start = weights(steps)
+        kept = [weights(steps)]
         with same_points():
-            for batch in batches:
-                steps(batch)
-        ends.append(weights(steps))
-    cpu, other = ends
-    return {
-        "iterations": count,
-        "difference": float((cpu - other).norm() / (cpu - start).norm()),
-        "largest": float((cpu - other).abs().max()),
-    }
+            for number, batch in enumerate(batches):
+                log = steps.model.step(batch, steps.optimizer, number)
+                if number in (0, count - 1):
+                    kept.append(weights(steps))
+        return kept, float(log["loss"])
+
+    (start, first, last), loss = trained(torch.device("cpu"), False)
+    found = {"loss on the CPU": loss}
+    for graphs in (True, False):
+        (_, own_first, own_last), loss = trained(device, graphs)
+        name = "with graphs" if graphs else "without graphs"
+        found[f"1 step {name}"] = float((own_first - first).norm() / (first - start).norm())
+        found[f"{count} steps {name}"] = float((own_last - last).norm() / (last - start).norm())
+        found[f"loss {name}"] = loss
+    return found
 
 
 @contextmanager

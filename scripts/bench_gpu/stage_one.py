@@ -42,9 +42,9 @@ from scripts.bench_gpu.stage_one_parts import (
 #: Seconds for everything, in turns, of which each backbone may use its share.
 TURNS = 50.0
 #: Precisions by the names of ``--autocast``.
-PRECISIONS = ("none", "tf32", "bfloat16", "bfloat16+tf32", "float16", "float16+tf32")
+PRECISIONS = ("none", "tf32", "bfloat16+tf32", "float16+tf32")
 #: Those in which the whole pipeline runs, the first of them for both backbones.
-WHOLE = ("bfloat16+tf32", "none", "tf32", "float16+tf32")
+WHOLE = ("bfloat16+tf32", "none")
 
 
 def measure(settings: argparse.Namespace, device: torch.device, figures: dict[str, Any]) -> None:
@@ -79,17 +79,12 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: dict[st
 def _measure(bench: Bench, *, detailed: bool) -> None:
     """All of one backbone, what matters most first."""
     rates = bench.figures["precisions"] = {}
-    precisions = PRECISIONS if detailed else tuple(name for name in PRECISIONS if name != "tf32")
-    for autocast in precisions:
+    for autocast in PRECISIONS if detailed else ("none", "bfloat16+tf32"):
         found = rates[autocast] = {}
         bench.use(autocast)
         bench.try_to("bare", lambda: bare(bench, bench.sizes.chunk, graphs=True), found)
         found["graphs"] = bench.stage.vita._graphs.error or "captured"
-        if not autocast.endswith("+tf32"):
-            bench.try_to("eager", lambda: bare(bench, bench.sizes.chunk, graphs=False), found)
-            bench.try_to("library", lambda: library(bench), found)
-        else:  # under autocast, the library narrows nearly everything
-            found["library"] = rates[autocast.removesuffix("+tf32")].get("library")
+        bench.try_to("library", lambda: library(bench), found)
     for autocast in WHOLE if detailed else WHOLE[:1]:
         bench.use(autocast)
         bench.try_to("model", lambda: model(bench), rates[autocast])
@@ -98,6 +93,7 @@ def _measure(bench: Bench, *, detailed: bool) -> None:
     if detailed:
         bench.try_to("busy", lambda: busy(bench))
         bench.try_to("alone", lambda: alone(bench))
+        bench.try_to("eager", lambda: bare(bench, bench.sizes.chunk, graphs=False), rates[WHOLE[0]])
     variants = bench.figures["variants"] = {}
     for autocast, name, run in _variants(bench, detailed):
         bench.use(autocast)
@@ -123,13 +119,8 @@ def _variants(
     if not detailed:
         yield WHOLE[0], "the library's Swin", form(forms, "SWIN", False)
         return
-    benchmark = form(torch.backends.cudnn, "benchmark", True)
-    yield WHOLE[0], "channels first", form(forms, "CHANNELS_LAST", False)
-    yield WHOLE[0], "cudnn.benchmark", benchmark
-    yield WHOLE[0], "deformable attention as on a processor", form(forms, "PADDED", False)
-    yield WHOLE[0], "embedding_bag for resizing", form(forms, "INTERPOLATE", False)
+    yield WHOLE[0], "cudnn.benchmark", form(torch.backends.cudnn, "benchmark", True)
     yield "none", "channels last", form(forms, "CHANNELS_LAST", True)
-    yield "none", "cudnn.benchmark", benchmark
 
 
 def profile(settings: argparse.Namespace, device: torch.device, figures: dict[str, Any]) -> None:
@@ -147,10 +138,7 @@ def profile(settings: argparse.Namespace, device: torch.device, figures: dict[st
                 bench = Bench(stage, dataset, None, sizes, Path(name), float("inf"), found)
                 for autocast in ("none", "bfloat16+tf32"):
                     bench.use(autocast)
-                    for how in ("graph", "eager", "library"):
-                        if how != "library" or autocast != "none":
-                            run = partial(kernels, bench, how)
-                            bench.try_to(f"{how}, {autocast}", run)
+                    bench.try_to(f"graph, {autocast}", partial(kernels, bench, "graph"))
             except Exception as error:  # the other preset may do
                 found["error"] = f"{type(error).__name__}: {error}"[:500]
 

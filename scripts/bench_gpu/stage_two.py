@@ -141,7 +141,7 @@ def run(settings: argparse.Namespace, path: Path, device: torch.device, number: 
                 synchronise(device)
             times.append(perf_counter())
 
-    last = 10 if settings.tiny else 500
+    last = 10 if settings.tiny else 300
     first = last // 4
     config = configure(settings, number)
     config.train.max_iters = last + 1
@@ -197,7 +197,6 @@ def sweeps(settings: argparse.Namespace, device: torch.device, figures: Figures)
         (light,) = paths.values()
         for heads in (1, 2) if settings.tiny else (1, 4, 16):
             attempt(figures, f"{heads} heads", lambda heads=heads: one_pass(light, heads))
-        attempt(figures, "run", lambda: run(settings, light, device, number))
 
 
 def profiles(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
@@ -206,7 +205,7 @@ def profiles(settings: argparse.Namespace, device: torch.device, figures: Figure
     with caches(settings, light=True) as paths:
         (light,) = paths.values()
 
-        def one(graphs: bool) -> Figures:
+        def one(*, graphs: bool) -> Figures:
             config = configure(settings, number)
             config.train.graphs = graphs
             batch, steps = next(batches(config, light, device)), Steps(config, device)
@@ -218,9 +217,7 @@ def profiles(settings: argparse.Namespace, device: torch.device, figures: Figure
             work()  # what is made once is not to be seen
             return traced(work, device)
 
-        for graphs in (True, False):
-            name = f"{PROFILED} steps, {number} clips" + ("" if graphs else ", without graphs")
-            attempt(figures, name, lambda graphs=graphs: one(graphs))
+        attempt(figures, f"{PROFILED} steps, {number} clips", lambda: one(graphs=True))
 
 
 def lines(figures: Figures) -> list[str]:
@@ -242,19 +239,16 @@ def lines(figures: Figures) -> list[str]:
 
 def sweep_lines(figures: Figures) -> list[str]:
     """What `sweeps` found, as text."""
-    out = []
+    out, alone = [], figures.get("1 heads", {}).get("s")
     for name, own in figures.items():
-        if isinstance(own, dict) and "error" in own:
+        if "error" in own:
             out.append(f"{name}: {own['error']}")
-        elif isinstance(own, dict):
-            out.append(f"{name}: {1000 * own['s']:.2f} ms a batch, {own['MB']} MB")
-        else:
-            out.append(f"a run of one: {1000 * own:.2f} ms")
-    singles = figures.get("run")
-    for name, own in figures.items():
-        if isinstance(own, dict) and "s" in own and isinstance(singles, float):
-            heads = int(name.split()[0])
-            out.append(f"{heads} runs take {heads * singles / own['s']:.2f} times one pass")
+            continue
+        heads = int(name.split()[0])
+        text = f"{name}: {1000 * own['s']:.2f} ms a batch, {own['MB']} MB"
+        if alone:
+            text += f"; as many runs of one take {heads * alone / own['s']:.2f} times as long"
+        out.append(text)
     return out
 
 

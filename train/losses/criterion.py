@@ -19,7 +19,7 @@ from torch import Tensor
 from train.bilinear import sample
 from train.losses.classification import Binary, Matches, Softmax
 from train.losses.fetch import Fetch
-from train.losses.matcher import PairSums, assign
+from train.losses.matcher import PairSums, assign, check_finite
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.losses.supervision import Group, Supervision, Targets
 from train.mask_logits import MaskFeatures
@@ -315,7 +315,9 @@ class Costs:
         matches: list[Matches] = [[(none, none)] * count for _ in range(self.layers)]
         if self.flat is None:
             return matches
-        parts = self.flat.get().split([shape.numel() for shape in self.shapes])
+        flat = self.flat.get()
+        check_finite(flat.numpy())
+        parts = flat.split([shape.numel() for shape in self.shapes])
         for part, shape, group in zip(parts, self.shapes, self.truth.groups, strict=True):
             tables = part.view(shape).numpy()
             for table, b, targets in zip(tables, group.samples, group.targets.counts, strict=True):

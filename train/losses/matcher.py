@@ -115,22 +115,23 @@ def _log_total(values: Tensor) -> Tensor:
     return torch.cat(products, dim=-2).log_().sum(dim=-2)
 
 
-def assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The cheapest one-to-one assignment.
-
-    Args:
-        cost: (N, M).
-
-    Returns:
-        min(N, M) prediction and target indices, int64, ordered by prediction.
-
-    Raises:
-        Diverged: a cost is not finite.
-    """
-    if not np.isfinite(cost).all():
+def check_finite(costs: np.ndarray) -> None:
+    """Raise `Diverged` unless all matching costs are numbers."""
+    if not np.isfinite(costs).all():
         raise Diverged(
             "the predictions are no longer finite numbers (a matching cost is NaN or infinite); "
             "lower optimizer.lr, or check the cached features for infinite values"
         )
+
+
+def assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The cheapest one-to-one assignment.
+
+    Args:
+        cost: (N, M), finite.
+
+    Returns:
+        min(N, M) prediction and target indices, int64, ordered by prediction.
+    """
     predictions, targets = linear_sum_assignment(cost)
     return torch.from_numpy(predictions), torch.from_numpy(targets)
