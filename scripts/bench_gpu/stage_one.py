@@ -126,7 +126,7 @@ def _variants(
     benchmark = form(torch.backends.cudnn, "benchmark", True)
     yield WHOLE[0], "channels first", form(forms, "CHANNELS_LAST", False)
     yield WHOLE[0], "cudnn.benchmark", benchmark
-    yield WHOLE[0], "deformable attention as on a processor", form(forms, "PADDED", False)
+    yield WHOLE[0], "no kernel for deformable attention", form(forms, "KERNEL", False)
     yield WHOLE[0], "embedding_bag for resizing", form(forms, "INTERPOLATE", False)
     yield "none", "channels last", form(forms, "CHANNELS_LAST", True)
     yield "none", "cudnn.benchmark", benchmark
