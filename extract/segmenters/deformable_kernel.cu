@@ -26,7 +26,7 @@ struct Map {
 };
 
 struct Axis {
-    int cell, next;    // the two cells around a point along an axis; both exist, whatever they count
+    int cell, next;   // the two cells around a point along an axis; both exist, whatever they count
     float near, far;  // their shares
 };
 

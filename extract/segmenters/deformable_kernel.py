@@ -1,7 +1,7 @@
 """Multi-scale deformable attention as in `deformable`, by one CUDA kernel between the projections.
 
 `deformable_kernel.cu` says what the kernel does. NVRTC, which comes with torch for CUDA, compiles
-it for the device when it is first used, in less than a second: nobody needs a compiler.
+it for the device when it is first used, in about a second: nobody needs a compiler.
 """
 
 import ctypes
@@ -64,15 +64,17 @@ def weighted_sums(
     heads: int,
     points: int,
 ) -> Tensor:
-    """The weighted sums of values: (t, S, C).
+    """The weighted sums of values: (t, S, C) float32.
 
     Args:
-        values: (t, S, C) float32.
-        offsets: (t, S, heads*L*P*2) float32.
-        logits: (t, S, heads*L*P) float32.
+        values: (t, S, C).
+        offsets: (t, S, heads*L*P*2), x and y of each point in turn, in cells of its map.
+        logits: (t, S, heads*L*P), of the points' weights.
         shapes: of the L maps.
         heads, points: their numbers; points in each map.
     """
+    # Nothing else would notice a kernel that reads what is laid out in another way.
+    values, offsets, logits = (each.float().contiguous() for each in (values, offsets, logits))
     frames, length, channels = values.shape
     mixed = torch.empty_like(values)
     try:
