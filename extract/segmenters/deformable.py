@@ -2,7 +2,8 @@
 
 Zhu et al., "Deformable DETR" (ICLR 2021), eq. (3). A token looks at P points in each of L maps, and
 a point between cells takes bilinear shares of four: a weighted sum of 4*L*P rows of a table that
-holds the values of all maps. `torch.nn.functional.embedding_bag` is that sum, on every device.
+holds the values of all maps. `torch.nn.functional.embedding_bag` is that sum. A GPU has a kernel of
+its own: `deformable_kernel`.
 
 What differs from the library: it lays the values of each head out as images, samples them with
 `grid_sample`, stores every sampled vector, and then weighs and adds them. Here nothing but indices
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extract.segmenters import forms
 from extract.segmenters.constants import constant
 from extract.segmenters.tokens import Shape
 
@@ -184,8 +184,6 @@ def _neighbours(offsets: Tensor, axis: Axis, part: slice) -> tuple[Tensor, Tenso
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Softmax over the last dimension; on a processor, torch's is seven times slower on a dozen."""
-    if forms.gpu(logits):
-        return logits.softmax(-1)
+    """Softmax over the last dimension; torch's is seven times slower on a dozen."""
     powers = (logits - logits.amax(-1, keepdim=True)).exp_()
     return powers.div_(powers.sum(-1, keepdim=True))

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention as in `deformable`, in fewer passes over what it stores.
+"""Multi-scale deformable attention as in `deformable`, for a GPU where `deformable_kernel` fails.
 
 On a GPU, building indices and weights is as costly as the weighted sum itself, and each step is a
 pass over memory. Here every map has a border of zeros, to which points outside are moved: a share

@@ -6,12 +6,14 @@ Graphs that were captured before a change keep the form they have.
 import torch
 from torch import Tensor
 
-#: Resizing by `torch.nn.functional.interpolate`, not by `embedding_bag`.
+#: Resizing by means of cells and by `torch.nn.functional.interpolate`, not by `embedding_bag`.
 INTERPOLATE = True
+#: Group norm of maps with channels last by `pixel_decoder`, not by torch.
+GROUP_NORM = True
 #: A Swin by `extract.segmenters.swin`, not as the library wrote it.
 SWIN = True
-#: Deformable attention by `deformable_padded`, not as on a processor.
-PADDED = True
+#: Deformable attention by `deformable_kernel`, not by `deformable_padded`; False once it failed.
+KERNEL = True
 #: Convolutions with channels last: True, False, or None for where they run on tensor cores.
 CHANNELS_LAST: bool | None = None
 

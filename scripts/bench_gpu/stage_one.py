@@ -120,6 +120,9 @@ def _variants(
         yield WHOLE[0], "the library's Swin", form(forms, "SWIN", False)
         return
     yield WHOLE[0], "cudnn.benchmark", form(torch.backends.cudnn, "benchmark", True)
+    yield WHOLE[0], "deformable attention without a kernel", form(forms, "KERNEL", False)
+    yield WHOLE[0], "torch's group norm", form(forms, "GROUP_NORM", False)
+    yield "none", "channels last", form(forms, "CHANNELS_LAST", True)
     yield "none", "channels last", form(forms, "CHANNELS_LAST", True)
 
 

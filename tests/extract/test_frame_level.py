@@ -15,7 +15,14 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from extract.config import load_config
 from extract.demo.world import make_scene
-from extract.segmenters import VITA, Preprocessor, SegmenterConfig, forms, load_vita
+from extract.segmenters import (
+    VITA,
+    Preprocessor,
+    SegmenterConfig,
+    deformable_kernel,
+    forms,
+    load_vita,
+)
 from extract.segmenters import pixel_decoder as pixel_decoder_module
 from extract.segmenters.deformable import sample, sampling_grid, value_table
 from extract.segmenters.deformable_padded import sample_padded
@@ -154,16 +161,33 @@ def test_swin_by_gathers_equals_the_library(
         assert (mine - theirs).abs().max() < allowed
 
 
-@pytest.mark.parametrize("form", ["INTERPOLATE", "PADDED", "SWIN"])
+@pytest.mark.parametrize("form", ["INTERPOLATE", "SWIN"])
 @pytest.mark.parametrize("size", [(64, 96), (75, 101)])
 def test_the_forms_for_a_gpu_equal_the_library(
     vita: VITA, monkeypatch: pytest.MonkeyPatch, form: str, size: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(forms, "gpu", lambda tensor: True)
-    for other in {"INTERPOLATE", "PADDED", "SWIN"} - {form}:
+    for other in {"INTERPOLATE", "SWIN", "KERNEL"} - {form}:
         monkeypatch.setattr(forms, other, False)
     frames = images(3, 3, *size)
     assert_close(vita.frames(frames), *by_the_library(vita, frames))
+
+
+def test_a_kernel_that_fails_is_one_warning_and_another_form(
+    vita: VITA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("NVRTC error 6: no such function")
+
+    monkeypatch.setattr(forms, "gpu", lambda tensor: True)
+    monkeypatch.setattr(forms, "KERNEL", True)
+    monkeypatch.setattr(deformable_kernel, "_kernel", fail)
+    frames = images(2, 3, 64, 96)
+    with pytest.warns(UserWarning, match="slow deformable .* no such function") as warned:
+        found = [vita.frames(frames) for _ in range(2)]
+    assert len(warned) == 1 and not forms.KERNEL
+    for output in found:
+        assert_close(output, *by_the_library(vita, frames))
 
 
 def test_the_comparison_would_notice_a_mask(vita: VITA) -> None:
@@ -176,7 +200,12 @@ def test_the_comparison_would_notice_a_mask(vita: VITA) -> None:
     assert difference.abs().max() > 1000 * TOLERANCE
 
 
-def test_group_norm_keeps_its_digits_far_from_zero(vita: VITA) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_group_norm_keeps_its_digits_far_from_zero(
+    vita: VITA, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(forms, "gpu", lambda tensor: gpu)
+    monkeypatch.setattr(forms, "KERNEL", False)
     shifted = copy.deepcopy(vita)
     decoder = shifted.frame_model.model.pixel_level_module.decoder
     for convolution, _ in decoder.input_projections:
@@ -222,6 +251,7 @@ def test_what_is_no_number_passes_through(
 ) -> None:
     """Whoever reads the output can see it; nothing stops on the way."""
     monkeypatch.setattr(forms, "gpu", lambda tensor: gpu)
+    monkeypatch.setattr(forms, "KERNEL", False)
     frames = images(2, 3, 64, 96)
     frames[1, :, 20:40, 30:50] = torch.nan
     output = vita.frames(frames)

@@ -8,7 +8,7 @@ from stage_one import DEMO
 from torch import Tensor
 
 from extract.config import load_config
-from extract.segmenters import VITA, SegmenterConfig, graphs
+from extract.segmenters import VITA, SegmenterConfig, forms, graphs
 from extract.segmenters.constants import constant, holding
 from extract.segmenters.graphs import Graphs
 
@@ -117,9 +117,14 @@ def test_the_frame_level_is_the_same_by_graphs(vita: VITA, dtype: torch.dtype | 
 
 
 @on_cuda
-def test_the_frame_level_is_the_same_on_a_gpu(vita: VITA) -> None:
-    torch.backends.cudnn.allow_tf32 = False
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_frame_level_is_the_same_on_a_gpu(
+    vita: VITA, monkeypatch: pytest.MonkeyPatch, channels_last: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(forms, "CHANNELS_LAST", channels_last)
     images = torch.randn(2, 3, 96, 160)
     expected = vita.frames(images)
     found = copy.deepcopy(vita).cuda().frames(images.cuda())
     assert (found.mask_features.cpu() - expected.mask_features).abs().max() < 1e-3
+    assert forms.KERNEL  # which did not fail
