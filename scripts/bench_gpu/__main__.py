@@ -2,10 +2,10 @@
 
     python -m scripts.bench_gpu --json FILE [--part NAME ...] [--device X] [--tiny]
 
-    sound      does everything run, and how far is it from what a CPU says
     stage_two  loading, a step, a run at the paper's size; with the segmenter in the loop; memory
-    sweeps     several heads in one pass against runs of one
     stage_one  the bare model and the whole pipeline at 360x640, in several precisions
+    sweeps     several heads in one pass against runs of one
+    sound      does everything run, and how far is it from what a CPU says
     profile    the most costly kernels of a step and of a chunk of frames, and the gaps between
 
 Each part has a process of its own and a time after which it is stopped; what one does, or how it
@@ -34,7 +34,7 @@ from cache_schema.cli import InputError
 from cache_schema.cores import CORES
 
 #: Parts in the order of their worth, and after how many seconds each is stopped.
-PARTS = {"sound": 110, "stage_two": 130, "stage_one": 130, "sweeps": 60, "profile": 60}
+PARTS = {"stage_two": 100, "stage_one": 90, "sweeps": 45, "sound": 75, "profile": 50}
 
 
 def main(argv: list[str]) -> int:
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, required=True, help="write the figures here")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
     parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
-    parser.add_argument("--turn", type=float, default=2.0, help="seconds of a measurement")
+    parser.add_argument("--turn", type=float, default=1.0, help="seconds of a measurement")
     parser.add_argument("--tiny", action="store_true", help="sizes that measure nothing")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     settings = parser.parse_args(argv)

@@ -30,6 +30,7 @@ from train.runner import build_dataset, build_loader
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "train" / "configs" / "demo.py"
+VIDEOS = {"train": 30, "valid_u": 6}
 WEIGHTS = ROOT / "extract" / "assets" / "vita_tiny.safetensors"
 
 
@@ -39,8 +40,8 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         data = folder / "data"
-        for split, videos in {"train": 4 if settings.tiny else 30, "valid_u": 2}.items():
-            write_split(data, split, videos if split == "train" else 3 * videos, 0, 2)
+        for split, videos in ({"train": 2, "valid_u": 1} if settings.tiny else VIDEOS).items():
+            write_split(data, split, videos, 0, 2)
 
         def demo() -> Figures:
             iterations = 4 if settings.tiny else 200
@@ -58,7 +59,7 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
             return {"iterations": iterations} | {n: found[n] for n in ("J&F", "num_expressions")}
 
         attempt(figures, "demo", demo)
-        for precision in AUTOCAST:
+        for precision in ("none", "bfloat16") if settings.tiny else AUTOCAST:
             attempt(
                 figures, f"VITA, {precision}", lambda p=precision: compare_vita(data, device, p)
             )

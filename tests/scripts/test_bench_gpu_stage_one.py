@@ -31,7 +31,7 @@ def errors(figures: dict) -> list[str]:
 
 
 def test_everything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_one, "PRECISIONS", ("none", "bfloat16", "bfloat16+tf32"))
+    monkeypatch.setattr(stage_one, "PRECISIONS", ("none", "bfloat16+tf32"))
     monkeypatch.setattr(stage_one, "WHOLE", ("bfloat16+tf32", "none"))
     figures: dict = {}
     stage_one.measure(TINY, CPU, figures)
@@ -41,7 +41,8 @@ def test_everything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         rates = found["precisions"][name]
         assert all(rates[name]["rate"] > 0 for name in ("bare", "model", "whole"))
         assert rates["whole"]["videos"] == 3
-    assert {"eager", "library"} <= found["precisions"]["none"].keys()
+    assert found["precisions"]["bfloat16+tf32"]["eager"]["rate"] > 0
+    assert all("library" in rates for rates in found["precisions"].values())
     assert min(found["alone"].values()) > 0
     assert found["busy"]["wall_ms"] > 0  # on a processor, other threads are not traced
     assert all(each["rate"] > 0 for each in found["variants"].values())
@@ -85,10 +86,7 @@ def test_the_profile_names_what_ran() -> None:
     figures: dict = {}
     stage_one.profile(TINY, CPU, figures)
     (found,) = figures.values()
-    assert set(found) == {
-        "graph, none", "eager, none",
-        "graph, bfloat16+tf32", "eager, bfloat16+tf32", "library, bfloat16+tf32",
-    }  # fmt: skip
+    assert set(found) == {"graph, none", "graph, bfloat16+tf32"}
     for how, chunk in found.items():
         assert len(chunk["top"]) == 10 and "aten::" in "\n".join(kernel_lines(how, chunk))
     assert stage_one.profile_lines(figures)
