@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from train.bilinear import neighbours
 from train.mask_logits import MaskStack, weighted_rows
 
-LOGITS = 2**26
+LOGITS = 2**27
 """Logits that are made together."""
 
 ALIGNED = 4

@@ -22,7 +22,7 @@ from train.checkpoint import NAME, checkpoints, read_checkpoint, save_checkpoint
 from train.data import Batch
 from train.losses import Diverged
 from train.runner import build_dataset, build_loader, check_same_run, on_device, training_facts
-from train.sweeping.together import Together, kind_of
+from train.sweeping.together import MOST, Together, kind_of
 from train.sweeping.variants import Member
 from train.trainable import build_optimizer, build_trainable, scheduler_configs
 
@@ -260,8 +260,12 @@ class Pass:
             alike: dict[str, list[Trainee]] = {}
             for trainee in self.alive:
                 alike.setdefault(kind_of(trainee.member.config), []).append(trainee)
-            several = [Together(own) for own in alike.values() if len(own) > 1]
-            self._groups = len(self.alive), several
+            parts = [
+                own[first : first + MOST]
+                for own in alike.values()
+                for first in range(0, len(own), MOST)
+            ]
+            self._groups = len(self.alive), [Together(own) for own in parts if len(own) > 1]
         return self._groups[1]
 
     def _each(

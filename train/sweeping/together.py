@@ -39,18 +39,22 @@ def kind_of(config: Config) -> str:
     return json.dumps([model, config.loss.to_dict(), config.train.seed if scaled else None])
 
 
+#: Heads whose losses are computed at once: more would save little and take more memory.
+MOST = 8
+
+
 class Together:
     """Heads of one kind that train on the same batches.
 
     Args:
-        heads: at least two.
+        heads: from two to `MOST`.
     """
 
     def __init__(self, heads: Sequence[Stepping]) -> None:
         self.heads = list(heads)
-        device = next(heads[0].model.head.parameters()).device
-        cuda = device.type == "cuda"
-        self.streams = [torch.cuda.Stream(device) if cuda else None for _ in heads]
+        self.device = next(heads[0].model.head.parameters()).device
+        cuda = self.device.type == "cuda"
+        self.streams = [torch.cuda.Stream(self.device) if cuda else None for _ in heads]
 
     def step(self, batch: Batch, iteration: int) -> Iterator[tuple[Stepping, Losses]]:
         """One optimiser step of each.
@@ -63,9 +67,9 @@ class Together:
         """
         start = time.perf_counter()
         models = [head.model for head in self.heads]
-        batch = batch.to(next(models[0].head.parameters()).device)
+        batch = batch.to(self.device)
         outputs = []
-        ready = _event()
+        ready = self._event()
         for model, stream in zip(models, self.streams, strict=True):
             with torch.cuda.stream(stream):
                 _after(stream, ready)
@@ -87,7 +91,7 @@ class Together:
         for number, model in enumerate(models):
             model.watch(iteration, lambda number=number: totals.get()[number])
         terms["loss"].sum().backward()
-        ready = _event()
+        ready = self._event()
         for head, stream in zip(self.heads, self.streams, strict=True):
             with torch.cuda.stream(stream):
                 _after(stream, ready)
@@ -101,16 +105,16 @@ class Together:
             own = {name: values[number].detach() for name, values in terms.items()}
             yield head, {**own, "grad_norm": head.optimizer.norm}
 
+    def _event(self) -> "torch.cuda.Event | None":
+        """Of what was asked for so far in the current stream."""
+        cuda = self.device.type == "cuda"
+        return torch.cuda.current_stream(self.device).record_event() if cuda else None
+
     def _join(self) -> None:
         """Let the current stream wait for those of the heads."""
         for stream in self.streams:
             if stream is not None:
                 torch.cuda.current_stream(stream.device).wait_stream(stream)
-
-
-def _event() -> "torch.cuda.Event | None":
-    """Of what was asked for so far in the current stream."""
-    return torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
 
 
 def _after(stream: "torch.cuda.Stream | None", event: "torch.cuda.Event | None") -> None:
