@@ -16,7 +16,9 @@ ends, does not touch the others. Weights and caches are random numbers, text mod
 import argparse
 import datetime
 import json
+import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,7 +81,7 @@ def start(part: str, settings: argparse.Namespace, folder: Path) -> subprocess.P
     command = [sys.executable, "-m", "scripts.bench_gpu", "--here", "--part", part]
     command += ["--json", str(folder / part), "--device", settings.device]
     command += ["--turn", str(settings.turn), *["--tiny"] * settings.tiny]
-    return subprocess.Popen(command, stdin=subprocess.PIPE)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def let(process: subprocess.Popen, part: str, folder: Path) -> dict[str, Any]:
@@ -93,7 +95,8 @@ def let(process: subprocess.Popen, part: str, folder: Path) -> dict[str, Any]:
         error = f"stopped after {PARTS[part]} s"
     except BrokenPipeError:
         error = f"ended with status {process.wait()}"
-    process.kill()
+    with suppress(ProcessLookupError):  # with its workers, which would keep the GPU's memory
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     out = folder / part
     figures = json.loads(out.read_text("utf-8")) if out.is_file() else {}

@@ -1,9 +1,12 @@
 """A step of several heads at once on a GPU, where many short operations cost more than long ones.
 
-Each head's own passes and its optimiser run in a stream of their own, beside each other. The loss
-is one for all of them: its operations are those for one head, on more samples. Heads that differ in
-their seed, or in what is inside them, can do that; their outputs have to have one shape, and their
-losses the same settings.
+The heads' own passes and their optimisers follow each other. The loss is one for all of them: its
+operations are those for one head, on more samples. Heads that differ in their seed, or in what is
+inside them, can do that; their outputs have to have one shape, and their losses the same settings.
+
+The passes do not run beside each other in streams of their own. Graphs that were recorded in one
+stream share the memory in which products of matrices keep their sums and locks, and on an H100 a
+trial with four of them at once did not end.
 """
 
 import json
@@ -11,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
@@ -53,8 +55,6 @@ class Together:
     def __init__(self, heads: Sequence[Stepping]) -> None:
         self.heads = list(heads)
         self.device = next(heads[0].model.head.parameters()).device
-        cuda = self.device.type == "cuda"
-        self.streams = [torch.cuda.Stream(self.device) if cuda else None for _ in heads]
 
     def step(self, batch: Batch, iteration: int) -> Iterator[tuple[Stepping, Losses]]:
         """One optimiser step of each.
@@ -68,20 +68,13 @@ class Together:
         start = time.perf_counter()
         models = [head.model for head in self.heads]
         batch = batch.to(self.device)
-        outputs = []
-        ready = self._event()
-        for model, stream in zip(models, self.streams, strict=True):
-            with torch.cuda.stream(stream):
-                _after(stream, ready)
-                outputs.append(model.decode(batch, iteration))
-        truth = batch.supervision.repeated(len(models))
-        self._join()
+        outputs = [model.decode(batch, iteration) for model in models]
         count = len(batch.targets)
         seeds = [seed for model in models for seed in model.point_seeds(iteration, count)]
         priors = [m.prior(own, batch) for m, own in zip(models, outputs, strict=True)]
         begun = models[0].criterion.begin(
             layers_of(outputs),
-            truth,
+            batch.supervision.repeated(len(models)),
             prior=None if priors[0] is None else [own for prior in priors for own in prior],
             random=sample_points(seeds, outputs[0][-1].logits.device),
         )
@@ -91,32 +84,12 @@ class Together:
         for number, model in enumerate(models):
             model.watch(iteration, lambda number=number: totals.get()[number])
         terms["loss"].sum().backward()
-        ready = self._event()
-        for head, stream in zip(self.heads, self.streams, strict=True):
-            with torch.cuda.stream(stream):
-                _after(stream, ready)
-                head.optimizer.step()
-                head.optimizer.zero_grad()
-                head.model.updated()
-        self._join()
+        for head in self.heads:
+            head.optimizer.step()
+            head.optimizer.zero_grad()
+            head.model.updated()
         took = (time.perf_counter() - start) / len(models)
         for number, head in enumerate(self.heads):
             head.stepped(took)
             own = {name: values[number].detach() for name, values in terms.items()}
             yield head, {**own, "grad_norm": head.optimizer.norm}
-
-    def _event(self) -> "torch.cuda.Event | None":
-        """Of what was asked for so far in the current stream."""
-        cuda = self.device.type == "cuda"
-        return torch.cuda.current_stream(self.device).record_event() if cuda else None
-
-    def _join(self) -> None:
-        """Let the current stream wait for those of the heads."""
-        for stream in self.streams:
-            if stream is not None:
-                torch.cuda.current_stream(stream.device).wait_stream(stream)
-
-
-def _after(stream: "torch.cuda.Stream | None", event: "torch.cuda.Event | None") -> None:
-    if stream is not None:
-        stream.wait_event(event)
