@@ -8,6 +8,7 @@ import zlib
 import h5py
 import numpy as np
 
+from cache_schema import system
 from cache_schema.cli import InputError
 from cache_schema.nodes import chunk, scalar, values, walk, where
 
@@ -71,6 +72,9 @@ def damages(video: h5py.Group, expected: str | None, *, data: bool = True) -> li
         video: its group.
         expected: the checksum its manifest line gives; None leaves that test out.
         data: read the values and compare them with their checksums.
+
+    Raises:
+        SystemTrouble, MemoryError: it cannot be told.
     """
     found, structure = [], Structure()
     try:
@@ -85,6 +89,9 @@ def damages(video: h5py.Group, expected: str | None, *, data: bool = True) -> li
             found.append("its names, shapes or attributes do not match the manifest's checksum")
     except InputError as error:
         found.append(str(error))
+    except (system.SystemTrouble, MemoryError):
+        raise
     except Exception as error:  # HDF5 raises all kinds of exceptions on broken metadata.
+        system.check(error, where(video))
         found.append(f"cannot be read ({error})")
     return found

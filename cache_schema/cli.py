@@ -5,6 +5,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from cache_schema.children import no_survivors
+from cache_schema.system import NO_MEMORY, SystemTrouble
+
 
 class InputError(Exception):
     """Bad input from outside. The message is one sentence: what was found, where, what to do."""
@@ -18,20 +21,40 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
         argv: arguments; ``sys.argv[1:]`` by default. ``--debug`` shows the traceback of bad input.
 
     Returns:
-        What ``main`` returned, 2 after an `InputError`, 130 after Ctrl-C.
+        What ``main`` returned, 2 after an `InputError` or an error of the system, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # no name or text is worth losing a finished run
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return main([a for a in arguments if a != "--debug"]) or 0
-    except InputError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        with no_survivors():
+            return main([a for a in arguments if a != "--debug"]) or 0
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues where this one stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        print(f"error: {sentence}", file=sys.stderr)
+        return 2
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What a user is told of bad input or of an error of the system; None for a mistake of ours."""
+    match error:
+        case InputError() | SystemTrouble():
+            return str(error)
+        case MemoryError():
+            return f"{NO_MEMORY}: {error}" if str(error) else NO_MEMORY
+        case OSError(errno=int(), strerror=str(reason), filename=name):
+            what = f"{name} cannot be used ({reason})" if name else f"{reason}"
+            return f"{what}: mend that, then run the same command again"
+    return None

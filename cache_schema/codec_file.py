@@ -6,15 +6,15 @@ A run that was killed after the fit, and every rank of a run, codes with the ver
 import io
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from cache_schema import manifest
+from cache_schema import manifest, system
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
+from cache_schema.files import replacing
 from cache_schema.fingerprint import differences
 from cache_schema.nodes import attribute
 from cache_schema.shard import LIBVER, UnreadableShard, open_shard, read_codec, write_codec
@@ -38,25 +38,13 @@ def save(folder: Path, codec: Codec, settings: dict[str, Any]) -> None:
     with h5py.File(image, "w", libver=LIBVER) as file:
         file.attrs["settings"] = json.dumps(settings, sort_keys=True, allow_nan=False)
         write_codec(file, codec)
-    temporary = folder / f".{CODEC_FILE}.{os.getpid()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(image.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as temporary:
+        temporary.write_bytes(image.getvalue())
         if path.exists():  # but not when this process looked, or it would not have fitted
             raise InputError(
                 f"{path} has come into being: another process is writing the cache {folder}; "
                 "wait for it, or use another folder"
             )
-        os.replace(temporary, path)
-        manifest.sync_folder(folder)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def load(folder: Path, settings: dict[str, Any]) -> Codec | None:
@@ -102,7 +90,8 @@ def _read(path: Path) -> tuple[Codec, Any]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             return read_codec(file), json.loads(attribute(file, "settings", str))
-    except (InputError, OSError, ValueError, RecursionError) as error:
+    except (InputError, OSError, RuntimeError, ValueError, RecursionError, SystemError) as error:
+        system.check(error, path)
         raise InputError(f"{path} cannot be read ({error})") from error
 
 

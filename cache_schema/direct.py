@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from cache_schema import system
 from cache_schema.cli import InputError
 from cache_schema.nodes import where
 from cache_schema.shard import UnreadableShard
@@ -64,6 +65,14 @@ def locate(dataset: h5py.Dataset, file_size: int) -> Extent:
         InputError: it is not stored as the format says (rows one after the other, or in chunks of
             one row each), or not inside the file.
     """
+    try:
+        return _locate(dataset, file_size)
+    except (OSError, OverflowError, RuntimeError, TypeError, ValueError, SystemError) as error:
+        system.check(error, where(dataset))
+        raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
+
+
+def _locate(dataset: h5py.Dataset, file_size: int) -> Extent:
     # h5py asks HDF5 anew each time an attribute of a dataset is looked at.
     shape, dtype, chunks = dataset.shape, dataset.dtype, dataset.chunks
     size = math.prod(shape) * dtype.itemsize
@@ -105,7 +114,8 @@ class RandomAccessFile:
         identity: the file behind the path; another one when it was replaced or written to.
 
     Raises:
-        UnreadableShard: it cannot be opened.
+        UnreadableShard: it is missing.
+        SystemTrouble: it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,10 +124,9 @@ class RandomAccessFile:
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            missing = isinstance(error, FileNotFoundError)
+            system.check(error, path)
             raise UnreadableShard(
-                f"shard {path} cannot be opened ({'it is missing' if missing else error.strerror})"
-                ": delete what is left of it and run the same extraction again"
+                f"shard {path} cannot be opened (it is missing): run the same extraction again"
             ) from error
         status = os.fstat(self._descriptor)
         self.size = status.st_size
@@ -144,16 +153,16 @@ class RandomAccessFile:
             out: (n,) uint8, contiguous.
 
         Raises:
-            InputError: the file ends before, or cannot be read.
+            InputError: the file ends before.
+            SystemTrouble: it cannot be read.
         """
         done = 0
         while done < len(out):
             try:
                 got = os.preadv(self._descriptor, [out[done:]], start + done)
             except OSError as error:
-                raise InputError(
-                    f"{self.path} cannot be read ({error.strerror}): run verify"
-                ) from None
+                system.check(error, self.path)
+                raise
             if got == 0:
                 raise InputError(f"{self.path} has been cut short: run verify")
             done += got

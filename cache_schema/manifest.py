@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.cli import InputError
+from cache_schema.files import sync_folder
 from cache_schema.names import escape
 from cache_schema.records import CodecIoU
 
@@ -135,7 +136,7 @@ def _entry(line: dict[str, Any]) -> Entry:
 
 def _is_count(value: Any) -> bool:
     # type() and not isinstance(): true and false are no numbers.
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def codec_iou(value: Any) -> CodecIoU | None:
@@ -212,12 +213,3 @@ def _cut_torn_line(descriptor: int) -> int:
         size = os.pread(descriptor, size, 0).rfind(b"\n") + 1
         os.ftruncate(descriptor, size)
     return size
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new and renamed names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

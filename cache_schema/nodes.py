@@ -1,6 +1,7 @@
 """Groups, datasets and attributes seen as data from outside.
 
-Every name, link, type and size is checked before it is used, and every failure is an `InputError`.
+Every name, link, type and size is checked before it is used, and every failure is an `InputError`,
+or a `SystemTrouble` where the file is not to blame.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
+from cache_schema import system
 from cache_schema.cli import InputError
 
 Node = TypeVar("Node", h5py.Group, h5py.Dataset)
@@ -49,7 +51,8 @@ def scalar(node: h5py.Group | h5py.Dataset, name: str) -> Any:
             value = node.attrs[name]
         if isinstance(value, str):
             value.encode()  # HDF5 lets anything pass as UTF-8
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError, SystemError) as error:
+        system.check(error, where(node))
         raise InputError(f"{where(node)} has no readable attribute {name!r}") from None
     return value.item() if isinstance(value, np.generic) else value
 
@@ -85,7 +88,8 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
         encoded = name.encode(errors="surrogateescape")
         link = group.id.links.get_info(encoded).type
         node = h5py.h5o.open(group.id, encoded) if link == h5py.h5l.TYPE_HARD else None
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
+    except (KeyError, OSError, RuntimeError, ValueError, SystemError) as error:
+        system.check(error, where(group))
         raise InputError(f"{where(group)} has no readable member {name!r} ({error})") from None
     if node is None:
         what = "an external link" if link == h5py.h5l.TYPE_EXTERNAL else "a soft link"
@@ -101,6 +105,14 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
 
 def _check_storage(dataset: h5py.Dataset) -> None:
     """Refuse a dataset that is not plain numbers, all of them in this file."""
+    try:
+        _check_plain(dataset)
+    except (OSError, OverflowError, RuntimeError, TypeError, ValueError, SystemError) as error:
+        system.check(error, where(dataset))
+        raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
+
+
+def _check_plain(dataset: h5py.Dataset) -> None:
     shape, dtype = dataset.shape, dataset.dtype  # h5py asks HDF5 anew each time
     if shape is None or dtype.kind not in "fiub":
         raise InputError(f"{where(dataset)} has the type {dtype}, not numbers; refused")
@@ -125,7 +137,8 @@ def values(dataset: h5py.Dataset, selection: int | slice | tuple[()] = ()) -> np
         if array.size:
             dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
         return array
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SystemError) as error:
+        system.check(error, where(dataset))
         raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
 
 
@@ -133,7 +146,8 @@ def chunk(dataset: h5py.Dataset, row: int) -> bytes:
     """What is stored of a row in a dataset with chunks of one row; `InputError` if it fails."""
     try:
         return dataset.id.read_direct_chunk((row, *[0] * (dataset.id.rank - 1)))[1]
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SystemError) as error:
+        system.check(error, where(dataset))
         raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
 
 
@@ -141,7 +155,8 @@ def members(group: h5py.Group) -> list[str]:
     """Names in a group, without following any link."""
     try:
         return list(group)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SystemError) as error:
+        system.check(error, where(group))
         raise InputError(f"{where(group)} cannot be read ({error})") from None
 
 

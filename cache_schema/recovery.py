@@ -7,7 +7,7 @@ from typing import Any
 
 import h5py
 
-from cache_schema import manifest
+from cache_schema import manifest, system
 from cache_schema.checksums import Structure, damages
 from cache_schema.cli import InputError
 from cache_schema.codec_file import CODEC_FILE
@@ -109,14 +109,15 @@ def _check(path: Path, found: Header, header: Header) -> None:
 
 def _adopt(folder: Path, name: str, header: Header, known: Manifest) -> list[Any]:
     """Lines for a shard that has none: of its sound videos, and its own; without any it goes."""
-    path = folder / name
+    with system.undisturbed():
+        return _take_in(folder / name, name, header, known)
+
+
+def _take_in(path: Path, name: str, header: Header, known: Manifest) -> list[Any]:
     try:
         sealed = seal_of(path, name)
         file, found = open_shard(path)
     except UnreadableShard as error:
-        # An error number is the system's (no permission): the shard itself may be fine.
-        if error.__cause__.errno:
-            raise
         path.unlink()
         return known.drop(name, str(error)) if known.inside(name) else []
     except InputError as error:

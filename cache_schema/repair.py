@@ -1,6 +1,7 @@
 """Takes damage out of a cache, so that the same extraction brings back what is missing.
 
-Only sound videos stay. A shard in which some are sound stays as it is, and its line is written
+Only what was read and proved wrong is taken out; an error of the system ends the repair before
+anything is changed. A shard in which some videos are sound stays as it is, and its line is written
 anew with the digest of what it is now: every byte of it that a reader uses has been compared with
 the checksums in the manifest. Any other damaged shard is deleted. The manifest only grows, in one
 append, in an order in which its beginning is right on its own: a repair that is killed leaves a
@@ -11,16 +12,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from cache_schema import codec_file, manifest
 from cache_schema.cli import InputError
+from cache_schema.files import sync_folder
 from cache_schema.lock import CacheLock
-from cache_schema.nodes import child
 from cache_schema.recovery import seal_of
-from cache_schema.shard import open_shard
 from cache_schema.spec import FORMAT_VERSION
-from cache_schema.verify import Report, verify, video_damage
+from cache_schema.verify import Report, open_videos, verify, video_damage
 
 
 def repair(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
@@ -36,6 +34,7 @@ def repair(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
     Raises:
         InputError: another process writes the cache, it cannot be read or written at all, or it
             is of an older format version, which nothing refills.
+        SystemTrouble, MemoryError: part of it cannot be read; nothing has been changed.
     """
     folder = Path(path)
     manifest.read(folder)  # before anything is written: is this a cache?
@@ -67,25 +66,26 @@ def _drop(folder: Path, report: Report) -> None:
         if known.videos[video_id].shard not in report.shards
     ]
     shards: list[Any] = []
+    lost: list[Path] = []
     for name, why in report.shards.items():
         entries = known.inside(name)
         try:
             # The digest first: what is vouched for is what is looked at after it.
             sealed = seal_of(folder / name, name)
-            file, _ = open_shard(folder / name)
-            with file:
-                group = child(file, "videos", h5py.Group)
-                bad = {e.id for e in entries if video_damage(group, e, data=True)}
-        except (InputError, OSError):
+            with open_videos(folder / name) as (_, videos_there, _):
+                bad = {e.id for e in entries if video_damage(videos_there, e, data=True)}
+        except (InputError, FileNotFoundError):
             bad = {entry.id for entry in entries}
         bad |= report.damaged.keys() & {entry.id for entry in entries}
         if len(bad) < len(entries):
             videos += [{"id": video_id, "dropped": why} for video_id in sorted(bad)]
             shards.append(sealed)
         else:
-            (folder / name).unlink(missing_ok=True)
+            lost.append(folder / name)
             videos += known.drop(name, why)
-    manifest.sync_folder(folder)
+    for path in lost:
+        path.unlink(missing_ok=True)
+    sync_folder(folder)
     manifest.append(folder, [*videos, *shards])
     if report.codec_file:
         (folder / codec_file.CODEC_FILE).unlink()

@@ -4,6 +4,7 @@ A shard is an HDF5 file (format of HDF5 1.10, whose metadata carries its own che
 attributes that describe the cache and one group per video under ``/videos``.
 """
 
+import errno
 import hashlib
 import json
 import zlib
@@ -13,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache_schema import migrations, spec
+from cache_schema import migrations, spec, system
 from cache_schema.checksums import CRC, crc32
 from cache_schema.cli import InputError
 from cache_schema.codecs import Basis, Codec, get_codec
@@ -82,12 +83,15 @@ def open_shard(path: Path) -> tuple[h5py.File, Header]:
     Raises:
         UnreadableShard: it is missing, no HDF5 file, or truncated.
         InputError: it is of another format version, or no shard.
+        SystemTrouble: it may be fine, but cannot be read.
     """
     try:
         # Finished shards never change, so no lock is needed (and read-only disks refuse one).
         file = h5py.File(path, "r", locking=False, **OPEN)
-    except OSError as error:
-        reason = str(error).split("(", 1)[-1].rstrip(")") if path.exists() else "it is missing"
+    except (OSError, RuntimeError, SystemError) as error:
+        system.check(error, path)
+        missing = getattr(error, "errno", None) == errno.ENOENT
+        reason = "it is missing" if missing else str(error).split("(", 1)[-1].rstrip(")")
         raise UnreadableShard(
             f"shard {path} cannot be opened ({reason}): run {REPAIR.format(path.parent)}, "
             "then the same extraction again"

@@ -8,8 +8,13 @@ with the shard.
 
 import io
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import h5py
+
+from cache_schema.files import replacing
 
 
 class Sink(io.RawIOBase):
@@ -85,3 +90,20 @@ class Sink(io.RawIOBase):
             with suppress(OSError):
                 os.close(self._descriptor)
         super().close()
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[tuple[h5py.File, Sink]]:
+    """A new HDF5 file that appears under its name when the block ends well; its sink to check.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with replacing(path) as temporary:
+        sink = Sink(temporary)
+        try:
+            with h5py.File(sink, "w") as file:
+                yield file, sink
+            sink.sync()
+        finally:
+            sink.close()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cache_schema import files
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
 
@@ -103,7 +104,8 @@ def draw(counts: Mapping[str, list[int]], title: str, path: Path) -> None:
         axis.axvline(np.mean(numbers), color="#c44e52", label=f"mean {np.mean(numbers):.4g}")
         axis.legend(frameon=False)
     try:
-        figure.savefig(path, dpi=120)
+        with files.replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120, format=path.suffix[1:] or None)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(

@@ -4,15 +4,15 @@ The digest of a whole shard finds any byte that changed. Only where it differs, 
 none, is every dataset compared with its own checksum, which tells the videos that are affected.
 """
 
-import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 
-from cache_schema import codec_file, manifest
+from cache_schema import codec_file, manifest, system
 from cache_schema.checksums import damages
 from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
@@ -20,7 +20,7 @@ from cache_schema.manifest import Entry, Manifest, SealedShard
 from cache_schema.names import escape, unescape
 from cache_schema.nodes import child, members
 from cache_schema.reader import CacheReader
-from cache_schema.shard import REPAIR, UnreadableShard, open_shard
+from cache_schema.shard import REPAIR, Header, UnreadableShard, open_shard
 from cache_schema.spec import FORMAT_VERSION
 
 
@@ -92,6 +92,7 @@ def verify(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
 
     Raises:
         InputError: the folder cannot be read as a cache at all.
+        SystemTrouble, MemoryError: part of it cannot be read, which proves nothing.
     """
     folder = Path(path)
     # First, so that what is finished meanwhile is at worst in the manifest only.
@@ -135,11 +136,8 @@ def _check_shard(
     sealed = known.shards.get(path.name)
     wrong = file_damage(path, sealed, quick=quick)
     try:
-        file, header = open_shard(path)
-        with file:
+        with open_videos(path) as (header, videos, names):
             report.versions.add(header.version)
-            videos = child(file, "videos", h5py.Group)
-            names = members(videos)
             data = not quick and (bool(wrong) or sealed is None)
             for entry in entries or ():
                 found = video_damage(videos, entry, data=data)
@@ -170,7 +168,7 @@ def file_damage(path: Path, sealed: SealedShard | None, *, quick: bool) -> str:
     """What is wrong with a shard as a file, going by its line; '' when nothing is.
 
     Raises:
-        InputError: it may not be read, which says nothing about it.
+        SystemTrouble: it cannot be read, which says nothing about it.
     """
     try:
         with path.open("rb") as file:
@@ -182,18 +180,30 @@ def file_damage(path: Path, sealed: SealedShard | None, *, quick: bool) -> str:
     except FileNotFoundError:
         return "it is missing"
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise InputError(f"{path} cannot be read ({error.strerror})") from error
-        return f"it cannot be read ({error.strerror})"
+        system.check(error, path)
+        raise
     return ""
+
+
+@contextmanager
+def open_videos(path: Path) -> Iterator[tuple[Header, h5py.Group, list[str]]]:
+    """A shard's header, its group of videos and the names in it; raises as `open_shard` does."""
+    with ExitStack() as stack:
+        with system.undisturbed():
+            file, header = open_shard(path)
+            stack.enter_context(file)
+            videos = child(file, "videos", h5py.Group)
+            names = members(videos)
+        yield header, videos, names
 
 
 def video_damage(videos: h5py.Group, entry: Entry, *, data: bool) -> list[str]:
     """What is wrong with a video that a line lists; see `damages`."""
-    try:
-        return damages(child(videos, escape(entry.id), h5py.Group), entry.checksum, data=data)
-    except InputError as error:
-        return [str(error)]
+    with system.undisturbed():
+        try:
+            return damages(child(videos, escape(entry.id), h5py.Group), entry.checksum, data=data)
+        except InputError as error:
+            return [str(error)]
 
 
 def _check_names(path: Path, names: list[str], known: Manifest, report: Report) -> None:
@@ -216,17 +226,22 @@ def _check_layout(reader: CacheReader, report: Report) -> None:
         if video_id in report.damaged:
             continue
         try:
-            video = reader.video(video_id)
-            video.frame_queries([])
-            video.mask_features([])
-            video.video_queries()
-            video.video_logits()
-            video.video_mask_embeds()
-            video.tracks()
-            video.objects()
-            for k in range(video.num_clips):
-                video.clip(k)
-            for expression_id in video.expression_ids:
-                video.expression(expression_id)
+            with system.undisturbed():
+                _read_small(reader, video_id)
         except InputError as error:
             report.damaged[video_id] = [str(error)]
+
+
+def _read_small(reader: CacheReader, video_id: str) -> None:
+    video = reader.video(video_id)
+    video.frame_queries([])
+    video.mask_features([])
+    video.video_queries()
+    video.video_logits()
+    video.video_mask_embeds()
+    video.tracks()
+    video.objects()
+    for k in range(video.num_clips):
+        video.clip(k)
+    for expression_id in video.expression_ids:
+        video.expression(expression_id)

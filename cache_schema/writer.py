@@ -15,10 +15,11 @@ from typing import Any
 
 import h5py
 
-from cache_schema import manifest
+from cache_schema import manifest, system
 from cache_schema.checksums import damages
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
+from cache_schema.files import sync_folder
 from cache_schema.fingerprint import Fingerprint
 from cache_schema.lock import CacheLock
 from cache_schema.manifest import Entry
@@ -209,12 +210,12 @@ class CacheWriter:
 
     def _seal(self) -> None:
         """Make the shard in progress permanent, then enter its videos into the manifest."""
-        if not self._open:
+        if self._file is None or not self._open:  # without a file it could not be sealed before
             self._discard()
             return
-        with self._guard(), ThreadPoolExecutor(1) as beside:
-            self._file.close()
-            self._file = None
+        with system.undisturbed(), self._guard(), ThreadPoolExecutor(1) as beside:
+            file, self._file = self._file, None
+            file.close()
             # The digest of the temporary file, so that nothing that comes later is vouched for.
             sealed = beside.submit(seal_of, self._path, self._shard)
             self._sink.sync()
@@ -223,7 +224,7 @@ class CacheWriter:
             self._read_back()
             sealed = sealed.result()
             os.replace(self._path, self.path / self._shard)
-            manifest.sync_folder(self.path)
+            sync_folder(self.path)
             manifest.append(self.path, [*self._open.values(), sealed])
         self.done |= self._open.keys()
         for video_id in self._open:

@@ -32,7 +32,10 @@ class Options(DictAction):
         for value in values:
             if "=" not in value:
                 raise cli.InputError(f"{option_string} {value}: write key=value, as in clips.num=2")
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (RecursionError, ValueError) as error:  # brackets without end, too many digits
+            raise cli.InputError(f"{option_string}: a value cannot be read ({error})") from None
 
 
 def main(argv: list[str]) -> int:

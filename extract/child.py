@@ -5,16 +5,13 @@ operations wait in the same process; measured, threads gained nothing there. The
 so that it takes with it what is loaded already and starts at once. It must not touch CUDA.
 """
 
-import ctypes
 import gc
 import multiprocessing
-import os
 import pickle
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -23,12 +20,13 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 import torch
 
-from cache_schema.cli import InputError
+from cache_schema import children
+from cache_schema.system import SystemTrouble
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-PR_SET_PDEATHSIG = 1
+PAUSE = 0.1  # seconds
 
 
 class _End:
@@ -54,7 +52,7 @@ class Child(Generic[In, Out]):
         name: for messages: "the <name> process".
 
     Raises:
-        InputError: the process was killed.
+        SystemTrouble: the process was killed.
     """
 
     def __init__(self, function: Callable[[Iterator[In]], Iterable[Out]], name: str) -> None:
@@ -77,6 +75,15 @@ class Child(Generic[In, Out]):
         trace: TracebackType | None,
     ) -> None:
         self._pipe.close()
+        try:
+            while self._process.is_alive() and not children.is_stopped(self._process.pid):
+                self._process.join(PAUSE)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once, whatever it is at."""
+        self._process.kill()
         self._process.join()
 
     def put(self, item: In) -> None:
@@ -114,13 +121,21 @@ class Child(Generic[In, Out]):
         if not isinstance(item, _End):
             yield item
 
-    def _killed(self) -> InputError:
+    def _killed(self) -> SystemTrouble:
         self._ended = True
         self._process.join()
-        return InputError(
-            f"the {self._name} process ended with status {self._process.exitcode}, "
-            "perhaps for want of memory: run the same command again to continue"
-        )
+        return children.died(f"the {self._name} process", f" with status {self._process.exitcode}")
+
+
+@contextmanager
+def cut_off(*producers: Child) -> Iterator[None]:
+    """Kill children that only produce if the block fails: whoever waits for them waits no more."""
+    try:
+        yield
+    except BaseException:
+        for child in producers:
+            child.kill()
+        raise
 
 
 def send(pipe: Connection, item: Any) -> None:
@@ -148,12 +163,7 @@ def _run(
     function: Callable[[Iterator[Any]], Iterable[Any]], pipe: Connection, theirs: Connection
 ) -> None:
     theirs.close()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != multiprocessing.parent_process().pid:  # it died before that
-            os._exit(1)
+    children.serve(sigterm=signal.SIG_IGN)  # what it is at will be finished
     torch.set_num_threads(1)  # the threads of the model did not come along
     gc.freeze()  # garbage of the other process may be CUDA's
     message: Any = _End()

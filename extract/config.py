@@ -26,6 +26,9 @@ KEYS: dict[str, set[str] | None] = {
     "codec": None,
     "clips": {"num", "frames"},
 }
+#: Those that may be None, and the most that a number may be.
+OPTIONAL = ("text", "resize")
+MOST = 1 << 20
 #: What the low-rank codec may be told, and is told otherwise: the rank of its basis, or "auto" for
 #: the lowest that keeps this mask IoU; the number of frames that the basis is fitted on.
 LOWRANK_DEFAULTS: dict[str, Any] = {"rank": "auto", "iou": 0.99, "frames": 256}
@@ -109,7 +112,11 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
 def _check(path: Path, values: dict[str, Any]) -> None:
     for where, given, known in (
         ("", values, set(KEYS)),
-        *((f"{k}.", values[k], inner) for k, inner in KEYS.items() if inner and values.get(k)),
+        *(
+            (f"{k}.", values[k], inner)
+            for k, inner in KEYS.items()
+            if inner and k in values and (values[k] is not None or k not in OPTIONAL)
+        ),
     ):
         if not isinstance(given, dict):
             raise InputError(f"{path}: '{where[:-1]}' is {given!r}, give a dict of {sorted(known)}")
@@ -121,13 +128,17 @@ def _check(path: Path, values: dict[str, Any]) -> None:
                 )
         for name in sorted(known - set(given)):
             raise InputError(f"{path} lacks the key '{where}{name}'")
-    clips = values["clips"]
-    if not all(
-        isinstance(clips[k], int) and clips[k] >= least for k, least in (("num", 0), ("frames", 1))
-    ):
+    clips, resize, text = values["clips"], values["resize"], values["text"]
+    if not (_is_count(clips["num"], least=0) and _is_count(clips["frames"])):
         raise InputError(
             f"{path}: clips is {clips}, give num of at least 0 and frames of at least 1"
         )
+    for name, value in (resize or {}).items():
+        if value is not None and not _is_count(value):
+            raise InputError(f"{path}: resize.{name} is {value!r:.40}, give pixels or None")
+    for name, value in (text or {}).items():
+        if not isinstance(value, str):
+            raise InputError(f"{path}: text.{name} is {value!r:.40}, give a name or a folder")
 
 
 def _codec(path: Path, given: Any) -> dict[str, Any]:
@@ -165,5 +176,5 @@ def _codec(path: Path, given: Any) -> dict[str, Any]:
     return codec
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST

@@ -25,9 +25,10 @@ from cache_schema.cores import CORES
 from cache_schema.launch import SINGLE, Rank
 from cache_schema.lock import CacheLock
 from cache_schema.records import CodecIoU
+from cache_schema.system import SystemTrouble
 from cache_schema.writer import CacheWriter
 from extract.calibration import fit_codec
-from extract.child import Child
+from extract.child import Child, cut_off
 from extract.coding import code
 from extract.config import ExtractConfig
 from extract.datasets import open_dataset
@@ -165,6 +166,7 @@ def extract(
             "run the same command again to continue"
         )
     summary.seconds = time.perf_counter() - start
+    _check_all(summary)
     _look_back(summary, out, dataset)
     return summary
 
@@ -199,6 +201,7 @@ def outcomes_of(
             ahead(stream, queue, "receiver") as parts,
             ahead(infer(stage, parts), queue, "model") as results,
             ahead(code(stage, codec, results), CODED_BYTES, "coder", coded_bytes) as coded,
+            cut_off(reader),
         ):
             for part in coded:
                 writer.put(part)
@@ -245,6 +248,16 @@ def _codec(
         print(f"{rank.prefix}waits until rank 0 has fitted the codec", file=sys.stderr, flush=True)
         codec = wait_for(lambda: codec_file.load(out, settings), "the codec")
     return codec
+
+
+def _check_all(summary: Summary) -> None:
+    """Refuse to end well if a video was neither written nor failed."""
+    reached = summary.already_there + summary.videos + len(summary.failures)
+    if reached != summary.total:
+        raise SystemTrouble(
+            f"{reached} of {summary.total} videos were reached, and nothing says why the others "
+            "were not: run the same command again to continue"
+        )
 
 
 def _look_back(summary: Summary, out: Path, dataset: Dataset) -> None:

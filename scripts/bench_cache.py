@@ -30,7 +30,7 @@ import torch
 from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
-from cache_schema import cli
+from cache_schema import cli, files
 from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Basis, Codec, get_codec
 from cache_schema.reader import CacheReader
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         result["loading"] = loading(caches, arguments)
     print("\n".join(lines(result)))
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n")
+        files.write(Path(arguments.json), json.dumps(result, indent=2) + "\n")
     return 0
 
 

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import transformers
 
-from cache_schema import cli
+from cache_schema import cli, files
 from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
 from cache_schema.cores import model_threads
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
         figures = measure(config, root, split, Path(folder), arguments)
     print(table(figures))
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+        files.write(Path(arguments.json), json.dumps(figures, indent=1) + "\n")
     return 0
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from cache_schema import cli
+from cache_schema import cli, files
 from cache_schema.cli import InputError
 from train.evaluation import parallel
 from train.evaluation.mask_scores import score_masks
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
         )
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
+        files.write(Path(arguments.json), json.dumps({**machine, "rows": rows}, indent=1) + "\n")
     return 0
 
 

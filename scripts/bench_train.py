@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from cache_schema import cli
+from cache_schema import cli, files
 from cache_schema.cli import InputError
 from cache_schema.codecs import Codec, get_codec
 from cache_schema.reader import CacheReader
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
         figures = measure(caches, arguments)
     print("\n".join(lines(figures)))
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+        files.write(Path(arguments.json), json.dumps(figures, indent=1) + "\n")
     return 0
 
 

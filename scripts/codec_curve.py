@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cache_schema import cli
+from cache_schema import cli, files
 from cache_schema.basis import RIDGE
 from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
@@ -71,15 +71,8 @@ def main(argv: list[str]) -> int:
         "weights_sha256": stage.weights_sha256,
     }
     print(table(content))
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(content, indent=1) + "\n"
-        (arguments.out / "codec_curve.json").write_text(text, "utf-8")
-        draw(content, arguments.out / "codec_curve.png")
-    except OSError as error:
-        raise InputError(
-            f"{arguments.out} cannot be written ({error}); give another --out"
-        ) from None
+    files.write(arguments.out / "codec_curve.json", json.dumps(content, indent=1) + "\n")
+    draw(content, arguments.out / "codec_curve.png")
     print(f"\ncurve: {arguments.out / 'codec_curve.json'}, {arguments.out / 'codec_curve.png'}")
     return 0
 
@@ -211,7 +204,8 @@ def draw(content: Mapping, path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=150)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
     pyplot.close(figure)
 
 

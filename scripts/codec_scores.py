@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache_schema import cli
+from cache_schema import cli, files
 from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
 from cache_schema.reader import CacheReader, Video
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
         figures[name] = contents[0]["J&F"]
         print(f"{name:<20}{100 * figures[name]:6.2f}", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+        files.write(arguments.json, json.dumps(figures, indent=1) + "\n")
     return 0
 
 

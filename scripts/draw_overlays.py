@@ -20,7 +20,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cache_schema import cli
+from cache_schema import cli, files
 from cache_schema.cli import InputError
 from extract.datasets.mevis import MeViS
 from extract.datasets.records import SourceExpression, SourceVideo
@@ -62,9 +62,10 @@ def main(argv: list[str]) -> int:
     shown = choose(data, _scores(Path(arguments.metrics)), arguments.num)
     sheet = draw(data, shown, Path(arguments.masks), arguments.columns)
     try:
-        Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(arguments.out)
-    except (OSError, ValueError) as error:
+        kind = Image.registered_extensions()[Path(arguments.out).suffix.lower()]
+        with files.replacing(Path(arguments.out)) as temporary:
+            sheet.save(temporary, kind)
+    except (KeyError, ValueError) as error:
         raise InputError(f"{arguments.out} cannot be written ({error})") from None
     print(f"{len(shown)} expressions drawn: {arguments.out}")
     return 0

@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
     else:
         print(f"{report.table(content, name='score')}\n{report.accuracy_lines(content)}")
     print(report.missing_lines(content["missing"]), end="")
+    if content.get("all_empty"):
+        print(f"warning: all masks of {arguments.pred} are empty", file=sys.stderr)
     print(f"metrics: {arguments.out}")
     return 0
 

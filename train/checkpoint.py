@@ -5,40 +5,36 @@ as it is; mmengine's own would need its pickled log history.
 """
 
 import io
-import os
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from cache_schema import files, system
 from cache_schema.cli import InputError
 from train.distributed import unwrapped
 
 NAME = "iter_{}.pth"
 PATTERN = re.compile(r"iter_(\d+)\.pth")
+#: What a checkpoint's ``meta`` may say of its run, as far as it is used.
+META = {"iter": int, "epoch": int, "seed": int, "dataset_meta": dict, "seconds": (float, int)}
+#: What AdamW keeps for each parameter, of its shape.
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AtomicBackend(LocalBackend):
     """Files appear whole or not at all: written beside, synced, renamed."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        path = Path(filepath)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "wb") as file:
-            file.write(obj)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.write(Path(filepath), obj)
 
 
 register_backend("atomic", AtomicBackend, force=True)
@@ -73,7 +69,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    AtomicBackend().put(buffer.getvalue(), path)
+    files.write(path, buffer.getvalue())
 
 
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -93,13 +89,115 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a broken file
+        system.check(error, path)
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); it is broken or not "
-            "a checkpoint of this project"
+            f"checkpoint {path} cannot be read ({reason}); it is broken or not a checkpoint of "
+            "this project"
         ) from error
     if not isinstance(checkpoint, dict) or not {"meta", "state_dict"} <= set(checkpoint):
         raise InputError(f"checkpoint {path} has no 'meta' and 'state_dict'; give an iter_*.pth")
+    if wrong := _wrong_content(checkpoint["meta"], checkpoint["state_dict"]):
+        raise InputError(f"checkpoint {path}: {wrong}; it is broken or not of this project")
     return checkpoint
+
+
+def _wrong_content(meta: Any, weights: Any) -> str | None:
+    """The first thing in a checkpoint that is not what every one of ours holds."""
+    if not isinstance(meta, dict):
+        return f"'meta' is {type(meta).__name__}, not a dict"
+    for name, kind in META.items():
+        value = meta.get(name)
+        if value is not None and (
+            not isinstance(value, kind) or isinstance(value, int) and not 0 <= value < 1 << 62
+        ):
+            return f"'meta' says {name} = {value!r:.60}"
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and _is_plain(tensor) for name, tensor in weights.items()
+    ):
+        return "'state_dict' is not names and tensors"
+    spoilt = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    return f"the weights {spoilt[0]} are NaN or infinite" if spoilt else None
+
+
+def _is_hub(hub: Any) -> bool:
+    """Whether it is what `PlainCheckpoint` leaves of mmengine's log."""
+    match hub:
+        case {"log_scalars": dict(scalars), "runtime_info": dict(info), "resumed_keys": dict(keys)}:
+            kept = info.get("keep_ckpt_ids", [])
+            # mmengine deletes the checkpoints of these iterations by and by.
+            ids = isinstance(kept, list) and all(type(number) is int for number in kept)
+            return len(hub) == 3 and not scalars and ids and set(info) == set(keys)
+    return False
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor of plain real numbers that lie in memory."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_complex() or value.is_meta)
+    )
+
+
+def check_state(
+    path: Path, checkpoint: dict[str, Any], own: dict[str, Any], shapes: Sequence[torch.Size]
+) -> None:
+    """Refuse a checkpoint whose training state is not such as this run's; torch does not look.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: from `read_checkpoint`.
+        own: ``optimizer`` and ``param_schedulers`` as this run would write them.
+        shapes: of the parameters, in the optimizer's order.
+
+    Raises:
+        InputError: something is missing, or of another type or shape.
+    """
+    found = {name: checkpoint.get(name) for name in own}
+    optimizer, hub = found["optimizer"], checkpoint.get("message_hub")
+    state = optimizer.get("state") if isinstance(optimizer, dict) else None
+    wrong = None
+    if not all(type(checkpoint["meta"].get(name)) is int for name in ("iter", "epoch")):
+        wrong = "meta does not say after which iteration it was written"
+    elif not _is_hub(hub):
+        wrong = "message_hub is not what a run writes"
+    elif not isinstance(state, dict) or not set(state) <= set(range(len(shapes))):
+        wrong = "optimizer.state is not of the parameters"
+    else:
+        moments = {n: {"step": torch.zeros(()), **dict.fromkeys(MOMENTS, shapes[n])} for n in state}
+        expected = {**own, "optimizer": {**own["optimizer"], "state": moments}}
+        wrong = _differs(found, expected, "")
+    if wrong:
+        raise InputError(
+            f"checkpoint {path} cannot be resumed: {wrong}; take an earlier one (delete it), or "
+            "start again in another --work-dir"
+        )
+
+
+def _differs(found: Any, own: Any, where: str) -> str | None:
+    """The first place where a structure is not one such as ours; numbers may be others."""
+    if isinstance(own, torch.Tensor):
+        own = own.shape
+    if isinstance(own, torch.Size):
+        if not _is_plain(found) or found.shape != own:
+            shape = tuple(found.shape) if isinstance(found, torch.Tensor) else found
+            return f"{where} is {shape!r:.60}, not of shape {tuple(own)}"
+        return None if found.isfinite().all() else f"{where} is NaN or infinite"
+    if isinstance(own, dict):
+        if not isinstance(found, dict) or set(found) != set(own):
+            return f"{where} has not the parts {', '.join(map(str, own)):.60}"
+        parts = [(f"{where}.{name}".lstrip("."), found[name], own[name]) for name in own]
+    elif isinstance(own, (list, tuple)):
+        if not isinstance(found, (list, tuple)) or len(found) != len(own):
+            return f"{where} has not {len(own)} parts"
+        parts = [(f"{where}.{n}", *pair) for n, pair in enumerate(zip(found, own, strict=True))]
+    elif own is None or isinstance(own, (bool, str)):
+        return None if type(found) is type(own) else f"{where} is {found!r:.60}, not {own!r}"
+    else:
+        fits = type(found) in (int, float) and math.isfinite(found)
+        return None if fits else f"{where} is {found!r:.60}, not a number"
+    return next(filter(None, (_differs(a, b, place) for place, a, b in parts)), None)
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
@@ -134,3 +232,8 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, where: 
             "it was trained with"
         )
     module.load_state_dict(weights)
+
+
+def parameter_shapes(optimizer: OptimWrapper) -> list[torch.Size]:
+    """Shapes of an optimizer's parameters, in the order in which its state numbers them."""
+    return [p.shape for group in optimizer.param_groups for p in group["params"]]

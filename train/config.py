@@ -18,19 +18,32 @@ from train.models.initialisation import INITIALISATIONS
 BASE = Path(__file__).parent / "configs" / "base.py"
 ROWS = Path(__file__).parent / "configs" / "rows"
 
-AT_LEAST_ONE = {
-    "model": ("hidden_dim", "text_dim", "mask_dim", "num_motion_queries", "num_layers",
-              "num_heads", "feedforward_dim"),
-    "data": ("num_frames",),
-    "loss": ("num_points",),
-    "train": ("max_iters", "batch_size", "log_interval", "checkpoint_interval",
-              "keep_checkpoints", "val_videos"),
-    "optimizer": ("lr_batch_size",),
+#: The least and the most that a number may be, both allowed; every other one: `ANY`.
+ANY = {int: (0, 1e9), float: (0, 1e30)}
+RANGES = {
+    "model.dropout": (0, 1),
+    **dict.fromkeys(("model.hidden_dim", "model.text_dim", "model.mask_dim", "model.num_heads"),
+                    (1, 1 << 16)),
+    "model.feedforward_dim": (1, 1 << 18),
+    "model.num_motion_queries": (1, 1 << 14),
+    "model.num_layers": (1, 1000),
+    "data.num_frames": (1, 1e9),
+    "data.num_workers": (0, 1024),
+    "data.cache_weights": (1, 1e6),
+    "data.ram_gb": (0, 1e6),
+    "data.seed": (0, (1 << 32) - 1),
+    "train.seed": (0, (1 << 32) - 1),
+    "loss.num_points": (1, 1e7),
+    "loss.oversample_ratio": (1, 1000),
+    "loss.importance_ratio": (0, 1),
+    "optimizer.ema_decay": (0, 1 - 1e-9),
+    "schedule.gamma": (0, 1),
+    "evaluation.sigma": (0, 1),
+    "train.batch_size": (1, 1e6),
+    **dict.fromkeys(("train.max_iters", "train.log_interval", "train.checkpoint_interval",
+                     "train.keep_checkpoints", "train.val_videos", "optimizer.lr_batch_size"),
+                    (1, 1e9)),
 }  # fmt: skip
-NOT_NEGATIVE = (
-    "data.num_workers", "data.ram_gb", "data.seed", "optimizer.lr", "optimizer.ema_decay",
-    "loss.prior_weight", "train.seed", "train.val_interval",
-)  # fmt: skip
 CHOICES = {
     "model.encoder": ENCODERS,
     "model.initialisation": tuple(INITIALISATIONS),
@@ -57,7 +70,10 @@ class Options(DictAction):
         for value in values or []:
             if "=" not in value:
                 raise InputError(f"{option_string} {value}: write key=value, as in train.seed=1")
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (RecursionError, ValueError) as error:  # brackets without end, too many digits
+            raise InputError(f"{option_string}: a value cannot be read ({error})") from None
 
 
 def load_config(
@@ -196,6 +212,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
         expected = f"a list of {'words' if kind is str else 'whole numbers'}"
     elif isinstance(default, float):
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = fits and abs(value) < 1e300
         value, expected = (float(value) if fits else value), "a number"
     elif isinstance(default, bool):
         fits, expected = isinstance(value, bool), "True or False"
@@ -207,12 +224,21 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     return value
 
 
+def _check_range(key: str, value: Any) -> None:
+    for number in value if isinstance(value, list) else [value]:
+        if type(number) not in ANY:
+            continue
+        least, most = RANGES.get(key, ANY[type(number)])
+        if not least <= number <= most:  # nor is NaN
+            raise InputError(
+                f"config key {key} is {number!r:.40}; it has to be from {least:g} to {most:g}"
+            )
+
+
 def _check_values(config: Mapping[str, Any]) -> None:
-    for section, names in AT_LEAST_ONE.items():
-        for name in names:
-            value = config[section][name]
-            if value is not None and value < 1:
-                raise InputError(f"config key {section}.{name} is {value}; it has to be at least 1")
+    for section, content in config.items():
+        for name, value in content.items():
+            _check_range(f"{section}.{name}", value)
     for key, choices in CHOICES.items():
         section, name = key.split(".")
         value = config[section][name]
@@ -220,20 +246,12 @@ def _check_values(config: Mapping[str, Any]) -> None:
         if not values or len(set(values)) < len(values) or not set(values) <= set(choices):
             some = "choose from" if isinstance(value, list) else "choose one of"
             raise InputError(f"config key {key} is {value!r}; {some} {', '.join(choices)}")
-    for key in NOT_NEGATIVE:
-        section, name = key.split(".")
-        if (config[section][name] or 0) < 0:
-            raise InputError(f"config key {key} is negative")
-    if config["optimizer"]["ema_decay"] >= 1:
-        raise InputError("config key optimizer.ema_decay has to be below 1, as in 0.999")
     if config["loss"]["prior_weight"] and config["model"]["initialisation"] != "video":
         raise InputError(
             "config key loss.prior_weight compares a target with the track of the video query "
             "that a motion query started as, and with model.initialisation="
             f"{config['model']['initialisation']!r} there is none: set loss.prior_weight=0"
         )
-    if any(weight < 1 for weight in config["data"]["cache_weights"]):
-        raise InputError("config key data.cache_weights has a number below 1")
     dim, heads = config["model"]["hidden_dim"], config["model"]["num_heads"]
     if dim % heads:
         raise InputError(

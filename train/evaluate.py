@@ -154,7 +154,7 @@ def _origin(training: Any) -> dict[str, Any]:
         names = ("fingerprint", "dataset", "split")
         caches = [{name: str(cache[name]) for name in names} for cache in training["caches"]]
         return {"seed": int(training["seed"]), "caches": caches}
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         return {}
 
 

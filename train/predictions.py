@@ -10,7 +10,6 @@ with ids escaped as in the cache and kept as they are in the attribute ``id``.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +18,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from cache_schema import system
 from cache_schema.cli import InputError
 from cache_schema.names import escape
+from cache_schema.nodes import attribute, child, values
+from cache_schema.sink import new_hdf5
 
 FORMAT_VERSION = 1
 RULES = ("threshold", "top1")
@@ -37,7 +39,7 @@ class PredictionsWriter:
         training: JSON-able facts about the training of the checkpoint.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the file cannot be written.
     """
 
     def __init__(
@@ -51,33 +53,32 @@ class PredictionsWriter:
         training: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._temporary, "w")
-        except OSError as error:
-            raise InputError(
-                f"{self.path.parent} cannot be written to ({error}); give another --out"
-            ) from None
+        self._open = new_hdf5(self.path)
+        self._file, self._sink = self._open.__enter__()
         self._file.attrs.update(
             format_version=FORMAT_VERSION,
             fingerprint=fingerprint,
             checkpoint=checkpoint,
             rule=rule,
-            sigma=sigma,
+            sigma=float(sigma),
             training=json.dumps(dict(training or {})),
         )
 
     def add(
         self, video_id: str, expression_id: str, scores: np.ndarray, mask_embeds: np.ndarray
     ) -> None:
-        """Store one expression: scores (N_m,) after the sigmoid, mask embeddings (N_m, C)."""
+        """Store one expression: scores (N_m,) after the sigmoid, mask embeddings (N_m, C).
+
+        Raises:
+            OSError: of the storage, which leaving the context turns into `InputError`.
+        """
         video = self._file.require_group(f"videos/{escape(video_id)}")
         video.attrs["id"] = video_id
         group = video.create_group(escape(expression_id))
         group.attrs["id"] = expression_id
         group["scores"] = np.asarray(scores, np.float32)
         group["mask_embeds"] = np.asarray(mask_embeds, np.float32)
+        self._sink.check()
 
     def __enter__(self) -> "PredictionsWriter":
         return self
@@ -85,11 +86,7 @@ class PredictionsWriter:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is None:
-            os.replace(self._temporary, self.path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)
 
 
 class Predictions:
@@ -105,36 +102,51 @@ class Predictions:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise InputError(f"{path}: there is no such predictions file")
         try:
-            self._file = h5py.File(self.path, "r")
-            attrs = dict(self._file.attrs)
-            version = int(attrs["format_version"])
-            self.fingerprint, self.checkpoint = str(attrs["fingerprint"]), str(attrs["checkpoint"])
-            self.rule, self.sigma = str(attrs["rule"]), float(attrs["sigma"])
-            self.training: dict[str, Any] = dict(json.loads(attrs.get("training", "{}")))
-        except (OSError, KeyError, ValueError, TypeError) as error:
+            # A finished file never changes: it needs no lock, which some network disks lack.
+            self._file = h5py.File(self.path, "r", locking=False)
+            version = attribute(self._file, "format_version", int)
+            self.fingerprint = attribute(self._file, "fingerprint", str)
+            self.checkpoint = attribute(self._file, "checkpoint", str)
+            self.rule = attribute(self._file, "rule", str)
+            self.sigma = attribute(self._file, "sigma", float)
+            told = "training" in self._file.attrs
+            text = attribute(self._file, "training", str) if told else "{}"
+            self.training: dict[str, Any] = dict(json.loads(text))
+        except (InputError, OSError, RuntimeError, ValueError, TypeError, RecursionError) as error:
+            system.check(error, path)
+            if getattr(error, "errno", None) in system.ABSENT:
+                raise InputError(f"{path}: there is no such predictions file") from None
             raise InputError(f"{path} is not a predictions file ({error})") from None
+        if not 0 <= self.sigma <= 1:
+            raise InputError(f"{path}: its sigma is {self.sigma}, and a score is from 0 to 1")
         if version != FORMAT_VERSION or self.rule not in RULES:
             raise InputError(
                 f"{path} has format version {version} and rule {self.rule!r}; this program reads "
                 f"version {FORMAT_VERSION} and {' or '.join(RULES)}: predict again"
             )
 
-    def get(self, video_id: str, expression_id: str) -> tuple[np.ndarray, np.ndarray]:
+    def get(
+        self, video_id: str, expression_id: str, channels: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Scores (N_m,) f32 and mask embeddings (N_m, C) f32 of one expression.
 
+        Args:
+            video_id, expression_id: whose.
+            channels: C, as the cache has it; None takes any.
+
         Raises:
-            InputError: it is not in the file, or not of these shapes.
+            InputError: it is not in the file, not of these shapes, or not finite.
         """
-        name = f"videos/{escape(video_id)}/{escape(expression_id)}"
         try:
+            group = child(self._file, "videos", h5py.Group)
+            for name in (video_id, expression_id):
+                group = child(group, escape(name), h5py.Group)
             scores, embeds = (
-                np.asarray(self._dataset(f"{name}/{part}"), np.float32)
+                np.asarray(values(child(group, part, h5py.Dataset)), np.float32)
                 for part in ("scores", "mask_embeds")
             )
-        except (KeyError, OSError, ValueError) as error:
+        except InputError as error:
             raise InputError(
                 f"{self.path} has no usable prediction for expression {expression_id} of video "
                 f"{video_id} ({error}); predict again"
@@ -144,17 +156,17 @@ class Predictions:
                 f"{self.path}: expression {expression_id} of video {video_id} has scores "
                 f"{scores.shape} and embeddings {embeds.shape}, not (N_m,) and (N_m, C)"
             )
+        if channels not in (None, embeds.shape[1]):
+            raise InputError(
+                f"{self.path}: expression {expression_id} of video {video_id} has embeddings of "
+                f"{embeds.shape[1]} channels, the cache's mask features have {channels}"
+            )
+        if not (np.isfinite(scores).all() and np.isfinite(embeds).all()):
+            raise InputError(
+                f"{self.path}: the prediction for expression {expression_id} of video {video_id} "
+                "holds NaN or infinite values; look at the training, then predict again"
+            )
         return scores, embeds
-
-    def _dataset(self, name: str) -> np.ndarray:
-        node: h5py.Group | h5py.Dataset = self._file
-        for part in name.split("/"):  # a file from outside must not point out of itself
-            if not isinstance(node.get(part, getlink=True), h5py.HardLink):
-                raise KeyError(f"{name} is a link")
-            node = node[part]
-        if not isinstance(node, h5py.Dataset):
-            raise KeyError(f"{name} is no dataset")
-        return node[()]
 
     def close(self) -> None:
         """Close the file."""

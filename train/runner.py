@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-import tempfile
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,20 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from cache_schema import files
 from cache_schema.cli import InputError
 from cache_schema.cores import CORES
 from cache_schema.reader import CacheReader
 from train.checkpoint import (
     PlainCheckpoint,
+    check_state,
     latest_checkpoint,
     load_weights,
+    parameter_shapes,
     read_checkpoint,
 )
 from train.config import differences, load_config
-from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage
+from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
 from train.data.compatible import signature
 from train.distributed import mean_over_ranks, unwrapped, wrap
 from train.hooks import LossLog, PeakMemory, RunFile, Validation
@@ -56,12 +59,14 @@ class ResumableLoop(IterBasedTrainLoop):
     """
 
     def run(self) -> nn.Module:
+        self.dataloader_iterator = None  # the parent's own, whose processes read ahead for nobody
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         self.dataloader.batch_sampler.start = self._iter
         self.runner.model.train()
-        for batch in on_device(self.dataloader, self.runner.device):
-            self.run_iter(batch)
+        with workers.one_sentence():
+            for batch in on_device(self.dataloader, self.runner.device):
+                self.run_iter(batch)
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model
@@ -73,6 +78,12 @@ class ResumableLoop(IterBasedTrainLoop):
 
 LOOPS.register_module(module=ResumableLoop, force=True)
 HOOKS.register_module(module=LossLog, force=True)
+
+
+def _stop(record: logging.LogRecord) -> None:
+    """For a log handler, which would print a traceback for every line that it cannot write."""
+    error = sys.exc_info()[1]
+    raise InputError(f"the log cannot be written ({error}); {files.ADVICE}") from error
 
 
 class HeadRunner(Runner):
@@ -87,6 +98,17 @@ class HeadRunner(Runner):
             self.logger.setLevel(logging.INFO)
             for handler in self.logger.handlers:
                 handler.setLevel(logging.INFO)
+                handler.handleError = _stop
+
+    def resume(self, filename: str, **how: Any) -> None:
+        content = read_checkpoint(filename)
+        load_weights(self.model, content["state_dict"], where=f"checkpoint {filename}")
+        own = {
+            "optimizer": self.optim_wrapper.state_dict(),
+            "param_schedulers": [s.state_dict() for s in self.param_schedulers],
+        }
+        check_state(Path(filename), content, own, parameter_shapes(self.optim_wrapper))
+        super().resume(filename, **how)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         return wrap(model.to(self.device))
@@ -137,6 +159,7 @@ def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:
         ),
         collate_fn=stage if dataset.staged else collate,
         num_workers=num_workers(config, "cuda" if dataset.staged else "cpu"),
+        worker_init_fn=workers.start,
     )
 
 
@@ -284,17 +307,7 @@ def load_head(config: Config, checkpoint: str | Path, device: torch.device | str
 
 def _start(work_dir: Path, training: dict[str, Any], *, resume: bool) -> Path | None:
     """Make the work folder; the checkpoint to go on from, if any."""
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work_dir):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"the work folder {work_dir} cannot be written ({error.strerror}); choose another "
-            "--work-dir"
-        ) from error
-    for left in work_dir.glob(".*.pth.tmp"):  # of a run killed while saving
-        left.unlink(missing_ok=True)
+    files.make_folder(work_dir)
     checkpoint = latest_checkpoint(work_dir)
     if checkpoint is None:
         return None
@@ -315,13 +328,16 @@ def check_same_run(path: Path, checkpoint: dict[str, Any], training: dict[str, A
         checkpoint: from `read_checkpoint`.
         training: from `training_facts`.
     """
-    earlier = checkpoint["meta"].get("training", {})
+    earlier = checkpoint["meta"].get("training")
+    config = earlier.get("config") if isinstance(earlier, dict) else None
+    if not isinstance(config, dict) or not all(isinstance(part, dict) for part in config.values()):
+        raise InputError(f"--resume: {path} does not say the config that it was trained with")
     free = FREE_TO_CHANGE
     if training["config"]["schedule"]["type"] == "poly":  # it ends with the run
         free = tuple(key for key in free if key != "train.max_iters")
     changed = [
         difference
-        for difference in differences(training["config"], earlier.get("config", {}))
+        for difference in differences(training["config"], config)
         if not difference.startswith(free)
     ]
     if earlier.get("caches") != training["caches"]:

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from cache_schema import cli
+from cache_schema import cli, files
 from cache_schema.cli import InputError
 from cache_schema.cores import model_threads
 from cache_schema.fingerprint import file_sha256
@@ -170,11 +170,9 @@ def _score(
     videos = list_expressions(reader)
     missing = {video_id: items for video_id, items in videos.items() if video_id not in done}
     scored = score_videos(reader, heads, rule=rule, sigma=sigma, device=device, videos=missing)
-    with open(path, "a", encoding="utf-8") as file:
-        for video_id, found in tqdm(scored, "score", len(missing), unit="video", disable=None):
-            done[video_id] = found
-            file.write(json.dumps([video_id, to_json(found)]) + "\n")
-            file.flush()
+    for video_id, found in tqdm(scored, "score", len(missing), unit="video", disable=None):
+        done[video_id] = found
+        files.append(path, json.dumps([video_id, to_json(found)]))
     return collect_metrics(videos, (done[i] for i in videos if i in done))
 
 
@@ -184,8 +182,13 @@ def _read_scores(path: Path) -> dict[str, HeadScores]:
         return {}
     whole = path.read_bytes().rpartition(b"\n")[0]
     lines = whole.splitlines()
-    path.write_bytes(b"".join(line + b"\n" for line in lines))
-    return {video_id: from_json(found) for video_id, found in map(json.loads, lines)}
+    files.write(path, b"".join(line + b"\n" for line in lines))
+    try:
+        return {video_id: from_json(found) for video_id, found in map(json.loads, lines)}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path} does not hold scores ({error}); delete it and run the same command again"
+        ) from None
 
 
 def report(

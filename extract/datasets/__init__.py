@@ -1,6 +1,7 @@
 """Data sets of stage one, as they lie on the disks of their users; nothing else reads them."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,10 @@ def open_dataset(
             raise InputError(f"unknown key 'dataset.{key}': dataset '{name}' {its}")
         if type(value) is not int or value < 0:
             raise InputError(f"dataset.{key} is {value!r}, give a whole number")
-    return DATASETS[name](root, split, **(settings or {}))
+    dataset = DATASETS[name](root, split, **(settings or {}))
+    for note in getattr(dataset, "notes", ()):
+        print(f"warning: {note}", file=sys.stderr)
+    return dataset
 
 
 __all__ = [

@@ -4,14 +4,16 @@ Annotations are read in full; of images and PNG masks only the headers, unless a
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from cache_schema.cli import InputError
 from extract.datasets import DATASETS
-from extract.datasets.frames import ImageFiles, image_header
+from extract.datasets.frames import SIDEWAYS, ImageFiles, image_header, orientation
 from extract.datasets.mevis import MeViS
 from extract.datasets.palette import LABEL_MODES, VOID, mask_paths
 from extract.datasets.pseudo_video import WarpedImage
@@ -99,6 +101,7 @@ def check_split(name: str, root: Path, split: str | None, *, full: bool = False)
     """
     dataset = DATASETS[name](root, split)
     report, referred, short = Report(videos=len(dataset)), set(), []
+    report.notes += getattr(dataset, "notes", [])
     for video_id in tqdm(dataset.ids, desc=f"{name} {split or ''}", unit="video", leave=False):
         try:
             # Reading the objects decodes what is a PNG.
@@ -114,6 +117,8 @@ def check_split(name: str, root: Path, split: str | None, *, full: bool = False)
         if isinstance(video.frames, WarpedImage):
             _check_image(report, video.id, video.frames, full)
             continue
+        report.notes += video.notes
+        _check_orientation(report, dataset, video)
         sizes = _check_frames(report, video, full)
         _check_masks(report, video, sizes)
         if isinstance(dataset, PALETTE):
@@ -138,6 +143,8 @@ def check_split(name: str, root: Path, split: str | None, *, full: bool = False)
 def _check_image(report: Report, video_id: str, source: WarpedImage, full: bool) -> None:
     try:
         size = image_header(source.path)[0]
+        if orientation(source.path) in SIDEWAYS and size != source.size:
+            size = size[::-1]
         if size != source.size:
             raise InputError(
                 f"{source.path} is {_by([size])}, its annotations say {_by([source.size])}"
@@ -148,6 +155,16 @@ def _check_image(report: Report, video_id: str, source: WarpedImage, full: bool)
         report.wrong.append(f"video {video_id}: {error}")
 
 
+def _check_orientation(report: Report, dataset: Any, video: SourceVideo) -> None:
+    """Settle it before sizes are compared, as stage one does; what it says is a note."""
+    size = None
+    if isinstance(dataset, PALETTE) and dataset.annotations and not video.objects:
+        with suppress(InputError):
+            size = image_header(mask_paths(dataset.annotations, video.id, video.frame_names)[0])[0]
+    if warning := video.settle_orientation(size):
+        report.notes.append(warning)
+
+
 def _check_frames(report: Report, video: SourceVideo, full: bool) -> set[tuple[int, int]]:
     """The sizes (H, W) of a video's frames, which should be one."""
     sizes, errors = set(), []
@@ -155,7 +172,10 @@ def _check_frames(report: Report, video: SourceVideo, full: bool) -> set[tuple[i
     for t in range(video.num_frames if headers or full else 0):
         try:
             if headers:
-                sizes.add(image_header(video.frames.paths[t])[0])
+                path = video.frames.paths[t]
+                size = image_header(path)[0]
+                sideways = video.frames.turned and orientation(path) in SIDEWAYS
+                sizes.add(size[::-1] if sideways else size)
             else:
                 sizes.add(video.frames.read(t).shape[:2])
         except InputError as error:

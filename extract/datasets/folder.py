@@ -3,6 +3,7 @@
 A folder that itself holds images is one video.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,10 @@ class VideoFolder:
                 raise InputError(f"the split {split!r} is not the plain name of a folder")
             self.folder = existing_folder(self.folder / split, what="split folder")
         entries = _listing(self.folder)
-        videos = [p for p in entries if p.is_dir() or p.suffix.lower() in VIDEOS]
+        # A link that leads nowhere is a video that fails.
+        videos = [p for p in entries if p.is_dir() or p.suffix.lower() in VIDEOS or _is_dead(p)]
+        #: What is worth knowing of the folder as a whole.
+        self.notes = _left_out(self.folder, entries, videos, VIDEOS)
         if any(p.suffix.lower() in IMAGES for p in entries if p.is_file()):
             if videos:
                 raise InputError(
@@ -43,10 +47,11 @@ class VideoFolder:
                     " video into a folder of their own"
                 )
             self._paths = {self.folder.resolve().name or "video": self.folder}
+            self.notes = []  # the video has its own
             return
         self._paths: dict[str, Path] = {}
         for path in videos:
-            video_id = path.name if path.is_dir() else path.stem
+            video_id = path.stem if path.suffix.lower() in VIDEOS else path.name
             if video_id in self._paths:
                 raise InputError(
                     f"{self.folder} holds {self._paths[video_id].name} and {path.name}, both"
@@ -90,6 +95,11 @@ class VideoFolder:
             InputError: no frames, a file that cannot be decoded, or two frames of one name.
         """
         path = self._paths[video_id]
+        if _is_dead(path):
+            raise InputError(
+                f"video {video_id}: {path} is a link to {os.readlink(path)}, which is not there; "
+                "mount or download what it leads to"
+            )
         if path.is_file():
             decoder = VideoDecoder(path, video_id=video_id)
             count = decoder.count()
@@ -98,7 +108,9 @@ class VideoFolder:
             return SourceVideo(
                 id=video_id, frame_names=[f"{i:05d}" for i in range(count)], frames=decoder
             )
-        frames = [p for p in _listing(path) if p.suffix.lower() in IMAGES and p.is_file()]
+        entries = _listing(path)
+        # A link that leads nowhere is a frame that cannot be read.
+        frames = [p for p in entries if p.suffix.lower() in IMAGES and not p.is_dir()]
         if not frames:
             raise InputError(
                 f"video {video_id}: the folder {path} holds no images ({', '.join(IMAGES)});"
@@ -109,7 +121,27 @@ class VideoFolder:
             raise InputError(
                 f"video {video_id}: {path} holds two images named {min(twins)!r}; keep one"
             )
-        return SourceVideo(id=video_id, frame_names=names, frames=ImageFiles(frames, video_id))
+        return SourceVideo(
+            id=video_id,
+            frame_names=names,
+            frames=ImageFiles(frames, video_id),
+            notes=_left_out(path, entries, frames, IMAGES),
+        )
+
+
+def _is_dead(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def _left_out(
+    folder: Path, there: list[Path], used: list[Path], kinds: tuple[str, ...]
+) -> list[str]:
+    """A note on what is in a folder and is not used, if there is anything."""
+    left = sorted({path.name for path in there} - {path.name for path in used})
+    if not left:
+        return []
+    what = f"{len(left)} of {len(there)} in {folder} are left out"
+    return [f"{what}, such as {left[0]!r}; known are {', '.join(kinds)}"]
 
 
 def _listing(folder: Path) -> list[Path]:

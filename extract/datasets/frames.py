@@ -1,5 +1,7 @@
 """Where the frames of a video come from: image files, or one file that OpenCV decodes."""
 
+import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +11,23 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cache_schema.cli import InputError
+
+#: Pixels of an image at most; checked before anything is decoded.
+MAX_PIXELS = 1 << 26
+ORIENTATION = 0x0112
+#: Orientations that exchange height and width.
+SIDEWAYS = (5, 6, 7, 8)
+#: By EXIF orientation: from the image as it is stored to how it is shown.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda image: image,
+    2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.flip(image, -1),
+    4: lambda image: cv2.flip(image, 0),
+    5: cv2.transpose,
+    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image: cv2.flip(cv2.transpose(image), -1),
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
 
 
 class FrameSource(Protocol):
@@ -25,23 +44,30 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """One image file a frame."""
+    """One image file a frame, ``turned`` as its EXIF orientation says or as it is stored."""
 
     paths: list[Path]
     video_id: str
+    turned: bool = True
 
     def read(self, index: int) -> np.ndarray:
-        return read_image(self.paths[index], video_id=self.video_id)
+        return read_image(self.paths[index], video_id=self.video_id, turned=self.turned)
 
     def where(self, index: int) -> str:
         return str(self.paths[index])
 
 
-def read_image(path: Path, *, video_id: str) -> np.ndarray:
+def read_image(path: Path, *, video_id: str, turned: bool = True) -> np.ndarray:
     """Decode an image file to (H, W, 3) uint8 RGB.
 
+    Args:
+        path: of the file.
+        video_id: for messages.
+        turned: as the EXIF orientation says (as detectron2 and OpenCV do), not as it is stored.
+
     Raises:
-        InputError: missing, unreadable, cut short, or not an image; names file and video.
+        InputError: missing, unreadable, cut short, not an image, or of more than `MAX_PIXELS`;
+            names file and video.
     """
     try:
         data = path.read_bytes()
@@ -54,8 +80,15 @@ def read_image(path: Path, *, video_id: str) -> np.ndarray:
             f"video {video_id}: frame {path} cannot be read ({error.strerror}); check the file and"
             " its permissions"
         ) from None
+    height, width, orientation = _header(data)
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"video {video_id}: frame {path} says that it is {height}x{width} pixels (height x"
+            f" width), more than {MAX_PIXELS:,}; replace it"
+        )
+    how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = None if _cut_short(data) else cv2.imdecode(np.frombuffer(data, np.uint8), 1)
+        image = None if _cut_short(data) else cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error:  # an empty file, or a picture beyond OpenCV's limits
         image = None
     if image is None:
@@ -63,11 +96,40 @@ def read_image(path: Path, *, video_id: str) -> np.ndarray:
             f"video {video_id}: frame {path} is broken or not an image ({len(data)} bytes);"
             " replace it with a whole copy"
         )
+    image = TURNS[orientation if turned else 1](image)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def _header(data: bytes) -> tuple[int, int, int]:
+    """Height, width and EXIF orientation (1 to 8) of an image as it is stored; 0 if unknown."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.height, image.width, _orientation(image)
+    except Image.DecompressionBombError:
+        return MAX_PIXELS, 2, 1
+    except Exception:  # whatever a broken file makes of Pillow: OpenCV decides
+        return 0, 0, 1
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # broken EXIF data are none
+        return 1
+    return found if found in TURNS else 1
+
+
+def orientation(path: Path) -> int:
+    """EXIF orientation of an image file, 1 to 8; 1 is as it is stored."""
+    try:
+        with Image.open(path) as image:
+            return _orientation(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 1  # reading it will say what is wrong
+
+
 def image_header(path: Path) -> tuple[tuple[int, int], str]:
-    """(H, W) and Pillow's mode of an image file, from its first bytes alone.
+    """(H, W) as stored and Pillow's mode of an image file, from its first bytes alone.
 
     Raises:
         InputError: missing, unreadable, or not an image.

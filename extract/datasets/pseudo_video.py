@@ -171,6 +171,8 @@ class WarpedImage:
     @cached_property
     def _image(self) -> np.ndarray:
         image = read_image(self.path, video_id=self.video_id)
+        if image.shape[:2] != self.size:  # the annotations' size decides on an EXIF orientation
+            image = read_image(self.path, video_id=self.video_id, turned=False)
         if image.shape[:2] != self.size:
             raise InputError(
                 f"video {self.video_id}: the image {self.path} is {image.shape[0]}x"

@@ -1,14 +1,16 @@
 """What every data set hands to the pipeline: videos, their expressions and their masks."""
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 import numpy as np
 from pycocotools import mask as coco
 
 from cache_schema.cli import InputError
+from cache_schema.names import check_text
 from cache_schema.run_lengths import run_ends
-from extract.datasets.frames import FrameSource
+from extract.datasets.frames import SIDEWAYS, FrameSource, ImageFiles, image_header, orientation
 
 
 class RLE(TypedDict):
@@ -41,6 +43,10 @@ class SourceVideo:
         objects: annotation id -> one RLE (or None where the object is absent) a frame, at the
             size of the frames; empty without ground truth.
         categories: annotation id -> what the object is, where the data set says so.
+        notes: what is worth knowing, such as files that are left out.
+
+    Raises:
+        InputError: a name or a sentence that no cache can store.
     """
 
     id: str
@@ -49,11 +55,51 @@ class SourceVideo:
     expressions: list[SourceExpression] = field(default_factory=list)
     objects: dict[str, list[RLE | None]] = field(default_factory=dict)
     categories: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     _size: tuple[int, int] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_text(self.id, "the id of a video")
+        for name in self.frame_names:
+            check_text(name, f"video {self.id!r}: the name of a frame")
+        for expression in self.expressions:
+            where = f"video {self.id!r}, expression {expression.id!r}"
+            for text in (expression.id, expression.text, expression.tag):
+                check_text(text, f"{where}: its text")
 
     @property
     def num_frames(self) -> int:
         return len(self.frame_names)
+
+    def settle_orientation(self, mask_size: tuple[int, int] | None = None) -> str | None:
+        """Decide whether frames with an EXIF orientation are turned, from the first one's header.
+
+        The size of the masks decides. Where it cannot, or there are none, they are turned, as
+        OpenCV and detectron2 do.
+
+        Args:
+            mask_size: (H, W) where it is known; else that of the objects.
+
+        Returns:
+            A sentence to warn with where nothing decided; None if there is nothing to say.
+        """
+        if not isinstance(self.frames, ImageFiles):
+            return None
+        turn = orientation(self.frames.paths[0])
+        if turn == 1:
+            return None
+        if mask_size is None:
+            sizes = (m["size"] for masks in self.objects.values() for m in masks if m)
+            mask_size = tuple(next(sizes, ())) or None
+        stored = image_header(self.frames.paths[0])[0]
+        if mask_size and turn in SIDEWAYS and stored[0] != stored[1]:
+            self.frames = replace(self.frames, turned=mask_size != stored)
+            return None
+        return (
+            f"video {self.id}: its frames have the EXIF orientation {turn}, and no mask says "
+            "whether they are to be turned; they are turned, as OpenCV does: remove the tag if "
+            "that is wrong"
+        )
 
     def size(self) -> tuple[int, int]:
         """(H, W) of the first frame.
@@ -62,6 +108,8 @@ class SourceVideo:
             InputError: the frame is missing or broken, or a mask has another size.
         """
         if self._size is None:
+            for warning in filter(None, (*self.notes, self.settle_orientation())):
+                print(f"warning: {warning}", file=sys.stderr)
             size = self.frames.read(0).shape[:2]
             for annotation_id, masks in self.objects.items():
                 for name, mask in zip(self.frame_names, masks, strict=True):

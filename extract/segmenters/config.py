@@ -1,6 +1,6 @@
 """The sizes of a VITA: one dataclass, and the Mask2Former configuration that follows from it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -25,6 +25,8 @@ STAGES = ["stage1", "stage2", "stage3", "stage4"]
 PIXEL_DECODER_FEEDFORWARD = 1024
 # Group normalisation in the pixel decoder has 32 groups.
 GROUPS = 32
+#: No size of a model is larger.
+MOST = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,10 @@ class SegmenterConfig:
             value = getattr(self, field.name)
             least = 0 if field.name == "window_size" else 1
             is_int = isinstance(value, int) and not isinstance(value, bool)
-            if field.type is int and not (is_int and value >= least):
+            if field.type is int and not (is_int and least <= value <= MOST):
                 raise InputError(
-                    f"segmenter.{field.name} is {value!r}: give a whole number of at least {least}"
+                    f"segmenter.{field.name} is {value!r:.40}: give a whole number from {least} to "
+                    f"{MOST}"
                 )
         if self.hidden_dim % GROUPS or self.hidden_dim % self.num_heads:
             raise InputError(
@@ -90,8 +93,16 @@ class SegmenterConfig:
         if self.decoder_layers < 2:
             raise InputError("segmenter.decoder_layers is 1: give at least 2, which is one layer")
         for name in ("pixel_mean", "pixel_std"):
-            if len(getattr(self, name)) != 3:
-                raise InputError(f"segmenter.{name} is {getattr(self, name)!r}: give 3 numbers")
+            value = getattr(self, name)
+            least = -1e6 if name == "pixel_mean" else 1e-6
+            if not (
+                isinstance(value, tuple)
+                and len(value) == 3
+                and all(type(v) in (int, float) and least <= v <= 1e6 for v in value)
+            ):
+                raise InputError(
+                    f"segmenter.{name} is {value!r:.60}: give 3 numbers, as (58.4, 57.1, 57.4)"
+                )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SegmenterConfig":
@@ -106,8 +117,8 @@ class SegmenterConfig:
         plain = {name: values[name] for name in known if name in values}
         plain["backbone"] = _plain(plain["backbone"])
         for name in ("pixel_mean", "pixel_std"):
-            if name in plain:
-                plain[name] = tuple(float(value) for value in plain[name])
+            if isinstance(plain.get(name), Sequence):
+                plain[name] = tuple(plain[name])
         return cls(**plain)
 
     def mask2former(self) -> Mask2FormerConfig:
@@ -174,10 +185,17 @@ def _check_backbone(backbone: Any) -> None:
     )
     if kind == "resnet" and backbone["depth"] not in RESNET_DEPTHS:
         raise InputError(f"segmenter.backbone.depth is {backbone['depth']!r}: give 50 or 101")
-    if kind == "swin" and (len(backbone["depths"]) != 4 or len(backbone["num_heads"]) != 4):
-        raise InputError(
-            "segmenter.backbone: depths and num_heads need one number for each of the 4 stages"
-        )
+    for name in BACKBONE_KEYS[kind] & set(backbone):
+        value, of_stages = backbone[name], name in ("depths", "num_heads")
+        numbers = value if of_stages and isinstance(value, Sequence) else [value]
+        if not all(type(n) is int and 1 <= n <= MOST for n in numbers):
+            raise InputError(
+                f"segmenter.backbone.{name} is {value!r:.40}: give whole numbers from 1 to {MOST}"
+            )
+        if of_stages and len(numbers) != 4:
+            raise InputError(
+                "segmenter.backbone: depths and num_heads need one number for each of the 4 stages"
+            )
 
 
 def _check_keys(where: str, given: set[str], *, known: set[str], required: set[str]) -> None:

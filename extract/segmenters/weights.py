@@ -1,6 +1,5 @@
 """Weights of a VITA: read the published checkpoints and our own safetensors, write the latter."""
 
-import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from cache_schema.cli import InputError
-from cache_schema.manifest import sync_folder
+from cache_schema.files import replacing
 from extract.segmenters.config import SegmenterConfig
 from extract.segmenters.key_mapping import published, rename, shape_of_not_needed
 from extract.segmenters.numpy_pickle import Refused, load_arrays
@@ -135,21 +134,14 @@ def save_safetensors(vita: VITA, path: str | Path, dtype: torch.dtype = torch.fl
         for name, tensor in vita.state_dict().items()
         if not UNUSED.fullmatch(name)
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as of any new file: the library's are the owner's
         try:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # as of any new file: the library's are the owner's
             save_file(tensors, temporary, metadata={"format": "pt"})
-            temporary.chmod(mode)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"weights {path} cannot be written ({error})") from error
+        except SafetensorError as error:
+            raise InputError(f"weights {path} cannot be written ({error})") from error
+        temporary.chmod(mode)
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:

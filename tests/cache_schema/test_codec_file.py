@@ -76,7 +76,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="cannot be written"):
         codec_file.save(tmp_path / "file" / "cache", make_codec(LOWRANK), SETTINGS)
 
 

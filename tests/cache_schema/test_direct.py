@@ -17,6 +17,7 @@ from cache_schema import reader as reader_module
 from cache_schema.cli import InputError
 from cache_schema.direct import RandomAccessFile, locate
 from cache_schema.reader import CacheReader
+from cache_schema.system import SystemTrouble
 from tests.cache_schema.helpers import examples, in_child
 from tests.synthetic import write_cache
 
@@ -216,9 +217,9 @@ def test_a_shard_replaced_between_two_opens_is_refused(tmp_path, monkeypatch):
         reader.video("video000")
 
 
-def test_what_cannot_be_read_is_an_input_error(tmp_path):
+def test_what_cannot_be_read_is_told_from_what_is_missing(tmp_path):
     file = RandomAccessFile(tmp_path)  # a folder can be opened, but not read
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(SystemTrouble, match="cannot be read: Is a directory"):
         file.read(0, np.empty(4, np.uint8))
     with pytest.raises(InputError, match="cannot be opened .it is missing"):
         RandomAccessFile(tmp_path / "nowhere")

@@ -58,7 +58,7 @@ def test_a_cache_without_expressions(tmp_path, capsys):
     assert picture.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("name", ["nowhere/stats.png", "stats.nonsense"])
+@pytest.mark.parametrize("name", ["stats.nonsense"])
 def test_a_picture_that_cannot_be_written(cache, capsys, name):
     path, _ = cache
     assert cli.run(main, ["stats", str(path), "--out", str(path.parent / name)]) == 2

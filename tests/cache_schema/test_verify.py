@@ -14,9 +14,9 @@ import pytest
 
 from cache_schema import cli
 from cache_schema.__main__ import main
-from cache_schema.cli import InputError
 from cache_schema.records import CodecIoU
 from cache_schema.repair import repair
+from cache_schema.system import SystemTrouble
 from cache_schema.verify import verify
 from tests.cache_schema.helpers import flip, payloads, seal_again
 from tests.synthetic import make_video, open_writer, write_cache, write_video
@@ -130,7 +130,7 @@ def test_a_shard_that_may_not_be_read_is_not_damaged(cache, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     for check in (verify, repair):
-        with pytest.raises(InputError, match="shard-00000.h5 cannot be read .Permission denied"):
+        with pytest.raises(SystemTrouble, match="shard-00000.h5 cannot be read: Permission denied"):
             check(cache)
     monkeypatch.undo()
     assert verify(cache).sound

@@ -1,11 +1,14 @@
 """A plain folder of videos: folders of images, video files, one video alone."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from cache_schema.cli import InputError
-from extract.datasets import DATASETS, VideoFolder
+from extract.datasets import DATASETS, VideoFolder, open_dataset
+from extract.datasets.check import check_split
 
 
 def images(folder, names, size=(16, 24)):
@@ -97,3 +100,35 @@ def test_unclear_folders(tmp_path):
         VideoFolder(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         VideoFolder(tmp_path / "0.png")
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("0.jpg", "1.jpg", "2.tif", "notes.txt"):
+        (tmp_path / "clip").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "clip" / "0.jpg"), np.zeros((8, 8, 3), np.uint8))
+        (tmp_path / "clip" / name).write_bytes((tmp_path / "clip" / "0.jpg").read_bytes())
+    (tmp_path / "other.m4v").write_bytes(b"x")
+    video = open_dataset("folder", tmp_path, None).video("clip")
+    assert "1 of 2" in capsys.readouterr().err and video.num_frames == 2
+    video.size()
+    said = capsys.readouterr().err
+    assert "2 of 4" in said and "'2.tif'" in said
+    report = check_split("folder", tmp_path, None)
+    assert not report.wrong and len(report.notes) == 2
+
+
+def test_a_link_that_leads_nowhere_fails_alone(tmp_path: Path) -> None:
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+        for frame in "012":
+            cv2.imwrite(str(tmp_path / name / f"{frame}.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "broken" / "1.png").unlink()
+    (tmp_path / "broken" / "1.png").symlink_to("gone/1.png")
+    (tmp_path / "lost").symlink_to("gone")
+    (tmp_path / "lost.mp4").symlink_to("gone.mp4")
+    (tmp_path / "lost.mp4").rename(tmp_path / "film.mp4")
+    report = check_split("folder", tmp_path, None, full=True)
+    assert report.videos == 4 and len(report.wrong) == 3
+    assert VideoFolder(tmp_path).video("whole").size() == (8, 8)
+    with pytest.raises(InputError, match="video lost: .* is a link to gone"):
+        VideoFolder(tmp_path).video("lost")

@@ -19,6 +19,7 @@ from stage_one import DEMO, image_folder, small_config, small_data
 from cache_schema import cli, manifest
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
+from cache_schema.system import SystemTrouble
 from cache_schema.verify import verify
 from extract import coding, pipeline, reading, writing
 from extract import readers as readers_module
@@ -171,10 +172,10 @@ def test_a_killed_child_is_one_sentence_for_reader_and_writer():
         for _ in items:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with Child(killed, "dying") as child, pytest.raises(InputError, match="dying process.*-9"):
+    with Child(killed, "dying") as child, pytest.raises(SystemTrouble, match="dying process.*-9"):
         for _ in range(1000):
             child.put(bytes(1 << 20))
-    with Child(killed, "dying") as child, pytest.raises(InputError, match="dying process.*-9"):
+    with Child(killed, "dying") as child, pytest.raises(SystemTrouble, match="dying process.*-9"):
         child.put(0)
         list(child)
 
@@ -386,6 +387,28 @@ def test_bad_input_found_anywhere_stops_only_its_video(
     assert summary.videos == 3 and list(summary.failures) == ["train_0002"]
     assert summary.failures == summary.unfinished == CacheReader(tmp_path / "cache").failures
     assert "bad input" in summary.failures["train_0002"]
+    run(data, tmp_path / "cache")
+    assert contents(tmp_path / "cache") == sequential
+
+
+@pytest.mark.parametrize("how", ["killed", "ends early"])
+def test_no_run_ends_well_with_videos_that_nobody_reached(
+    data, sequential, tmp_path, monkeypatch, how
+):
+    def lossy(stage, dataset, video_ids):
+        for video_id, part in reading.read(stage, dataset, video_ids):
+            if video_id == "train_0002":
+                if how == "ends early":
+                    return
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield video_id, part
+
+    said = {"killed": "the reading process ended with status -9", "ends early": "2 of 4 videos"}
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "read", lossy)
+        with pytest.raises(SystemTrouble, match=said[how]):
+            run(data, tmp_path / "cache")
+    assert manifest.read(tmp_path / "cache").failures == {}
     run(data, tmp_path / "cache")
     assert contents(tmp_path / "cache") == sequential
 

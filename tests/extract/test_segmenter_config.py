@@ -52,12 +52,25 @@ def test_resnets(depth: int, blocks: list[int]) -> None:
         ({"backbone": {"type": "resnet"}}, ["segmenter.backbone", "'depth'"]),
         ({"backbone": SWIN | {"depth": 50}}, ["segmenter.backbone", "'depth'", "embed_dim"]),
         ({"backbone": SWIN | {"depths": (1, 1)}}, ["depths", "4 stages"]),
-        ({"num_classes": 0}, ["num_classes", "at least 1"]),
-        ({"window_size": -1}, ["window_size", "at least 0"]),
+        ({"num_classes": 0}, ["num_classes", "from 1 to"]),
+        ({"window_size": -1}, ["window_size", "from 0 to"]),
         ({"num_heads": "8"}, ["num_heads", "'8'"]),
         ({"hidden_dim": 48}, ["hidden_dim", "48", "multiple of 32"]),
         ({"decoder_layers": 1}, ["decoder_layers", "at least 2"]),
         ({"pixel_mean": (1.0, 2.0)}, ["pixel_mean", "3 numbers"]),
+        *(
+            ({name: value}, [name, "3 numbers"])
+            for name in ("pixel_mean", "pixel_std")
+            for value in ("abc", 5, None, [1, 2, "x"], (1.0, float("nan"), 1.0), [True, 1, 1])
+        ),
+        ({"pixel_std": (1.0, 0.0, 1.0)}, ["pixel_std", "3 numbers"]),
+        *(
+            ({"backbone": SWIN | {name: value}}, [f"segmenter.backbone.{name}", "whole numbers"])
+            for name in SWIN
+            for value in ("abc", None, 1.5, -1, True, 10**30)
+            if name != "type"
+        ),
+        ({"hidden_dim": 10**30}, ["hidden_dim", "from 1 to"]),
     ],
 )
 def test_bad_sizes_are_named(changes: dict, words: list[str]) -> None:

@@ -175,7 +175,7 @@ def test_missing_and_broken_masks_are_named(tmp_path: Path) -> None:
         pngs.read_mask(path)
     for content in (b"", b"no image"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="m.png is not an image"):
+        with pytest.raises(InputError, match="m.png is not usable"):
             pngs.read_mask(path)
     with pytest.raises(InputError, match="cannot be written"):
         pngs.write_mask(path / "below" / "a.png", np.ones((2, 2), bool))

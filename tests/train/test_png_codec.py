@@ -1,6 +1,8 @@
 """PNGs of masks: the quick decoder against OpenCV and Pillow, and what is said of broken files."""
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -138,3 +140,75 @@ def test_bits_are_those_of_the_mask() -> None:
         np.testing.assert_array_equal(bits.unpack(bits.parity(packed), width), odd)
         right = bits.unpack(bits.shifted(packed, 1), width)
         np.testing.assert_array_equal(right[:, 1:], mask[:, :-1])
+
+
+MASK = np.zeros((5, 9), bool)
+MASK[1:3, 2:7] = True
+
+
+def _in_palette(values: np.ndarray, *colours: int) -> bytes:
+    image = Image.fromarray(values.astype(np.uint8))
+    image.putpalette([channel for colour in colours for channel in (colour,) * 3])
+    return _by_pillow(image)
+
+
+def _with_alpha(colour: np.ndarray, alpha: np.ndarray, kind: type = np.uint8) -> bytes:
+    channels = [colour, colour, colour, alpha]
+    return cv2.imencode(".png", np.dstack([c.astype(kind) for c in channels]))[1].tobytes()
+
+
+def _interlaced(values: np.ndarray) -> bytes:
+    rows = b""
+    for y, x, down, right in codec.ADAM7:
+        part = values[y::down, x::right]
+        rows += b"".join(b"\0" + row.tobytes() for row in part if part.shape[1])
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 8, 0, 0, 0, 1)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return codec.SIGNATURE + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+FULL = np.full(MASK.shape, 255)
+GUISES = {
+    "grey of 1": lambda: _by_opencv(MASK.astype(np.uint8), 0),
+    "16 bits of 1": lambda: _by_opencv(MASK.astype(np.uint16), 0),
+    "16 bits of 255": lambda: _by_opencv(MASK.astype(np.uint16) * 255, 0),
+    "16 bits of 65535": lambda: _by_opencv(MASK.astype(np.uint16) * 65535, 0),
+    "1 bit": lambda: _by_pillow(Image.fromarray(MASK)),
+    "blue of 1": lambda: cv2.imencode(".png", np.dstack([MASK, 0 * MASK, 0 * MASK]) * np.uint8(1))[
+        1
+    ].tobytes(),
+    "black, transparent": lambda: _with_alpha(0 * FULL, MASK * 255),
+    "white, transparent": lambda: _with_alpha(FULL, MASK * 255),
+    "opaque": lambda: _with_alpha(MASK * 255, FULL),
+    "both": lambda: _with_alpha(MASK * 255, MASK * 255),
+    "16 bits, transparent": lambda: _with_alpha(0 * FULL, MASK * 1, np.uint16),
+    "palette": lambda: _in_palette(MASK, 0, 128),
+    "black palette": lambda: _in_palette(MASK, 0, 0),
+    "interlaced": lambda: _interlaced(MASK.astype(np.uint8) * 255),
+}
+
+
+@pytest.mark.parametrize("guise", GUISES)
+def test_stored_values_decide_what_is_object(guise: str) -> None:
+    np.testing.assert_array_equal(_decoded(GUISES[guise]()), MASK)
+    np.testing.assert_array_equal(codec.object_pixels(codec.PNG.parse(GUISES[guise]())), MASK)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [_in_palette(MASK, 255, 0), _in_palette(MASK * 2, 128, 0, 128), _with_alpha(MASK, MASK[::-1])],
+)
+def test_what_cannot_be_decided_is_refused(data: bytes) -> None:
+    with pytest.raises(codec.Undecided, match="different masks"):
+        _decoded(data)
+
+
+def test_an_interlaced_image_that_is_cut_short_is_broken() -> None:
+    png = codec.PNG.parse(_interlaced(MASK.astype(np.uint8)))
+    assert png.inflated()
+    short = codec.PNG(png.data, (6, 9), 8, 0, True, png.compressed)
+    with pytest.raises(ValueError, match="not the rows"):
+        short.inflated()

@@ -110,5 +110,5 @@ def test_damaged_entries_are_refused(path: Path, damage: str) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(InputError, match="cannot be written"):
         PredictionsWriter(tmp_path / "file" / "predictions.h5", **HEADER)

@@ -330,5 +330,5 @@ def test_caches_that_cannot_be_handed_in(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'a/b' is no plain name"):
         submission.file_names("mevis", odd)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(InputError, match="cannot be written"):
         submission.SubmissionWriter(tmp_path / "file" / "x.zip", "mevis")

@@ -192,7 +192,7 @@ def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_we
     long.send_signal(signal.SIGKILL)
     long.wait()
     reached = read_checkpoint(latest_checkpoint(work_dir))["meta"]["iter"]
-    (work_dir / ".iter_9999.pth.tmp").write_bytes(b"half a checkpoint")
+    (work_dir / ".iter_9999.pth.99999999.tmp").write_bytes(b"half a checkpoint")
     (work_dir / "last_checkpoint").write_text("")
     end = reached + 5
     options = ("--cfg-options", "train.checkpoint_interval=2", f"train.max_iters={end}")
@@ -203,7 +203,7 @@ def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_we
     whole = train(config, cache, tmp_path / "whole", *options)
     torch.set_num_threads(threads)
     assert_equal(whole, resumed)
-    assert not (work_dir / ".iter_9999.pth.tmp").exists()
+    assert not (work_dir / ".iter_9999.pth.99999999.tmp").exists()
 
 
 def test_old_checkpoints_go_also_after_a_resume(config: Path, cache: Path, tmp_path: Path) -> None:
@@ -309,14 +309,14 @@ def test_divergence_ends_in_one_sentence(config: Path, cache: Path, tmp_path: Pa
         ("model = dict(layers=3)", "unknown config key 'model.layers'; known in model are hidden"),
         ("model = 3", "model has to be a dict"),
         ("train = dict(max_iters='many')", "train.max_iters is 'many'; it has to be a whole"),
-        ("train = dict(batch_size=0)", "train.batch_size is 0; it has to be at least 1"),
+        ("train = dict(batch_size=0)", "train.batch_size is 0; it has to be from 1"),
         ("train = dict(seed=True)", "train.seed is True"),
         ("schedule = dict(type='cosine')", "schedule.type is 'cosine'; choose one of step, poly"),
         ("schedule = dict(milestones='x')", "schedule.milestones is 'x'; it has to be a list"),
         ("optimizer = dict(lr=None)", "optimizer.lr is None; it has to be a number"),
-        ("optimizer = dict(lr=-1.0)", "optimizer.lr is negative"),
+        ("optimizer = dict(lr=-1.0)", "optimizer.lr is -1.0; it has to be from 0"),
         ("data = dict(mixed_codecs=1)", "data.mixed_codecs is 1; it has to be True or False"),
-        ("data = dict(cache_weights=[2, 0])", "data.cache_weights has a number below 1"),
+        ("data = dict(cache_weights=[2, 0])", "data.cache_weights is 0; it has to be from 1"),
         ("model = dict(hidden_dim=10)", "num_heads = 8 does not divide"),
         ("model = dict(", "cannot be read"),
         ("raise RuntimeError('boom')", "cannot be read"),

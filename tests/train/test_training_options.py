@@ -169,9 +169,9 @@ def test_params_counts_part_by_part(capsys: pytest.CaptureFixture) -> None:
         ("model.decoder_reads=['words','sound']", "choose from words, expression, video, frames"),
         ("model.decoder_reads=['words','words']", "choose from"),
         ("model.decoder_reads=[3]", "a list of words"),
-        ("optimizer.ema_decay=1.0", "below 1"),
-        ("optimizer.lr_batch_size=0", "at least 1"),
-        ("train.val_interval=-1", "negative"),
+        ("optimizer.ema_decay=1.0", "has to be from 0 to 1"),
+        ("optimizer.lr_batch_size=0", "has to be from 1"),
+        ("train.val_interval=-1", "has to be from 0"),
     ],
 )
 def test_values_that_cannot_be_are_refused(folder: Path, option: str, message: str) -> None:

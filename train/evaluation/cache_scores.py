@@ -57,14 +57,16 @@ class Task:
         The rounds are, sigma by sigma, the head's own and the shuffled ones.
         """
         for video_id, items in tqdm(self.videos.items(), desc="masks", unit="video", leave=False):
-            own = [self.predictions.get(video_id, item.expression) for item in items]
+            video = self.reader.video(video_id)
+            channels = video.video_mask_embeds().shape[-1]
+            own = [self.predictions.get(video_id, item.expression, channels) for item in items]
             groups = [own, *([found[item.key] for item in items] for found in self.shuffled)]
             rounds = [
                 [self._kept(*said, sigma) for said in group]
                 for sigma in self.sigmas
                 for group in groups
             ]
-            yield self.reader.video(video_id), items, rounds
+            yield video, items, rounds
 
     def _kept(self, scores: np.ndarray, embeds: np.ndarray, sigma: float) -> np.ndarray:
         rule = self.predictions.rule

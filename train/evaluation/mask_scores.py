@@ -50,7 +50,8 @@ def score_masks(
         strict: stop at the first mask that is missing.
 
     Returns:
-        The content of metrics.json: that of `report.metrics`, ``per_video`` and ``missing``.
+        The content of metrics.json: that of `report.metrics`, ``per_video``, ``missing``, and
+        ``all_empty``: whether not one mask of all shows anything.
 
     Raises:
         InputError: there are no masks at all, or a broken one, or one of another size; with
@@ -75,6 +76,7 @@ def score_masks(
     )
     content["per_video"] = {r.video.id: mevis.average(r.scores) for r in results}
     content["missing"] = missing
+    content["all_empty"] = not any(score.found for score in scores.values())
     return content
 
 

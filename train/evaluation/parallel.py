@@ -4,10 +4,12 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from typing import TypeVar
 
 import cv2
+
+from cache_schema import children
 
 Task, Result = TypeVar("Task"), TypeVar("Result")
 
@@ -29,24 +31,30 @@ def run(
 
     Raises:
         What the function raises; tasks that have not started are dropped then.
+        SystemTrouble: a process ended before its work did.
     """
     if workers == 1:
         yield from map(function, tasks)
         return
     # Not forked from here: a fork of a process with threads can wait for ever for one of them.
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("forkserver"),
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
-    )
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(children.PRELOAD)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
     try:
-        waiting: deque = deque()
-        for task in tasks:
-            waiting.append(pool.submit(function, task))
-            if len(waiting) > 2 * workers:
+        with children.no_survivors():
+            waiting: deque = deque()
+            for task in tasks:
+                waiting.append(pool.submit(function, task))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    except BrokenExecutor:
+        raise children.died("a working process") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    children.serve()
+    cv2.setNumThreads(1)

@@ -21,7 +21,12 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 1 << 26
 MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}  # by colour type
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+PALETTE = 3
 SUB, UP = 1, 2  # filters; 0 is none
+#: Of an interlaced image, pass by pass: the first row and column, and the steps to the next.
+ADAM7 = (
+    (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,22 +81,36 @@ class PNG:
         mode = MODES[self.colour]
         return mode if self.depth == 8 or mode == "P" else f"{mode} of {self.depth} bits"
 
-    def filtered(self) -> np.ndarray:
-        """The inflated rows: (H, 1 + bytes) uint8, each with its filter in front.
+    def inflated(self) -> bytes:
+        """The filtered rows, of every pass of an interlaced image one after the other.
 
         Raises:
-            ValueError: the image data are broken, or the image is interlaced.
+            ValueError: the image data are broken.
         """
-        height, width = self.size
-        row = 1 + (width * self.depth * CHANNELS[self.colour] + 7) // 8
+        (height, width), bits_each = self.size, self.depth * CHANNELS[self.colour]
+        size = 0
+        for y, x, down, right in ADAM7 if self.interlaced else ((0, 0, 1, 1),):
+            rows, columns = -(-(height - y) // down), -(-(width - x) // right)
+            if rows > 0 and columns > 0:
+                size += rows * (1 + (columns * bits_each + 7) // 8)
         stream = zlib.decompressobj()
         try:
-            raw = stream.decompress(self.compressed, height * row + 1)
+            raw = stream.decompress(self.compressed, size + 1)
         except zlib.error as error:
             raise ValueError(f"its image data are broken ({error})") from None
-        if len(raw) != height * row or not stream.eof or self.interlaced:
+        if len(raw) != size or not stream.eof:
             raise ValueError("its image data are not the rows of its header")
-        return np.frombuffer(raw, np.uint8).reshape(height, row)
+        return raw
+
+    def filtered(self) -> np.ndarray:
+        """The inflated rows of an image that is not interlaced: (H, 1 + bytes) uint8.
+
+        The first byte of each is its filter.
+
+        Raises:
+            ValueError: the image data are broken.
+        """
+        return np.frombuffer(self.inflated(), np.uint8).reshape(self.size[0], -1)
 
 
 class MaskDecoder:
@@ -116,7 +135,7 @@ class MaskDecoder:
             self._simple += 1 if packed is not None else -2
             if packed is not None:
                 return packed
-        return bits.pack(grey_values(png), words)
+        return bits.pack(object_pixels(png), words)
 
 
 def _unfiltered(rows: np.ndarray, words: int) -> np.ndarray | None:
@@ -143,6 +162,49 @@ def _unfiltered(rows: np.ndarray, words: int) -> np.ndarray | None:
         mask = total ^ before
     # Only then are the values really 0 and 255, and not sums beyond.
     return None if (on & ~mask).any() or (off & mask).any() else mask
+
+
+class Undecided(ValueError):
+    """A whole image of which it cannot be told what is object in it."""
+
+
+def object_pixels(png: PNG) -> np.ndarray:
+    """What is object in a mask of any mode, (H, W) bool: what is not zero, as it is stored.
+
+    Transparency counts where the colours are all the same, indices where no colour is.
+
+    Raises:
+        ValueError: the image data are broken; `Undecided`: two readings of it differ.
+    """
+    if png.colour == PALETTE:
+        return _of_indices(png)
+    image = cv2.imdecode(np.frombuffer(png.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("its image data are broken")
+    if image.ndim == 2:
+        return image != 0
+    coloured = (image[..., :3] != 0).any(-1)
+    opaque = image[..., 3] != 0 if image.shape[-1] == 4 else np.ones_like(coloured)
+    if opaque.all() or (opaque == coloured).all():
+        return coloured
+    if coloured.all() or not coloured.any():
+        return opaque
+    raise Undecided("its colours and its transparency say different masks; save it as 0 and 255")
+
+
+def _of_indices(png: PNG) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(png.data)) as image:
+            indices = np.asarray(image)
+            palette = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"its image data are broken ({error})") from None
+    colours = np.zeros(256, bool)
+    colours[: len(palette)] = palette.any(1)
+    coloured, numbered = colours[indices], indices != 0
+    if not coloured.any() or (coloured == numbered).all():
+        return numbered
+    raise Undecided("its palette and its indices say different masks; save it as 0 and 255")
 
 
 def grey_values(png: PNG) -> np.ndarray:

@@ -4,15 +4,14 @@ MeViS and Ref-YouTube-VOS: ``<folder>/<video>/<expression>/<frame>.png``, 0 and 
 ``<folder>/anno_{0..3}/<video>/<frame>.png``, object ids with a palette.
 """
 
-import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from cache_schema import files
 from cache_schema.cli import InputError
 from cache_schema.names import escape
-from train.evaluation.png_codec import encode_mask
+from train.evaluation.png_codec import PNG, encode_mask, object_pixels
 
 
 def mask_name(video: str, expression: str, frame: str) -> str:
@@ -29,8 +28,8 @@ def map_name(annotator: int, video: str, frame: str) -> str:
 
 
 def is_plain(part: str) -> bool:
-    """Whether an id can be the name of a file or folder as it is."""
-    return re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", part) is not None
+    """Whether an id can be the name of a file or folder as it is, on the disk and in a zip."""
+    return part.isprintable() and part not in ("", ".", "..") and not set(part) & set("/\\:")
 
 
 def _plain(part: str) -> str:
@@ -62,13 +61,7 @@ def write_png(path: Path, data: bytes) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error}); check the folder and the space left on it"
-        ) from None
+    files.write(path, data, durable=False)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -78,10 +71,10 @@ def read_mask(path: Path) -> np.ndarray:
         InputError: the file is missing or not an image.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise InputError(f"the mask {path} cannot be read ({error}); predict again") from None
-    image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
-    if image is None:
-        raise InputError(f"the mask {path} is not an image; every frame needs a PNG")
-    return image > 0
+    try:
+        return object_pixels(PNG.parse(data))
+    except ValueError as error:
+        raise InputError(f"the mask {path} is not usable ({error}); predict again") from None

@@ -1,13 +1,12 @@
 """What an evaluation says in the end: metrics.json and the printed table."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cache_schema.cli import InputError
+from cache_schema import files
 from train.evaluation.mevis import Score, accuracies, summary
 
 NAMES = {
@@ -71,18 +70,7 @@ def _mean(figures: Sequence[dict]) -> dict:
 
 def write_metrics(path: Path, content: dict) -> None:
     """Write metrics.json in one piece."""
-    write_file(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a result in one piece: a reader sees the old file or all of the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error}); give another --out") from None
+    files.write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def table(content: Mapping, name: str = "DMVS") -> str:

@@ -5,19 +5,27 @@ the zip appears under its name only if it is complete. Here they come from someb
 stored predictions see `train.evaluation.cache_submission`.
 """
 
-import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from tqdm import tqdm
 
-from cache_schema.cli import InputError
+from cache_schema.files import replacing
 from train.evaluation import parallel
 from train.evaluation.mask_files import open_masks
-from train.evaluation.png_codec import PNG, encode_labels, encode_mask, grey_values, labels
+from train.evaluation.png_codec import (
+    PNG,
+    Undecided,
+    encode_labels,
+    encode_mask,
+    grey_values,
+    labels,
+    object_pixels,
+)
 from train.evaluation.records import AnnotatedVideo
 from train.evaluation.submission_check import (
     DAVIS,
@@ -45,39 +53,29 @@ class SubmissionWriter:
         dataset: one of `LAYOUTS`.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the zip cannot be written.
     """
 
     def __init__(self, path: Path, dataset: str) -> None:
         self.path, self._dataset = path, dataset
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._open = _new_zip(path)
+        self._zip = self._open.__enter__()
         self.num_files = 0
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # PNGs are compressed already.
-            self._zip = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_STORED)
-        except OSError as error:
-            raise InputError(
-                f"{path.parent} cannot be written to ({error}); give another --out"
-            ) from None
 
     def add(self, video: AnnotatedVideo, masks: Iterable[tuple[str, bytes]]) -> None:
         """Write the masks of a video, as names and checked PNGs, in any order.
 
         Raises:
             Rejected: one is missing, or not one of the video.
-            InputError: the zip cannot be written.
+            OSError: of the storage, which leaving the context turns into `InputError`.
         """
         missing = {name for row in file_names(self._dataset, video) for name in row}
         for name, data in masks:
             if name not in missing:
                 raise Rejected([Problem("extra file", name)])
             missing.remove(name)
-            try:
-                # A fixed date: the same masks make the same zip.
-                self._zip.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
-            except OSError as error:
-                raise InputError(f"{self.path} cannot be written ({error})") from None
+            # A fixed date: the same masks make the same zip.
+            self._zip.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
             self.num_files += 1
         if missing:
             raise Rejected([Problem("missing frame", name) for name in sorted(missing)])
@@ -88,26 +86,14 @@ class SubmissionWriter:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._zip.close()
-            if kind is None:
-                _publish(self._temporary, self.path)
-        except OSError as failure:
-            raise InputError(f"{self.path} cannot be written ({failure})") from None
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)
 
 
-def _publish(temporary: Path, path: Path) -> None:
-    """Give a complete file its name, on disk."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+@contextmanager
+def _new_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    # PNGs are compressed already.
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        yield archive
 
 
 def from_files(
@@ -170,7 +156,11 @@ def _pack_video(
             if data is None:
                 gaps[-1].append(name)
                 continue
-            data = _converted(data, dataset)
+            try:
+                data = _converted(data, dataset)
+            except Undecided as error:
+                problems.append(Problem("unclear mask", f"{name}: {error}"))
+                continue
             problem, size = check_png(data, dataset, size)
             if problem is None:
                 masks.append((name, data))
@@ -180,13 +170,21 @@ def _pack_video(
 
 
 def _converted(data: bytes, dataset: str) -> bytes:
-    """A mask in the mode that the server wants; as it is if it cannot be read."""
+    """A mask in the mode that the server wants; as it is if it cannot be read.
+
+    Raises:
+        Undecided: it cannot be told what is object.
+    """
     try:
         png = PNG.parse(data)
         if dataset == DAVIS:
             return data if png.mode == "P" else encode_labels(labels(png))
-        values = grey_values(png)
-        fits = png.mode == "L" and not ((values != 0) & (values != 255)).any()
-        return data if fits else encode_mask(values > 0)
+        if png.mode == "L":
+            values = grey_values(png)
+            if not ((values != 0) & (values != 255)).any():
+                return data
+        return encode_mask(object_pixels(png))
+    except Undecided:
+        raise
     except ValueError:
         return data

@@ -122,7 +122,7 @@ def check_png(
     """What is wrong with a mask, and the size of the video's masks if it was not known."""
     try:
         png = PNG.parse(data)
-        png.filtered()
+        png.inflated()
     except ValueError as error:
         return Problem("broken PNG", str(error)), size
     size = size or png.size

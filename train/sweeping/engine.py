@@ -11,15 +11,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.registry import PARAM_SCHEDULERS
 from tqdm import tqdm
 
+from cache_schema import files
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
-from train.checkpoint import NAME, checkpoints, read_checkpoint, save_checkpoint
-from train.data import Batch
+from train.checkpoint import (
+    NAME,
+    check_state,
+    checkpoints,
+    load_weights,
+    parameter_shapes,
+    read_checkpoint,
+    save_checkpoint,
+)
+from train.data import Batch, workers
 from train.losses import Diverged
 from train.runner import build_dataset, build_loader, check_same_run, on_device, training_facts
 from train.sweeping.together import MOST, Together, kind_of
@@ -77,8 +87,7 @@ class Trainee:
         """Append a line to the log; ``iteration`` counts from 1 here."""
         line = {"iteration": iteration, "lr": self.optimizer.get_lr()["lr"][0]}
         line |= {name: float(value) for name, value in losses.items()}
-        with open(self.folder / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        files.append(self.folder / LOG, json.dumps(line))
 
     def save(self, iteration: int, keep: int) -> None:
         """Write the checkpoint after so many iterations; the oldest over ``keep`` go."""
@@ -92,32 +101,56 @@ class Trainee:
                 "seconds": self.seconds,
             },
             "state_dict": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "param_schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            **self._state(),
             "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},
         }
         save_checkpoint(content, self.folder / NAME.format(iteration))
         for path in list(checkpoints(self.folder).values())[: -max(keep, 2)]:
             path.unlink()
 
+    def _state(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "param_schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+        }
+
     def load(self, iteration: int) -> None:
         """Go back to the checkpoint after so many iterations."""
         path = self.folder / NAME.format(iteration)
         content = read_checkpoint(path)
         check_same_run(path, content, self.facts)
-        self.model.load_state_dict(content["state_dict"])
+        load_weights(self.model, content["state_dict"], where=f"checkpoint {path}")
+        check_state(path, content, self._state(), parameter_shapes(self.optimizer))
         self.optimizer.load_state_dict(content["optimizer"])
         for scheduler, state in zip(self.schedulers, content["param_schedulers"], strict=True):
             scheduler.load_state_dict(state)
-        self.seconds = content["meta"]["seconds"]
+        self.seconds = content["meta"].get("seconds") or 0.0
         if (self.folder / LOG).is_file():  # what it says beyond is said again, or was cut short
             whole = (self.folder / LOG).read_text("utf-8").rpartition("\n")[0].splitlines()
-            kept = [f"{line}\n" for line in whole if json.loads(line)["iteration"] <= iteration]
-            (self.folder / LOG).write_text("".join(kept), "utf-8")
+            kept = [f"{line}\n" for line in whole if _iteration(line, self.folder) <= iteration]
+            files.write(self.folder / LOG, "".join(kept))
 
     def drop(self, reason: str) -> None:
         """Note why it is out."""
-        (self.folder / DROPPED).write_text(json.dumps({"reason": reason}) + "\n", "utf-8")
+        files.write(self.folder / DROPPED, json.dumps({"reason": reason}) + "\n")
+
+
+def _iteration(line: str, folder: Path) -> int:
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise InputError(
+            f"{folder / LOG} has the line {line:.60!r}, which is none of a log; delete the file"
+        ) from None
+
+
+def _reason(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text("utf-8"))["reason"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InputError(
+            f"{path} does not say why the head was dropped; delete it to train the head again"
+        ) from None
 
 
 @dataclass
@@ -162,7 +195,8 @@ def train_members(
     for number, group in enumerate(groups.values(), 1):
         name = f"pass {number} of {len(groups)}" if len(groups) > 1 else "train"
         one_pass = Pass(group, caches[group[0].caches], work_dir, torch.device(device), resume)
-        one_pass.run(name)
+        with workers.one_sentence():
+            one_pass.run(name)
         for trainee in one_pass.alive:
             last = trainee.folder / NAME.format(trainee.member.config.train.max_iters)
             trained.checkpoints[trainee.member] = last
@@ -203,10 +237,9 @@ class Pass:
                     f"{folder} is there already, of an earlier sweep; add --resume to go on with "
                     "it, or choose another --work-dir"
                 )
-            folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder)
             if (folder / DROPPED).is_file():
-                reason = json.loads((folder / DROPPED).read_text("utf-8"))["reason"]
-                self.dropped[member] = reason
+                self.dropped[member] = _reason(folder / DROPPED)
             else:
                 self.alive.append(Trainee(member, caches, folder, device))
         if resume and self.alive:

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from cache_schema.cli import InputError
-from train.evaluation.report import align, write_file
+from cache_schema.files import write
+from train.evaluation.report import align
 from train.sweeping.bootstrap import LEVEL, RESAMPLES, compare
 from train.sweeping.plot import draw
 
@@ -70,7 +71,7 @@ def write_report(
         "sweep.png": draw(content),
     }
     for name, data in files.items():
-        write_file(folder / name, data)
+        write(folder / name, data)
     return table(content)
 
 

@@ -1,0 +1,5 @@
+"""Importing this ties the importing process to its parent; for a fork server, see `children`."""
+
+from cache_schema.children import end_with_parent
+
+end_with_parent()
