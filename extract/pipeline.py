@@ -149,22 +149,15 @@ def extract(
     summary, start = Summary(total=len(own)), time.perf_counter()
     readers = readers or default_readers(stage.vita.device)
     with closing(outcomes_of(stage, dataset, codec, open_cache, own, queue, readers)) as outcomes:
-        left = set(own) - next(outcomes)
-        summary.already_there = len(own) - len(left)
+        summary.already_there = len(next(outcomes).intersection(own))
         with Progress(len(own) - summary.already_there, rank) as progress:
             for video_id, outcome in outcomes:
                 progress.update(video_id, outcome)
-                left.discard(video_id)
                 if isinstance(outcome, Failed):
                     summary.failures[video_id] = outcome.reason
                 else:
                     summary.videos += 1
                     summary.frames += outcome.frames
-    if left:  # whatever ended early without a word
-        raise InputError(
-            f"{len(left)} videos were never finished, such as {min(left)!r}: "
-            "run the same command again to continue"
-        )
     summary.seconds = time.perf_counter() - start
     _check_all(summary)
     _look_back(summary, out, dataset)
@@ -197,11 +190,11 @@ def outcomes_of(
         yield done
         missing = [video_id for video_id in own if video_id not in done]
         with (
-            reading(stage, dataset, missing, readers) as stream,
+            reading(stage, dataset, missing, readers) as (stream, processes),
             ahead(stream, queue, "receiver") as parts,
             ahead(infer(stage, parts), queue, "model") as results,
             ahead(code(stage, codec, results), CODED_BYTES, "coder", coded_bytes) as coded,
-            cut_off(reader),
+            cut_off(*processes),
         ):
             for part in coded:
                 writer.put(part)

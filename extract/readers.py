@@ -31,8 +31,8 @@ Task = tuple[str, int, int]  # a video's id, first frame, one past the last
 @contextmanager
 def reading(
     stage: Stage, dataset: Dataset, ids: Sequence[str], processes: int
-) -> Iterator[Iterable[tuple[str, Any]]]:
-    """What `read` says of videos, made by one process or by several.
+) -> Iterator[tuple[Iterable[tuple[str, Any]], list[Child]]]:
+    """What `read` says of videos, made by one process or by several; and the processes.
 
     Enter it before there are threads: the processes are forked.
 
@@ -44,7 +44,8 @@ def reading(
     """
     with ExitStack() as stack:
         if processes == 1:
-            yield stack.enter_context(Child(lambda _: read(stage, dataset, ids), "reading"))
+            only = stack.enter_context(Child(lambda _: read(stage, dataset, ids), "reading"))
+            yield only, [only]
             return
 
         def child(function: Callable[[Iterator[Any]], Iterable[Any]]) -> Child:
@@ -59,7 +60,7 @@ def reading(
             child(lambda tasks: read_images(stage, dataset, tasks))
             for _ in range(processes - number)
         ]
-        yield _in_order(stage, ids, heads, readers)
+        yield _in_order(stage, ids, heads, readers), [*heads, *readers]
 
 
 def read_heads(

@@ -291,5 +291,5 @@ def test_features_are_read_where_the_batch_holds_them(
 def test_a_negative_amount_of_memory_is_refused() -> None:
     config = "train/configs/demo.py"
     assert load_config(config, {"data.ram_gb": 0}).data.ram_gb == 0.0
-    with pytest.raises(InputError, match="data.ram_gb is negative"):
+    with pytest.raises(InputError, match="data.ram_gb is -0.5; it has to be from 0"):
         load_config(config, {"data.ram_gb": -0.5})
