@@ -1,6 +1,7 @@
 """Who may write a cache: one process, or the ranks of one run. The kernel ends every lock with
 the process that holds it, so no crash leaves one behind."""
 
+import errno
 import fcntl
 import os
 import time
@@ -13,6 +14,7 @@ from cache_schema.cli import InputError
 LOCK = ".lock"
 WAIT = 60.0  # seconds for the first rank to heal the cache
 PAUSE = 0.05
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 _held: weakref.WeakSet["CacheLock"] = weakref.WeakSet()
 
@@ -40,10 +42,12 @@ class CacheLock:
         ValueError: no rank of that world.
     """
 
-    def __init__(self, folder: Path, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self, folder: Path, rank: int = 0, world_size: int = 1, *, what: str = "the cache"
+    ):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}")
-        self._folder, self._world_size = folder, world_size
+        self._folder, self._world_size, self._what = folder, world_size, what
         self._files: list[int] = []
         _held.add(self)
         try:
@@ -89,6 +93,12 @@ class CacheLock:
         if os.pread(self._main, 32, 0) != str(self._world_size).encode():
             raise self._refusal()
 
+    def __enter__(self) -> "CacheLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def release(self) -> None:
         """Let go; calling it twice is fine."""
         while self._files:
@@ -101,7 +111,7 @@ class CacheLock:
 
     def _refusal(self) -> InputError:
         return InputError(
-            f"another process is writing the cache {self._folder}: "
+            f"another process is writing {self._what} {self._folder}: "
             "wait for it, or use another folder"
         )
 
@@ -111,4 +121,11 @@ def _try(descriptor: int, kind: int) -> bool:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise InputError(
+            "the file system has no locks (flock), so that two processes could write at once: "
+            "mount it with them, or write to another one"
+        ) from error
     return True

@@ -90,3 +90,15 @@ def test_no_child_outlives_a_killed_command(parent, stopped):
     parent.process.kill()
     parent.process.communicate(timeout=LONG)
     until(lambda: not parent.family())
+
+
+@pytest.mark.parametrize("package", ["train", "extract", "scripts.score", "cache_schema"])
+def test_an_interrupt_while_libraries_load_is_one_line(package, tmp_path):
+    """The first library that is asked for interrupts; here a stand-in for it."""
+    (tmp_path / "numpy.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+    for name in ("torch", "h5py"):
+        (tmp_path / f"{name}.py").write_text("import numpy")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", package, "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT and done.stderr == "interrupted\n"

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -27,7 +28,7 @@ from train.evaluation.cache_scores import pick_rule
 from train.evaluation.validation import validate
 from train.memory import keep_freed_memory
 from train.models import DMVS
-from train.runner import build_runner, num_workers
+from train.runner import alone_in, build_runner, num_workers
 
 
 def main(argv: list[str]) -> int:
@@ -76,15 +77,16 @@ def _train(
     caches: Sequence[CacheReader],
     device: torch.device,
 ) -> None:
-    build_runner(
-        config,
-        caches,
-        arguments.work_dir,
-        device=device,
-        resume=arguments.resume,
-        validate=_validation(config, arguments.val_cache, device),
-    ).train()
-    barrier()  # nobody parts while another one still writes
+    with alone_in(Path(arguments.work_dir)):
+        build_runner(
+            config,
+            caches,
+            arguments.work_dir,
+            device=device,
+            resume=arguments.resume,
+            validate=_validation(config, arguments.val_cache, device),
+        ).train()
+        barrier()  # nobody parts while another one still writes
 
 
 def _validation(

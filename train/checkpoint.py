@@ -20,6 +20,7 @@ from torch import nn
 
 from cache_schema import files, system
 from cache_schema.cli import InputError
+from cache_schema.pickles import check_pickle
 from train.distributed import unwrapped
 
 NAME = "iter_{}.pth"
@@ -86,6 +87,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     path = Path(path)
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist; train first, or check the path")
+    check_pickle(path)
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a broken file

@@ -4,6 +4,8 @@ result["run"] = describe_run(config=config.to_dict(), seed=seed, caches={"traini
                              device=device, seconds=seconds)
 """
 
+import hashlib
+import json
 import os
 import platform
 import resource
@@ -19,6 +21,8 @@ import cache_schema
 from cache_schema.reader import CacheReader
 
 GIT_SECONDS = 5
+#: The keys of `contents`.
+CONTENTS = {"videos", "contents"}
 
 
 def describe_run(
@@ -67,6 +71,13 @@ def cache_identity(reader: CacheReader) -> dict[str, str]:
         "dataset": reader.dataset,
         "split": reader.split,
     }
+
+
+def contents(reader: CacheReader) -> dict[str, int | str]:
+    """Which videos a cache holds: their number, and a digest of their ids and checksums (hex)."""
+    listed = [[entry.id, entry.checksum] for entry in reader.entries.values()]
+    digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    return {"videos": len(listed), "contents": digest}
 
 
 def code_version() -> dict[str, str | None]:

@@ -3,7 +3,8 @@
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 from cache_schema import files
 from cache_schema.cli import InputError
 from cache_schema.cores import CORES
+from cache_schema.lock import CacheLock
 from cache_schema.reader import CacheReader
 from train.checkpoint import (
     PlainCheckpoint,
@@ -33,7 +35,7 @@ from train.data.compatible import signature
 from train.distributed import mean_over_ranks, unwrapped, wrap
 from train.hooks import LossLog, PeakMemory, RunFile, Validation
 from train.models import DMVS
-from train.provenance import cache_identity
+from train.provenance import CONTENTS, cache_identity, contents
 from train.trainable import (
     build_head,
     build_optimizer,
@@ -184,7 +186,11 @@ def training_facts(config: Config, caches: Sequence[CacheReader]) -> dict[str, A
         "config": config.to_dict(),
         "seed": config.train.seed,
         "caches": [
-            {**cache_identity(reader), "models": signature(reader.fingerprint, codec=False)}
+            {
+                **cache_identity(reader),
+                **contents(reader),
+                "models": signature(reader.fingerprint, codec=False),
+            }
             for reader in caches
         ],
     }
@@ -305,6 +311,21 @@ def load_head(config: Config, checkpoint: str | Path, device: torch.device | str
     return head.to(device).eval()
 
 
+@contextmanager
+def alone_in(work_dir: Path) -> Iterator[None]:
+    """Keep other trainings out of a work folder, in the main process of a run.
+
+    Raises:
+        InputError: another one is at work there, or the folder cannot be written.
+    """
+    if not is_main_process():
+        yield
+        return
+    files.make_folder(work_dir)
+    with CacheLock(work_dir, what="the work folder"):
+        yield
+
+
 def _start(work_dir: Path, training: dict[str, Any], *, resume: bool) -> Path | None:
     """Make the work folder; the checkpoint to go on from, if any."""
     files.make_folder(work_dir)
@@ -340,10 +361,26 @@ def check_same_run(path: Path, checkpoint: dict[str, Any], training: dict[str, A
         for difference in differences(training["config"], config)
         if not difference.startswith(free)
     ]
-    if earlier.get("caches") != training["caches"]:
-        changed.append("the caches are not those of the earlier run")
+    changed += _other_caches(earlier.get("caches"), training["caches"])
     if changed:
         raise InputError(
             f"--resume: {path} belongs to another run ({'; '.join(changed)}); give what it "
             "was started with, or choose another --work-dir"
         )
+
+
+def _other_caches(earlier: Any, ours: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is to be said of caches that are not those of the earlier run."""
+    if not isinstance(earlier, list) or len(earlier) != len(ours):
+        return ["the caches are not those of the earlier run"]
+    for then, now in zip(earlier, ours, strict=True):
+        then = then if isinstance(then, dict) else {}
+        if any(then.get(key) != now[key] for key in now.keys() - CONTENTS):
+            return ["the caches are not those of the earlier run"]
+        # Older checkpoints do not tell the videos.
+        if any(then.get(key, now[key]) != now[key] for key in CONTENTS):
+            return [
+                f"{now['dataset']} {now['split']} holds other videos, {now['videos']} now and "
+                f"{then.get('videos')} then"
+            ]
+    return []

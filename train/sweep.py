@@ -36,7 +36,7 @@ from train.evaluation.report import write_metrics
 from train.memory import keep_freed_memory
 from train.params import count
 from train.provenance import cache_identity, describe_run
-from train.runner import load_head
+from train.runner import alone_in, load_head
 from train.sweeping.engine import Trained, train_members
 from train.sweeping.report import write_report
 from train.sweeping.scores import HeadScores, collect_metrics, from_json, score_videos, to_json
@@ -65,19 +65,20 @@ def main(argv: list[str]) -> int:
     device = pick_device(arguments.device)
     work_dir = Path(arguments.work_dir or Path("work/sweeps") / Path(arguments.sweep).stem)
     start = time.perf_counter()
-    trained = train_members(members, caches, work_dir, device=device, resume=arguments.resume)
-    if eval_caches:
-        metrics = evaluate(trained, eval_caches, work_dir, device=device)
-        print(report(sweep, trained, metrics, eval_caches, work_dir))
-    run = describe_run(
-        config={member.name: member.config.to_dict() for member in members},
-        seed=None,
-        caches={"training": _identities(caches), "evaluation": _identities(eval_caches)},
-        device=device,
-        seconds=time.perf_counter() - start,
-        seeds=arguments.seeds,
-    )
-    write_metrics(work_dir / "run.json", run)
+    with alone_in(work_dir):
+        trained = train_members(members, caches, work_dir, device=device, resume=arguments.resume)
+        if eval_caches:
+            metrics = evaluate(trained, eval_caches, work_dir, device=device)
+            print(report(sweep, trained, metrics, eval_caches, work_dir))
+        run = describe_run(
+            config={member.name: member.config.to_dict() for member in members},
+            seed=None,
+            caches={"training": _identities(caches), "evaluation": _identities(eval_caches)},
+            device=device,
+            seconds=time.perf_counter() - start,
+            seeds=arguments.seeds,
+        )
+        write_metrics(work_dir / "run.json", run)
     print(f"checkpoints and tables: {work_dir}")
     return 0
 

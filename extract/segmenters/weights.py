@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from cache_schema.cli import InputError
 from cache_schema.files import replacing
+from cache_schema.pickles import check_pickle
 from extract.segmenters.config import SegmenterConfig
 from extract.segmenters.key_mapping import published, rename, shape_of_not_needed
 from extract.segmenters.numpy_pickle import Refused, load_arrays
@@ -163,6 +164,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
             f"weights {path} would call {str(error)!r}, which plain arrays do not need: none of "
             "its code was run; give a checkpoint from a source that you trust"
         ) from None
+    except InputError:
+        raise
     except Exception as error:  # whatever the bytes of a wrong file make the unpickler stumble on
         raise InputError(
             f"weights {path} cannot be read: damaged, or no checkpoint of plain tensors or arrays "
@@ -190,6 +193,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _read_torch(path: Path) -> Any:
+    check_pickle(path)
     # weights_only: a file from outside must not run code; mmap: as all but very old ones can be
     return torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 

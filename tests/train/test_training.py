@@ -15,6 +15,7 @@ from mmengine.optim import OptimWrapper
 from cache_schema import cli
 from cache_schema.cli import InputError
 from cache_schema.codecs import get_codec
+from cache_schema.lock import CacheLock
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from train.__main__ import main
@@ -25,6 +26,7 @@ from train.data.compatible import signature
 from train.losses import Binary, SetCriterion, Targets
 from train.mask_logits import MaskFeatures, mask_logits
 from train.models import DMVS, HeadInputs
+from train.provenance import CONTENTS, contents
 from train.runner import load_head
 from train.trainable import TrainableHead
 
@@ -225,6 +227,7 @@ def test_a_checkpoint_tells_what_it_was_trained_on(
             "split": "train",
             "dataset": "synthetic",
             "models": signature(reader.fingerprint, codec=False),
+            **contents(reader),
         }
     ]
     assert training["seed"] == 0 and training["config"] == load_config(config).to_dict()
@@ -391,3 +394,33 @@ def test_the_command_line_says_it_with_status_2(
     )
     shown = capsys.readouterr().err
     assert status == 2 and shown.startswith("error: ") and "Traceback" not in shown
+
+
+def test_two_trainings_in_one_folder_are_refused(config: Path, cache: Path, tmp_path: Path) -> None:
+    with (
+        CacheLock(files_made(tmp_path / "run")),
+        pytest.raises(InputError, match="another process is writing the work folder"),
+    ):
+        train(config, cache, tmp_path / "run", "--resume")
+    assert not list((tmp_path / "run").glob("*.pth"))
+    train(config, cache, tmp_path / "run")  # the first one is done
+
+
+def files_made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_a_cache_with_other_videos_is_not_gone_on_with(config: Path, tmp_path: Path) -> None:
+    write_cache(tmp_path / "cache", num_videos=2)
+    train(config, tmp_path / "cache", tmp_path / "run", "--cfg-options", "train.max_iters=4")
+    write_cache(tmp_path / "cache", num_videos=3)
+    with pytest.raises(InputError, match="holds other videos, 3 now and 2 then"):
+        train(config, tmp_path / "cache", tmp_path / "run", "--resume")
+    # A checkpoint of before says nothing of videos, and is gone on with.
+    path = latest_checkpoint(tmp_path / "run")
+    content = torch.load(path, weights_only=True)
+    for name in CONTENTS:
+        del content["meta"]["training"]["caches"][0][name]
+    torch.save(content, path)
+    train(config, tmp_path / "cache", tmp_path / "run", "--resume")
