@@ -28,7 +28,7 @@ INSTALLED = .venv/installed
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data extract train eval demo sweep params check-data stats submit verify bench test lint
+.PHONY: help setup data extract train eval demo sweep params check-data stats submit verify bench bench-gpu test lint
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -102,6 +102,10 @@ bench: data ## measure stage one, the cache, training and scoring; tables here, 
 	@$(BIN)/python -m scripts.bench_cache --json $(OUT)/bench/cache.json
 	@$(BIN)/python -m scripts.bench_train --json $(OUT)/bench/train.json
 	@$(BIN)/python -m scripts.bench_score --json $(OUT)/bench/score.json
+
+bench-gpu: setup ## measure both stages on a GPU, six minutes; tables here, JSON in $(OUT)/bench
+	@mkdir -p $(OUT)/bench
+	@$(BIN)/python -m scripts.bench_gpu --json $(OUT)/bench/gpu.json
 
 test: setup ## check import boundaries and run the tests
 	$(CHECK_IMPORTS)
