@@ -122,10 +122,7 @@ class CacheReader:
             self._shards.clear()
 
     def shard(self, name: str) -> OpenShard:
-        """An open shard; at most 32 stay open, the least used goes first.
-
-        One that goes is closed when nobody reads from it any more.
-        """
+        """An open shard; at most 32 stay open, others close when nobody reads from them any more."""
         self._check_process()
         with self._lock:
             if name not in self._shards:
@@ -167,11 +164,13 @@ class Video:
         geometry: of its frames.
         num_frames: T.
         frame_names: one a frame.
+        source: name of its shard, and identity of the file that what is known holds for.
     """
 
     def __init__(self, reader: CacheReader, entry: Entry):
         self._reader, self._entry, self.id = reader, entry, entry.id
         self._index = reader.index(entry)
+        self.source = entry.shard, self._index.identity
         self.num_frames = self._index.num_frames
         self.frame_names = list(self._index.frame_names)
         self.geometry = self._index.geometry
@@ -313,11 +312,6 @@ class Video:
 
     def _inside(self, path: str) -> str:
         return f"{self._index.root}/{path}" if path else self._index.root
-
-    @property
-    def source(self) -> tuple[str, tuple[int, ...]]:
-        """Name of the video's shard and identity of the file that what is known of it holds for."""
-        return self._entry.shard, self._index.identity
 
     def _shard(self) -> OpenShard:
         return self._reader.same_shard(*self.source)

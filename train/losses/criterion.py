@@ -19,7 +19,7 @@ from torch import Tensor
 from train.bilinear import sample
 from train.losses.classification import Binary, Matches, Softmax
 from train.losses.fetch import Fetch
-from train.losses.matcher import PairSums, assign, check_finite
+from train.losses.matcher import Costs, PairSums
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.losses.supervision import Group, Supervision, Targets
 from train.mask_logits import MaskFeatures
@@ -286,44 +286,6 @@ class SetCriterion:
                 share = np.float32(instances == np.arange(heads)[:, None])
                 share = torch.from_numpy(share).to(maps.device, non_blocking=True)
             yield sample(maps[:, None], points).view(len(true), -1), true.flatten(1), share
-
-
-@dataclass
-class Costs:
-    """Matching costs of a batch.
-
-    Attributes:
-        flat: those of all groups one after the other; None if there is no target.
-        shapes: (G, L, N, largest M) of each group.
-        truth: what they are the costs of.
-        layers: L.
-    """
-
-    flat: Fetch | None
-    shapes: list[torch.Size]
-    truth: Supervision
-    layers: int
-
-    def matches(self) -> list[Matches]:
-        """The matches of each layer; waits for the costs.
-
-        Raises:
-            Diverged: a cost is not finite.
-        """
-        none = torch.zeros(0, dtype=torch.int64)
-        count = self.truth.heads * len(self.truth.labels)
-        matches: list[Matches] = [[(none, none)] * count for _ in range(self.layers)]
-        if self.flat is None:
-            return matches
-        flat = self.flat.get()
-        check_finite(flat.numpy())
-        parts = flat.split([shape.numel() for shape in self.shapes])
-        for part, shape, group in zip(parts, self.shapes, self.truth.groups, strict=True):
-            tables = part.view(shape).numpy()
-            for table, b, targets in zip(tables, group.samples, group.targets.counts, strict=True):
-                for layer, own in enumerate(table[..., :targets]):
-                    matches[layer][b] = assign(own)
-        return matches
 
 
 @dataclass
