@@ -122,7 +122,7 @@ class CacheReader:
             self._shards.clear()
 
     def shard(self, name: str) -> OpenShard:
-        """An open shard; at most 32 stay open, others close when nobody reads from them any more."""
+        """An open shard; at most 32 stay open, others close when nobody reads from them."""
         self._check_process()
         with self._lock:
             if name not in self._shards:

@@ -20,9 +20,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cache_schema.cli import InputError
 from train.data import Batch
+from train.fetch import Fetch
 from train.graphed import GraphedHead
 from train.losses import Binary, Diverged, SetCriterion
-from train.losses.fetch import Fetch
 from train.losses.points import sample_points
 from train.models import DMVS, HeadOutput
 
@@ -76,15 +76,15 @@ class TrainableHead(BaseModel):
     def forward(self, batch: Batch, iteration: int = 0) -> Losses:
         """The weighted loss terms of a batch in an iteration."""
         outputs = self.decode(batch, iteration)
-        begun = self.criterion.begin(
+        seeds = self.point_seeds(iteration, len(batch.targets))
+        losses, _ = self.criterion.compare(
             layers_of([outputs]),
             batch.supervision,
             prior=self.prior(outputs, batch),
-            random=sample_points(
-                self.point_seeds(iteration, len(batch.targets)), outputs[-1].logits.device
-            ),
+            random=sample_points(seeds, outputs[-1].logits.device),
+            average=self.mean,
         )
-        return begun.finish(self.mean)[0]
+        return losses
 
     def decode(self, batch: Batch, iteration: int) -> list[HeadOutput]:
         """What the head says of a batch in an iteration, in float32."""

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from train.bilinear import sample
 from train.losses.classification import Binary, Matches, Softmax
-from train.losses.fetch import Fetch
-from train.losses.matcher import Costs, PairSums
+from train.losses.matcher import PairSums, assign, check_finite
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.losses.supervision import Group, Supervision, Targets
 from train.mask_logits import MaskFeatures
@@ -104,25 +103,19 @@ class SetCriterion:
         Raises:
             Diverged: a prediction is not finite.
         """
-        return self.begin(layers, truth, prior=prior, random=random).finish(average)
-
-    def begin(
-        self,
-        layers: Sequence[tuple[Tensor, Tensor]],
-        truth: Supervision,
-        *,
-        prior: Sequence[Tensor] | None = None,
-        random: RandomPoints | None = None,
-    ) -> "Begun":
-        """The first half of `compare`: what goes on until a GPU's matching costs are awaited."""
         device = layers[-1][0].device
         random = random or uniform_points(device)
         with torch.autocast(device.type, enabled=False):
             logits = torch.stack([own.float() for own, _ in layers])  # (L, B, N) or with K + 1
             embeds = torch.stack([own.float() for _, own in layers], dim=1)  # (B, L, N, C)
-            costs = self.all_costs(logits, embeds, truth, prior=prior, random=random)
-        return Begun(self, logits, embeds, truth, random, costs)
+            matches = self.match(logits, embeds, truth, prior=prior, random=random)
+            losses = self.losses(
+                logits, embeds, truth, matches=matches, random=random, average=average
+            )
+        weights = {"cls": self.class_weight, "mask": self.mask_weight, "dice": self.dice_weight}
+        return {f"loss_{name}": weights[name] * term for name, term in losses.items()}, matches[-1]
 
+    @torch.no_grad()
     def match(
         self,
         logits: Tensor,
@@ -144,27 +137,25 @@ class SetCriterion:
         Returns:
             The matches of each layer.
         """
-        return self.all_costs(logits, embeds, truth, prior=prior, random=random).matches()
-
-    @torch.no_grad()
-    def all_costs(
-        self,
-        logits: Tensor,
-        embeds: Tensor,
-        truth: Supervision,
-        *,
-        prior: Sequence[Tensor] | None = None,
-        random: RandomPoints,
-    ) -> "Costs":
-        """The matching costs of the whole batch, on their way to the host; see `match`."""
+        none = torch.zeros(0, dtype=torch.int64)
+        matches: list[Matches] = [[(none, none)] * logits.shape[1] for _ in logits]
         costs = [self.costs(logits, embeds, group, random) for group in truth.groups]
         if prior is not None:
             for cost, group in zip(costs, truth.groups, strict=True):
                 for own, b in zip(cost, group.samples, strict=True):  # (L, N, M)
                     own[..., : prior[b].shape[1]] += self.prior_weight * prior[b]
+        if not costs:
+            return matches
         # One transfer for the whole batch: on a GPU each would wait for the device.
-        flat = Fetch(torch.cat([cost.flatten() for cost in costs])) if costs else None
-        return Costs(flat, [cost.shape for cost in costs], truth, len(logits))
+        flat = torch.cat([cost.flatten() for cost in costs]).cpu()
+        check_finite(flat.numpy())
+        parts = flat.split([cost.numel() for cost in costs])
+        for part, cost, group in zip(parts, costs, truth.groups, strict=True):
+            tables = part.view(cost.shape).numpy()
+            for table, b, count in zip(tables, group.samples, group.targets.counts, strict=True):
+                for layer, own in enumerate(table[..., :count]):
+                    matches[layer][b] = assign(own)
+        return matches
 
     def costs(self, logits: Tensor, embeds: Tensor, group: Group, random: RandomPoints) -> Tensor:
         """Matching costs of the samples of one size, without the prior.
@@ -286,40 +277,6 @@ class SetCriterion:
                 share = np.float32(instances == np.arange(heads)[:, None])
                 share = torch.from_numpy(share).to(maps.device, non_blocking=True)
             yield sample(maps[:, None], points).view(len(true), -1), true.flatten(1), share
-
-
-@dataclass
-class Begun:
-    """A loss whose matching costs are on their way; see `SetCriterion.begin`.
-
-    Attributes:
-        logits: (L, B, N) or (L, B, N, K + 1).
-        embeds: (B, L, N, C).
-    """
-
-    criterion: SetCriterion
-    logits: Tensor
-    embeds: Tensor
-    truth: Supervision
-    random: RandomPoints
-    costs: Costs
-
-    def finish(self, average: Average | None = None) -> tuple[dict[str, Tensor], Matches]:
-        """Wait for the costs, and what `SetCriterion.compare` gives."""
-        own = self.criterion
-        with torch.autocast(self.logits.device.type, enabled=False):
-            matches = self.costs.matches()
-            losses = own.losses(
-                self.logits,
-                self.embeds,
-                self.truth,
-                matches=matches,
-                random=self.random,
-                average=average,
-            )
-        weights = {"cls": own.class_weight, "mask": own.mask_weight, "dice": own.dice_weight}
-        terms = {f"loss_{name}": weights[name] * term for name, term in losses.items()}
-        return terms, matches[-1]
 
 
 def _side_by_side(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cache_schema.cli import InputError
-from train.losses.classification import Matches
-from train.losses.fetch import Fetch
-from train.losses.supervision import Supervision
 from train.mask_tables import parts_of
 
 #: Numbers from 1/2 to 1 that are multiplied before their logarithm is taken.
@@ -138,41 +135,3 @@ def assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
     """
     predictions, targets = linear_sum_assignment(cost)
     return torch.from_numpy(predictions), torch.from_numpy(targets)
-
-
-@dataclass
-class Costs:
-    """Matching costs of a batch.
-
-    Attributes:
-        flat: those of all groups one after the other; None if there is no target.
-        shapes: (G, L, N, largest M) of each group.
-        truth: what they are the costs of.
-        layers: L.
-    """
-
-    flat: Fetch | None
-    shapes: list[torch.Size]
-    truth: Supervision
-    layers: int
-
-    def matches(self) -> list[Matches]:
-        """The matches of each layer; waits for the costs.
-
-        Raises:
-            Diverged: a cost is not finite.
-        """
-        none = torch.zeros(0, dtype=torch.int64)
-        count = self.truth.heads * len(self.truth.labels)
-        matches: list[Matches] = [[(none, none)] * count for _ in range(self.layers)]
-        if self.flat is None:
-            return matches
-        flat = self.flat.get()
-        check_finite(flat.numpy())
-        parts = flat.split([shape.numel() for shape in self.shapes])
-        for part, shape, group in zip(parts, self.shapes, self.truth.groups, strict=True):
-            tables = part.view(shape).numpy()
-            for table, b, targets in zip(tables, group.samples, group.targets.counts, strict=True):
-                for layer, own in enumerate(table[..., :targets]):
-                    matches[layer][b] = assign(own)
-        return matches

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
 from train.data import Batch
-from train.losses.fetch import Fetch
+from train.fetch import Fetch
 from train.losses.points import sample_points
 from train.trainable import Losses, TrainableHead, layers_of
 
@@ -72,13 +72,12 @@ class Together:
         count = len(batch.targets)
         seeds = [seed for model in models for seed in model.point_seeds(iteration, count)]
         priors = [m.prior(own, batch) for m, own in zip(models, outputs, strict=True)]
-        begun = models[0].criterion.begin(
+        terms, _ = models[0].criterion.compare(
             layers_of(outputs),
             batch.supervision.repeated(len(models)),
             prior=None if priors[0] is None else [own for prior in priors for own in prior],
             random=sample_points(seeds, outputs[0][-1].logits.device),
         )
-        terms, _ = begun.finish()
         terms = {"loss": sum(terms.values()), **terms}  # (heads,) each
         totals = Fetch(terms["loss"].detach())
         for number, model in enumerate(models):
