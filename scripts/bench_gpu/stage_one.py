@@ -140,7 +140,7 @@ def profile(settings: argparse.Namespace, device: torch.device, figures: dict[st
                 bench = Bench(stage, dataset, None, sizes, Path(name), float("inf"), found)
                 for autocast in ("none", "bfloat16+tf32"):
                     bench.use(autocast)
-                    bench.try_to(f"graph, {autocast}", partial(kernels, bench, "graph"))
+                    bench.try_to(autocast, partial(kernels, bench))
             except Exception as error:  # the other preset may do
                 found["error"] = f"{type(error).__name__}: {error}"[:500]
 

@@ -326,22 +326,9 @@ def busy(bench: Bench) -> dict[str, Any]:
             return traced(rest, bench.stage.vita.device)
 
 
-def kernels(bench: Bench, how: str) -> dict[str, Any]:
-    """Of one chunk, by captured graph, launched one by one, or the library's forward pass."""
+def kernels(bench: Bench) -> dict[str, Any]:
+    """Of one chunk, once what is made once has been made."""
     vita, images = bench.stage.vita, images_of(bench, bench.sizes.chunk)
-
-    @torch.inference_mode()
-    def run() -> None:
-        if how == "library":
-            with torch.autocast(images.device.type, vita.autocast, vita.autocast is not None):
-                vita.frame_model(pixel_values=images)
-        else:
-            vita.frames(images)
-
-    vita.graphs = how == "graph"
-    try:
-        for _ in range(2):
-            run()
-        return traced(run, images.device)
-    finally:
-        vita.graphs = True
+    for _ in range(2):
+        vita.frames(images)
+    return traced(lambda: vita.frames(images), images.device)

@@ -86,7 +86,7 @@ def test_the_profile_names_what_ran() -> None:
     figures: dict = {}
     stage_one.profile(TINY, CPU, figures)
     (found,) = figures.values()
-    assert set(found) == {"graph, none", "graph, bfloat16+tf32"}
+    assert set(found) == {"none", "bfloat16+tf32"}
     for how, chunk in found.items():
         assert len(chunk["top"]) == 10 and "aten::" in "\n".join(kernel_lines(how, chunk))
     assert stage_one.profile_lines(figures)
