@@ -52,6 +52,11 @@ class Extent:
             return self.starts + row * self.row_bytes
         return int(self.starts[row])
 
+    def of(self, rows: Sequence[int]) -> "Extent":
+        """Some of the rows, in this order."""
+        starts = np.array([self.start(row) for row in rows], np.int64)
+        return Extent((len(rows), *self.row_shape), self.dtype, starts)
+
 
 def locate(dataset: h5py.Dataset, file_size: int) -> Extent:
     """Where a dataset lies that has been checked by `shard.child`.

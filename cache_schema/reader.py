@@ -122,10 +122,7 @@ class CacheReader:
             self._shards.clear()
 
     def shard(self, name: str) -> OpenShard:
-        """An open shard; at most 32 stay open, the least used goes first.
-
-        One that goes is closed when nobody reads from it any more.
-        """
+        """An open shard; at most 32 stay open, others close when nobody reads from them."""
         self._check_process()
         with self._lock:
             if name not in self._shards:
@@ -134,6 +131,13 @@ class CacheReader:
                     self._shards.popitem(last=False)
             self._shards.move_to_end(name)
             return self._shards[name]
+
+    def same_shard(self, name: str, identity: tuple[int, ...]) -> OpenShard:
+        """An open shard; `InputError` when it is another file than the one of that identity."""
+        shard = self.shard(name)
+        if shard.file.identity != identity:
+            raise changed(shard.file.path)
+        return shard
 
     def index(self, entry: Entry) -> VideoIndex:
         """What is known of a video; the least used of many is forgotten."""
@@ -160,11 +164,13 @@ class Video:
         geometry: of its frames.
         num_frames: T.
         frame_names: one a frame.
+        source: name of its shard, and identity of the file that what is known holds for.
     """
 
     def __init__(self, reader: CacheReader, entry: Entry):
         self._reader, self._entry, self.id = reader, entry, entry.id
         self._index = reader.index(entry)
+        self.source = entry.shard, self._index.identity
         self.num_frames = self._index.num_frames
         self.frame_names = list(self._index.frame_names)
         self.geometry = self._index.geometry
@@ -180,7 +186,7 @@ class Video:
         """
         path = "frame_queries"
         extent = self._extent(path, spec.FRAME_QUERIES)
-        return self._rows(path, extent, self._frames(indices), out, keep=True)
+        return self._rows(path, extent, self.frames(indices), out, keep=True)
 
     def mask_features(
         self,
@@ -191,17 +197,13 @@ class Video:
 
         Args:
             indices: t frames, in any order, repeated or not.
-            out: where to, instead of new arrays; see `mask_features_layout`.
+            out: where to, instead of new arrays; see `mask_extents`.
         """
-        frames = self._frames(indices)
+        frames = self.frames(indices)
         return {
             name: self._rows(name, extent, frames, out[name] if out else None, keep=False)
-            for name, extent in self._mask_extents().items()
+            for name, extent in self.mask_extents().items()
         }
-
-    def mask_features_layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape and type of one frame of each array of `mask_features`."""
-        return {name: (e.row_shape, e.dtype) for name, e in self._mask_extents().items()}
 
     def video_queries(self) -> np.ndarray:
         """Q_v (N_v, C) of the whole video."""
@@ -312,10 +314,7 @@ class Video:
         return f"{self._index.root}/{path}" if path else self._index.root
 
     def _shard(self) -> OpenShard:
-        shard = self._reader.shard(self._entry.shard)
-        if shard.file.identity != self._index.identity:
-            raise changed(shard.file.path)
-        return shard
+        return self._reader.same_shard(*self.source)
 
     def _once(self, key: Any, find: Callable[[], Found]) -> Found:
         """Something of the video's metadata, which never change."""
@@ -344,7 +343,8 @@ class Video:
             raise InputError(f"{where(dataset)}: {error}") from None
         return locate(dataset, shard.file.size)
 
-    def _mask_extents(self) -> dict[str, Extent]:
+    def mask_extents(self) -> dict[str, Extent]:
+        """Where the arrays of F_mask lie, by name."""
         return self._once("mask_features", self._find_mask_extents)
 
     def _find_mask_extents(self) -> dict[str, Extent]:
@@ -358,7 +358,8 @@ class Video:
             for name, (shape, dtype) in layout.items()
         }
 
-    def _frames(self, indices: Iterable[int] | None) -> Sequence[int]:
+    def frames(self, indices: Iterable[int] | None) -> Sequence[int]:
+        """Frame numbers, all by default; `IndexError` where there is no such frame."""
         if indices is None:
             return range(self.num_frames)
         wanted = [int(i) for i in indices]

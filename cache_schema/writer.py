@@ -7,6 +7,7 @@ killed run left behind and continues.
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -212,15 +213,16 @@ class CacheWriter:
         if self._file is None or not self._open:  # without a file it could not be sealed before
             self._discard()
             return
-        with system.undisturbed(), self._guard():
+        with system.undisturbed(), self._guard(), ThreadPoolExecutor(1) as beside:
             file, self._file = self._file, None
             file.close()
+            # The digest of the temporary file, so that nothing that comes later is vouched for.
+            sealed = beside.submit(seal_of, self._path, self._shard)
             self._sink.sync()
             self._sink.close()
             self._sink = None
             self._read_back()
-            # The digest of the temporary file, so that nothing that comes later is vouched for.
-            sealed = seal_of(self._path, self._shard)
+            sealed = sealed.result()
             os.replace(self._path, self.path / self._shard)
             sync_folder(self.path)
             manifest.append(self.path, [*self._open.values(), sealed])

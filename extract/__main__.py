@@ -16,7 +16,7 @@ from extract.pipeline import SHARD_BYTES, Summary, extract
 from extract.stage import AUTOCAST, RANDOM
 
 #: The lowest values of options.
-LEAST = {"chunk_frames": 1, "threads": 1, "queue": 0, "shard_bytes": 1}
+LEAST = {"chunk_frames": 1, "threads": 1, "queue": 0, "readers": 1, "shard_bytes": 1}
 
 
 class Options(DictAction):
@@ -72,6 +72,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--queue", type=int, default=1, help="chunks between two threads; 0 for one thread"
     )
+    parser.add_argument(
+        "--readers",
+        type=int,
+        help="processes that read; 1 for a model on a CPU, else what the cores allow",
+    )
     parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="size of a shard")
     parser.add_argument(
         "--launcher",
@@ -99,6 +104,7 @@ def main(argv: list[str]) -> int:
         shard_bytes=arguments.shard_bytes,
         autocast=arguments.autocast,
         queue=arguments.queue,
+        readers=arguments.readers,
         rank=rank,
     )
     print_summary(summary, arguments.out, rank)

@@ -79,7 +79,7 @@ def _samples(
 ) -> Iterator[mask_codec.Sample]:
     found, reason = False, None
     for video_id, parts in clips:
-        frames = [stage.vita.frames(stage.transfer.upload(part.pixels)) for part in parts]
+        frames = [stage.vita.frames(stage.prepare(part)) for part in parts]
         queries = torch.cat([part.frame_queries for part in frames])  # (T_c, N_f, C)
         features = torch.cat([part.mask_features for part in frames])  # (T_c, C_mask, h, w)
         video = stage.vita.video(queries[None])

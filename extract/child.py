@@ -5,6 +5,7 @@ operations wait in the same process; measured, threads gained nothing there. The
 so that it takes with it what is loaded already and starts at once. It must not touch CUDA.
 """
 
+import gc
 import multiprocessing
 import pickle
 import signal
@@ -164,6 +165,7 @@ def _run(
     theirs.close()
     children.serve(sigterm=signal.SIG_IGN)  # what it is at will be finished
     torch.set_num_threads(1)  # the threads of the model did not come along
+    gc.freeze()  # garbage of the other process may be CUDA's
     message: Any = _End()
     try:
         for item in function(_received(pipe)):

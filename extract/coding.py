@@ -13,6 +13,7 @@ from cache_schema.records import CodecIoU
 from extract import mask_codec
 from extract.parts import Clips, CodedClips, CodedFrames, Frames, Head, by_video
 from extract.stage import Stage
+from extract.video_tracks import KeptCodes
 
 #: Frames of each video that show what the codec costs.
 COMPARED_FRAMES = 2
@@ -29,21 +30,37 @@ def code(stage: Stage, codec: Codec, parts: Iterable[tuple[str, Any]]) -> Iterat
         for part in parts:
             if isinstance(part, Head):
                 compared = _Compared(video_id, len(part.frame_names), codec)
+                geometry = part.geometry
+                kept = KeptCodes() if stage.transfer.beside else None
                 yield part
                 continue
-            with stage.transfer.after(part.computed):
-                if isinstance(part, Frames):
-                    coded = _code_frames(stage, codec, video_id, part)
+            if isinstance(part, Frames):
+                with stage.transfer.after(part.computed, vars(part.output).values()):
+                    coded = _code_frames(stage, codec, video_id, part, kept)
                     compared.add(part.output.mask_features, coded.mask_features)
-                    yield coded
-                else:
-                    yield _code_clips(stage, video_id, part, compared)
+                yield coded
+            else:
+                arrays = _arrays(part)
+                with stage.transfer.after(part.computed, arrays.values()):
+                    found = kept and kept.tracks(codec, part.mask_embeds, part.bank, geometry)
+                    coded = _code_clips(stage, video_id, part, compared, found)
+                yield coded
 
     return by_video(parts, work)
 
 
-def _code_frames(stage: Stage, codec: Codec, video_id: str, frames: Frames) -> CodedFrames:
+def _code_frames(
+    stage: Stage, codec: Codec, video_id: str, frames: Frames, kept: KeptCodes | None
+) -> CodedFrames:
     queries, features = frames.output.frame_queries, frames.output.mask_features
+    if kept:
+        codes, sound = mask_codec.encode_together(features, codec)
+        kept.add(codes)
+        wanted = {"queries": queries, "sound": sound & queries.isfinite().all(), **codes}
+        host = stage.transfer.download(wanted)
+        queries_here, sound = host.pop("queries"), host.pop("sound")
+        if sound:
+            return CodedFrames(queries_here, host)
     stage.check_finite(video_id, frame_queries=queries)
     try:
         coded = mask_codec.encode(features, codec)
@@ -53,18 +70,28 @@ def _code_frames(stage: Stage, codec: Codec, video_id: str, frames: Frames) -> C
     return CodedFrames(queries.cpu().numpy(), coded)
 
 
-def _code_clips(stage: Stage, video_id: str, clips: Clips, compared: "_Compared") -> CodedClips:
-    arrays = {
-        "video_queries": clips.video_queries,
-        "logits": clips.logits,
-        "mask_embeds": clips.mask_embeds,
-    }
-    stage.check_finite(video_id, **arrays)
+def _arrays(clips: Clips) -> dict[str, Tensor]:
+    return {name: getattr(clips, name) for name in ("video_queries", "logits", "mask_embeds")}
+
+
+def _code_clips(
+    stage: Stage,
+    video_id: str,
+    clips: Clips,
+    compared: "_Compared",
+    found: list[Tensor] | None,
+) -> CodedClips:
+    """With the tracks that were ``found`` on the device."""
+    stage.check_finite(video_id, **_arrays(clips))
     sure = mask_codec.confident(clips.logits[0])
+    tracks = {str(number): each for number, each in enumerate(found or ())}
+    host = stage.transfer.download(_arrays(clips) | tracks)
+    whole, *banked = (host.pop(name) for name in tracks) if tracks else (None,)
     return CodedClips(
         bank=clips.bank,
-        **{name: array.cpu().numpy() for name, array in arrays.items()},
+        **host,
         codec_iou=compared.iou(clips.mask_embeds[0, sure]),
+        tracks=(whole, banked) if tracks else None,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
             try:
                 if isinstance(part, Images):
                     together = max(together, len(part.pixels))
-                    output = stage.vita.frames(stage.transfer.upload(part.pixels))
+                    output = stage.vita.frames(stage.prepare(part))
                     queries.append(output.frame_queries)
                     part = Frames(output, stage.transfer.computed())
                 elif isinstance(part, End):
@@ -45,7 +46,7 @@ def video_level(stage: Stage, video_id: str, queries: Tensor) -> Clips:
     outputs = [stage.vita.video(queries[None])]
     if len(bank):
         # (K, T_c, N_f, C)
-        clips = queries[torch.from_numpy(bank).long().to(queries.device)]
+        clips = queries[stage.transfer.upload(bank.astype(np.int64))]
         outputs.append(stage.vita.video(clips))
     together = {
         name: torch.cat([getattr(output, name) for output in outputs])

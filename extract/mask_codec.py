@@ -6,6 +6,7 @@ masks.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, cycle, islice
 
 import numpy as np
@@ -92,10 +93,41 @@ def encode(features: Tensor, codec: Codec) -> dict[str, np.ndarray]:
     return {"values": values.cpu().numpy(), "scales": scales.cpu().numpy()}
 
 
+@torch.no_grad()
+def encode_together(features: Tensor, codec: Codec) -> tuple[dict[str, Tensor], Tensor]:
+    """The same on a device that is better at few large steps: nothing waits, nothing travels.
+
+    Args:
+        features, codec: see `encode`.
+
+    Returns:
+        The arrays of ``codec.layout``, each with a leading t, and whether they can be stored (a
+        bool; if not, `encode` says why).
+    """
+    if not codec.scaled:
+        values = features.to(getattr(torch, codec.dtype.name))
+        extremes = torch.stack([features.amax(), features.amin()]).to(values.dtype)
+        return {"values": values}, extremes.isfinite().all()
+    components = features.flatten(2).float()  # (t, C, h*w)
+    if codec.basis:
+        encoder, offset = _projection(codec.basis, features.device)
+        with torch.autocast(features.device.type, enabled=False):
+            each = encoder.expand(len(components), -1, -1)  # (t, R, C)
+            components = torch.baddbmm(offset, each, components)  # (t, R, h*w)
+    scales = torch.maximum(components.amax(2), -components.amin(2)) / LEVELS  # (t, R)
+    scales = torch.where(scales < SMALLEST, 0, scales)
+    steps = torch.where(scales > 0, scales, 1)[..., None]
+    values = (components / steps).round_().to(torch.int8)
+    codes = {"values": values.unflatten(2, features.shape[2:]), "scales": scales}
+    return codes, scales.isfinite().all()
+
+
+@lru_cache(maxsize=2)  # a codec that is being fitted, and the one that is used
 def _projection(basis: Basis, device: torch.device) -> tuple[Tensor, Tensor]:
     """``a`` (R, C) and ``b`` (R, 1) of a F + b = (F - mean) encoder: no centred copy of F."""
-    offset = torch.from_numpy(-(basis.mean @ basis.encoder)[:, None])
-    return torch.from_numpy(basis.encoder).to(device).T, offset.to(device)
+    with torch.inference_mode(False):  # they outlive the call
+        offset = torch.from_numpy(-(basis.mean @ basis.encoder)[:, None])
+        return torch.from_numpy(basis.encoder).to(device).T, offset.to(device)
 
 
 def _components(flat: Tensor, projection: tuple[Tensor, Tensor] | None, buffer: Tensor) -> Tensor:
@@ -269,6 +301,16 @@ class CodedLogits:
         if self._bias is not None:
             logits += self._bias[rows]
         return logits.unflatten(1, values.shape[1:])
+
+    def together(self, stored: Mapping[str, Tensor], rows: slice) -> Tensor:
+        """Logits (t, n, h, w) in t frames whose coded arrays are on the embeddings' device."""
+        weights, values = self._weights[rows], stored["values"]
+        if "scales" in stored:
+            weights = weights * stored["scales"][:, None]  # (t, n, R)
+        logits = weights @ values.flatten(2).float()  # (t, n, h*w)
+        if self._bias is not None:
+            logits += self._bias[rows]
+        return logits.unflatten(2, values.shape[2:])
 
 
 def _iou(exact: Tensor, coded: Tensor) -> Tensor:

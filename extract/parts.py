@@ -18,6 +18,9 @@ from cache_schema.cli import InputError
 from cache_schema.records import RLE, CodecIoU, Expression, Geometry
 from extract.segmenters.vita import FrameOutput
 
+#: Tracks of a whole video, (N_v, T, 6) float16, and of each clip of its bank, (N_v, T_c, 6).
+Tracks = tuple[np.ndarray, list[np.ndarray]]
+
 #: How the note of an unexpected error starts, before the video's id.
 NOTE = "while extracting video "
 
@@ -34,7 +37,7 @@ class Head:
 
 @dataclass
 class Images:
-    """Prepared frames that go through the model together: (t, 3, Hp, Wp) float32."""
+    """Resized frames that go through the model together: (t, H', W', 3) uint8."""
 
     pixels: np.ndarray
 
@@ -91,13 +94,18 @@ class CodedFrames:
 
 @dataclass
 class CodedClips:
-    """`Clips` on the host, and what the codec costs the video."""
+    """`Clips` on the host, and what the codec costs the video.
+
+    Attributes:
+        tracks: of the whole video, and of each clip, if they were measured on the device.
+    """
 
     bank: np.ndarray
     video_queries: np.ndarray
     logits: np.ndarray
     mask_embeds: np.ndarray
     codec_iou: CodecIoU | None
+    tracks: Tracks | None = None
 
 
 @dataclass

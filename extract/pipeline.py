@@ -6,6 +6,7 @@ of HDF5. Reading and writing have processes of their own and the model a thread,
 chunks apart: the slowest sets the pace, and memory does not grow with the length of a video.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import torch
 
 from cache_schema import codec_file, manifest
 from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
+from cache_schema.cores import CORES
 from cache_schema.launch import SINGLE, Rank
 from cache_schema.lock import CacheLock
 from cache_schema.records import CodecIoU
@@ -34,14 +37,19 @@ from extract.parts import CodedFrames, Failed
 from extract.prefetch import ahead
 from extract.progress import Progress
 from extract.ranks import share, wait_for
+from extract.readers import reading
 from extract.reading import Dataset, read
 from extract.stage import Stage, load_stage
 from extract.writing import write
 
 #: Size of a shard: small ones are closed quickly, and a killed run loses at most one.
 SHARD_BYTES = 1 << 26
+#: Beside a GPU: cores that do not read, and the most processes that do.
+BUSY_CORES, MOST_READERS = 3, 16
 #: Codes that may wait while a shard is closed, which takes a while.
 CODED_BYTES = 1 << 27
+#: Codes that may wait in the writing process.
+RECEIVED_BYTES = 1 << 25
 
 
 @dataclass
@@ -82,6 +90,7 @@ def extract(
     shard_bytes: int = SHARD_BYTES,
     autocast: str = "none",
     queue: int = 1,
+    readers: int | None = None,
     rank: Rank = SINGLE,
 ) -> Summary:
     """Write what is missing of a cache.
@@ -98,6 +107,8 @@ def extract(
         autocast: a key of `extract.stage.AUTOCAST`.
         queue: chunks that may wait between two threads; 0 does everything in one thread. The cache
             is the same.
+        readers: processes that read; None is one for a model on a CPU, and for another as many as
+            the cores allow. The cache is the same.
         rank: which of several processes this is; each writes its share of the videos.
 
     Raises:
@@ -136,7 +147,8 @@ def extract(
         )
 
     summary, start = Summary(total=len(own)), time.perf_counter()
-    with closing(_outcomes(stage, dataset, codec, open_cache, own, queue)) as outcomes:
+    readers = readers or default_readers(stage.vita.device)
+    with closing(outcomes_of(stage, dataset, codec, open_cache, own, queue, readers)) as outcomes:
         summary.already_there = len(next(outcomes).intersection(own))
         with Progress(len(own) - summary.already_there, rank) as progress:
             for video_id, outcome in outcomes:
@@ -152,18 +164,19 @@ def extract(
     return summary
 
 
-def _outcomes(
+def outcomes_of(
     stage: Stage,
     dataset: Dataset,
     codec: Codec,
     open_cache: Callable[[], CacheWriter],
     own: list[str],
     queue: int,
+    readers: int,
 ) -> Iterator[Any]:
     """What `write` yields; the work is spread over processes and threads unless ``queue`` is 0."""
     done: set[str] = set()
-    missing = (video_id for video_id in own if video_id not in done)  # once `done` is known
     if queue == 0:
+        missing = (video_id for video_id in own if video_id not in done)  # once `done` is known
         here = write(open_cache, code(stage, codec, infer(stage, read(stage, dataset, missing))))
         with closing(here):
             done |= next(here)
@@ -171,22 +184,40 @@ def _outcomes(
             yield from here
         return
     cv2.setNumThreads(0)  # a forked process must not look for threads that did not come along
-    with Child(lambda parts: write(open_cache, parts), "writing") as writer:
+    with Child(lambda parts: write(open_cache, _received(parts)), "writing") as writer:
         outcomes = iter(writer)
         done |= next(outcomes)
         yield done
+        missing = [video_id for video_id in own if video_id not in done]
         with (
-            Child(lambda _: read(stage, dataset, missing), "reading") as reader,
-            ahead(reader, queue, "receiver") as parts,
+            reading(stage, dataset, missing, readers) as (stream, processes),
+            ahead(stream, queue, "receiver") as parts,
             ahead(infer(stage, parts), queue, "model") as results,
             ahead(code(stage, codec, results), CODED_BYTES, "coder", coded_bytes) as coded,
-            cut_off(reader),
+            cut_off(*processes),
         ):
             for part in coded:
                 writer.put(part)
                 yield from writer.ready()
         writer.end()
         yield from outcomes
+
+
+def _received(parts: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Parts that a thread takes out of the pipe, once the first is asked for and not before.
+
+    Until then the other side sends nothing, and nobody could end the thread.
+    """
+    with ahead(parts, RECEIVED_BYTES, "receiver", coded_bytes) as received:
+        yield from received
+
+
+def default_readers(device: torch.device) -> int:
+    """Processes that read: cores that the model's threads and the writing process leave over."""
+    if device.type == "cpu":
+        return 1
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(CORES // ranks_here - BUSY_CORES, MOST_READERS))
 
 
 def coded_bytes(item: tuple[str, Any]) -> int:

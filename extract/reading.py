@@ -1,11 +1,10 @@
 """What is ready before the model asks for it: prepared frames and encoded sentences."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from cache_schema.cli import InputError
 from cache_schema.cores import SPARE_THREADS
@@ -46,14 +45,11 @@ def read(stage: Stage, dataset: Dataset, video_ids: Iterable[str]) -> Iterator[t
 def chunks(
     stage: Stage, video: SourceVideo, indices: Sequence[int]
 ) -> Iterator[tuple[Images, Geometry]]:
-    """Prepared frames of a video, as many at a time as the stage says, with the sizes they took.
+    """Resized frames of a video, as many at a time as the stage says, with the sizes they take.
 
     Raises:
         InputError: a broken frame.
     """
-
-    def prepare(t: int) -> Tensor:
-        return stage.preprocess(video.read_frame(int(t)))[0]
 
     geometry = stage.preprocess.geometry(*video.size())
     step = stage.frames_together(geometry)
@@ -61,8 +57,22 @@ def chunks(
         # Only image files can be read in any order.
         spread = pool.map if isinstance(video.frames, ImageFiles) else map
         for start in range(0, len(indices), step):
-            images = torch.stack(list(spread(prepare, indices[start : start + step])))
-            yield Images(images.numpy()), geometry  # (t, 3, Hp, Wp)
+            yield images_of(stage, video, indices[start : start + step], spread), geometry
+
+
+def images_of(
+    stage: Stage, video: SourceVideo, indices: Sequence[int], spread: Callable = map
+) -> Images:
+    """Some frames of a video; ``spread`` is a `map`.
+
+    Raises:
+        InputError: a broken frame.
+    """
+
+    def resized(t: int) -> np.ndarray:
+        return stage.preprocess.resize(video.read_frame(int(t)))
+
+    return Images(np.stack(list(spread(resized, indices))))
 
 
 def encode_expressions(text: TextPipeline | None, video: SourceVideo) -> list[Expression]:

@@ -15,6 +15,7 @@ from cache_schema.fingerprint import file_sha256
 from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
 from extract.config import ExtractConfig
+from extract.parts import Images
 from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
 from extract.text import TextEncoder, TextPipeline, WordDecoupler
 from extract.transfer import Transfer
@@ -25,8 +26,18 @@ CLIP_SEED = 0
 #: Frames of a chunk at most, and on a CPU, whose caches are small, their pixels: 8 frames of the
 #: demo, 1 of 360x640. Measured, see the README.
 CHUNK_FRAMES, CHUNK_PIXELS = 8, 1 << 18
-#: ``--autocast``: what the model's reduced precision is called.
-AUTOCAST = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: Frames of a chunk on another device.
+DEVICE_CHUNK_FRAMES = 16
+#: ``--autocast``: what the model's reduced precision is called. The type that `VITA.autocast`
+#: narrows to, and whether on a CUDA device what is float32 multiplies in TF32.
+AUTOCAST = {
+    "none": (None, False),
+    "tf32": (None, True),
+    "bfloat16": (torch.bfloat16, False),
+    "bfloat16+tf32": (torch.bfloat16, True),
+    "float16": (torch.float16, False),
+    "float16+tf32": (torch.float16, True),
+}
 
 
 @dataclass
@@ -77,9 +88,13 @@ class Stage:
         if self.chunk_frames is not None:
             return self.chunk_frames
         if self.vita.device.type != "cpu":
-            return CHUNK_FRAMES
+            return DEVICE_CHUNK_FRAMES
         pixels = geometry.padded_height * geometry.padded_width
         return max(1, min(CHUNK_FRAMES, CHUNK_PIXELS // pixels))
+
+    def prepare(self, images: Images) -> Tensor:
+        """Frames on the model's device as it takes them: (t, 3, Hp, Wp) float32."""
+        return self.preprocess.normalise(self.transfer.upload(images.pixels))
 
     def check_finite(self, video_id: str, **arrays: Tensor) -> None:
         """Refuse what half precision, or broken weights, made of a video.
@@ -90,7 +105,7 @@ class Stage:
         for name, array in arrays.items():
             if array.isfinite().all():
                 continue
-            if self.autocast == "none":
+            if self.vita.autocast is None:
                 advice = "check the weights, and this video's frames"
             else:
                 advice = f"--autocast {self.autocast} is not enough for it, use --autocast none"
@@ -124,7 +139,9 @@ def load_stage(
         vita, digest = VITA(sizes).to(device), RANDOM
     else:
         vita, digest = load_vita(sizes, weights, device), file_sha256(Path(weights))
-    vita.autocast = AUTOCAST[autocast]
+    vita.autocast, tf32 = AUTOCAST[autocast]
+    if vita.device.type == "cuda":
+        allow_tf32(tf32)
     text = None
     if has_text and config.text is not None:
         text = TextPipeline(
@@ -143,6 +160,12 @@ def load_stage(
         weights_sha256=digest,
         transfer=Transfer(vita.device),
     )
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 may multiply in TF32 on CUDA, in this process; by default convolutions do."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def clip_bank(video_id: str, num_frames: int, *, num: int, frames: int) -> np.ndarray:

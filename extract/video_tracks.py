@@ -1,16 +1,22 @@
-"""Tracks of every query of a video and its clip bank, measured on what was written."""
+"""Tracks of every query of a video and its clip bank, measured on what readers of a cache get."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cache_schema.codecs import Codec
 from cache_schema.cores import SPARE_THREADS
 from cache_schema.records import Geometry
 from extract.mask_codec import CodedLogits
+from extract.parts import Tracks
 from extract.segmenters.masks import tracks
+
+#: On a device: codes of a video that are kept there until its queries are known, and the cells of
+#: masks that are measured together.
+KEPT_BYTES, MEASURED_CELLS = 1 << 31, 1 << 25
 
 
 def video_tracks(
@@ -20,7 +26,7 @@ def video_tracks(
     bank: np.ndarray,
     num_frames: int,
     geometry: Geometry,
-) -> tuple[np.ndarray, list[np.ndarray]]:
+) -> Tracks:
     """Tracks of the masks that readers of the cache get: of the coded features.
 
     One frame a thread is in memory at a time, and of each clip only its own frames are looked at.
@@ -59,3 +65,50 @@ def video_tracks(
                     parts[clip].append(part.copy())
     whole, *clips = (np.concatenate(part, axis=1) for part in parts)
     return whole, clips
+
+
+class KeptCodes:
+    """The codes of a video on the device where they were made, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._frames: list[dict[str, Tensor]] = []
+        self._left = KEPT_BYTES
+
+    def add(self, coded: Mapping[str, Tensor]) -> None:
+        """Keep the next t frames, or nothing any more if the video is too long."""
+        self._left -= sum(array.nbytes for array in coded.values())
+        if self._left < 0:
+            self._frames.clear()
+            return
+        for frame in zip(*coded.values(), strict=True):
+            self._frames.append(dict(zip(coded, frame, strict=True)))
+
+    @torch.no_grad()
+    def tracks(
+        self, codec: Codec, embeds: Tensor, bank: np.ndarray, geometry: Geometry
+    ) -> list[Tensor] | None:
+        """As `video_tracks`, on the device: of the whole video first, then of each clip.
+
+        None if the video was too long.
+        """
+        if self._left < 0:
+            return None
+        queries = embeds.shape[1]
+        logits = CodedLogits(codec, embeds.flatten(0, 1))
+
+        def measured(number: int, times: Sequence[int]) -> Tensor:
+            rows = slice(number * queries, (number + 1) * queries)
+            cells = queries * self._frames[0]["values"][0].numel()
+            parts = []
+            step = max(MEASURED_CELLS // cells, 1)
+            for start in range(0, len(times), step):
+                some = times[start : start + step]
+                stored = {
+                    name: torch.stack([self._frames[t][name] for t in some])
+                    for name in self._frames[0]
+                }
+                parts.append(tracks(logits.together(stored, rows), geometry))
+            return torch.cat(parts, 1)  # (N_v, t, 6)
+
+        shown = [range(len(self._frames)), *bank.tolist()]
+        return [measured(number, times) for number, times in enumerate(shown)]

@@ -46,7 +46,7 @@ def _write_video(cache: CacheWriter, video_id: str, parts: Iterator[Any]) -> Ite
 
 
 def _finish(entry: VideoWriter, cache: CacheWriter, head: Head, clips: CodedClips) -> None:
-    whole, banked = video_tracks(
+    whole, banked = clips.tracks or video_tracks(
         entry.mask_features, cache.codec, clips.mask_embeds, clips.bank, entry.frames, head.geometry
     )
     entry.finish(

@@ -227,17 +227,16 @@ def read_clips(path: Path, sizes: argparse.Namespace, number: int) -> dict[str, 
     reader = CacheReader(path)
     places = [frame_places(path, reader, video_id) for video_id in reader.video_ids]
     videos = [reader.video(video_id) for video_id in reader.video_ids]
-    (shape, dtype), *_ = videos[0].mask_features_layout().values()
-    size = int(np.prod(shape)) * dtype.itemsize
-    buffer = np.zeros((sizes.clip, *shape), dtype)
-    flat = buffer.reshape(-1).view(np.uint8).reshape(sizes.clip, size)
+    extent, *_ = videos[0].mask_extents().values()
+    buffer = np.zeros((sizes.clip, *extent.row_shape), extent.dtype)
+    flat = buffer.reshape(-1).view(np.uint8).reshape(sizes.clip, extent.row_bytes)
 
     def plain(clips: list[tuple[int, np.ndarray]], into: np.ndarray | None) -> None:
         for video, frames in clips:
             descriptor, starts = places[video]
-            target = np.empty((sizes.clip, size), np.uint8) if into is None else into
+            target = np.empty(flat.shape, np.uint8) if into is None else into
             for row, t in zip(target, frames, strict=True):
-                if os.preadv(descriptor, [row], starts[t]) != size:
+                if os.preadv(descriptor, [row], starts[t]) != extent.row_bytes:
                     raise OSError("a short read")
 
     def cached(clips: list[tuple[int, np.ndarray]], into: np.ndarray | None) -> None:
@@ -265,7 +264,7 @@ def read_clips(path: Path, sizes: argparse.Namespace, number: int) -> dict[str, 
             ways[way](clips)
             if measured >= 0:
                 seconds[way].append(time.perf_counter() - start)
-    return {**seconds, "bytes": CLIPS * sizes.clip * size}
+    return {**seconds, "bytes": CLIPS * flat.nbytes}
 
 
 def frame_places(path: Path, reader: CacheReader, video_id: str) -> tuple[int, list[int]]:

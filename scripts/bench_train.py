@@ -39,7 +39,6 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from torch.utils.data import DataLoader
 
 from cache_schema import cli, files
 from cache_schema.cli import InputError
@@ -50,9 +49,10 @@ from extract.config import load_config as load_extract_config
 from extract.stage import RANDOM, Stage, load_stage
 from scripts.bench_cache import codecs, machine, write_video
 from train.config import load_config
-from train.data import Batch, ClipDataset, CounterBatches, collate
+from train.data import Batch
 from train.mask_logits import MaskFeatures
 from train.memory import keep_freed_memory
+from train.runner import build_dataset, build_loader, on_device
 from train.trainable import TrainableHead, build_optimizer, build_trainable
 
 BASE = Path(__file__).parents[1] / "train" / "configs" / "base.py"
@@ -93,13 +93,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         ("points", 12544, "of the loss"),
         ("videos", 3, "of each cache"),
         ("frames", 12, "of a video"),
-        ("workers", 0, "that load, as data.num_workers"),
         ("threads", 1, "of each process"),
         ("rounds", 5, "of each measurement"),
     ]:
         parser.add_argument(
             f"--{name}", type=int, default=default, help=f"{what} (default {default})"
         )
+    parser.add_argument(
+        "--workers", type=int, help="that load, as data.num_workers; chosen by the device"
+    )
     parser.add_argument("--ranks", type=int, nargs="*", default=[64], help="of low-rank caches")
     parser.add_argument("--sweep", type=int, nargs="*", default=[8], help="heads of each sweep")
     parser.add_argument("--autocast", default="none", help="as train.autocast")
@@ -225,14 +227,14 @@ def make(what: str, path: Path, arguments: argparse.Namespace, device: torch.dev
     """What is measured, as a call."""
     batches = load(path, arguments, device)
     if what.startswith(LOAD) and not what.startswith(TRAIN):
-        return lambda: next(batches).to(device)
+        return lambda: next(batches)
     config = head_config(arguments)
     if what.startswith(SWEEP):
         count = int(what.removeprefix(SWEEP).split(",")[0])
-        return training(batches, [Steps(config, device, seed) for seed in range(count)], device)
+        return training(batches, [Steps(config, device, seed) for seed in range(count)])
     steps = Steps(config, device)
     if what.startswith(TRAIN):
-        return training(batches, [steps], device)
+        return training(batches, [steps])
     if what == LOOP:
         stage = load_stage(
             load_extract_config(arguments.segmenter, {}), RANDOM, arguments.device, has_text=False
@@ -241,21 +243,16 @@ def make(what: str, path: Path, arguments: argparse.Namespace, device: torch.dev
             arguments.batch, arguments.clip, 3, 4 * arguments.height, 4 * arguments.width,
             device=device,
         )  # fmt: skip
-        return lambda: steps(segmented(stage, images, next(batches).to(device)))
-    batch = next(batches).to(device)
+        return lambda: steps(segmented(stage, images, next(batches)))
+    batch = next(batches)
     return lambda: steps(as_loaded(batch))
 
 
 def load(path: Path, arguments: argparse.Namespace, device: torch.device) -> Iterator[Batch]:
-    """Batches without end, as `train.runner` loads them."""
-    return iter(
-        DataLoader(
-            ClipDataset([CacheReader(path)], seed=0, pinned=device.type == "cuda"),
-            batch_sampler=CounterBatches(arguments.batch, ITERATIONS),
-            collate_fn=collate,
-            num_workers=arguments.workers,
-        )
-    )
+    """Batches without end on the device, as training loads them."""
+    config = head_config(arguments)
+    loader = build_loader(config, build_dataset(config, [CacheReader(path)], device))
+    return iter(on_device(loader, device))
 
 
 def head_config(arguments: argparse.Namespace) -> Config:
@@ -266,6 +263,8 @@ def head_config(arguments: argparse.Namespace) -> Config:
     config.model.num_layers = arguments.layers
     config.loss.num_points = arguments.points
     config.train.autocast = arguments.autocast
+    config.train.batch_size = arguments.batch
+    config.data.num_workers = arguments.workers
     return config
 
 
@@ -284,11 +283,11 @@ class Steps:
         self.iteration += 1
 
 
-def training(batches: Iterator[Batch], heads: Sequence[Steps], device: torch.device) -> Work:
+def training(batches: Iterator[Batch], heads: Sequence[Steps]) -> Work:
     """Load a batch, and a step of each head."""
 
     def work() -> None:
-        batch = next(batches).to(device)
+        batch = next(batches)
         for head in heads:
             head(batch)
 

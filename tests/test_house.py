@@ -19,6 +19,7 @@ TARGETS = [
     "submit",
     "verify",
     "bench",
+    "bench-gpu",
     "test",
     "faults",
     "lint",

@@ -28,7 +28,7 @@ from train.evaluation.cache_scores import pick_rule
 from train.evaluation.validation import validate
 from train.memory import keep_freed_memory
 from train.models import DMVS
-from train.runner import alone_in, build_runner
+from train.runner import alone_in, build_runner, num_workers
 
 
 def main(argv: list[str]) -> int:
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(model_threads())
     keep_freed_memory()
     device = join(rank, arguments.launcher, pick_device(arguments.device))
-    readers = len(arguments.cache) * max(config.data.num_workers, 1)
+    readers = len(arguments.cache) * max(num_workers(config, device), 1)
     ram_bytes = int(config.data.ram_gb * 1e9) // readers
     caches = [CacheReader(path, ram_bytes=ram_bytes) for path in arguments.cache]
     try:
@@ -112,7 +112,7 @@ def _validation(
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of ``--device``; "auto" is a GPU where there is one.
+    """The device of ``--device``; "auto" is a GPU where there is one. It becomes CUDA's current.
 
     Raises:
         InputError: there is no such device.
@@ -120,7 +120,10 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
+        if device.type == "cuda":  # streams and graphs belong to the current one
+            torch.cuda.set_device(device)
+        return device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: {reason}; use auto, cpu or cuda:N") from error

@@ -21,6 +21,7 @@ from torch import nn
 from cache_schema import files, system
 from cache_schema.cli import InputError
 from cache_schema.pickles import check_pickle
+from train.distributed import unwrapped
 
 NAME = "iter_{}.pth"
 PATTERN = re.compile(r"iter_(\d+)\.pth")
@@ -51,6 +52,7 @@ class PlainCheckpoint(Hook):
         self.training = training
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        unwrapped(runner.model).check()
         keep = runner.message_hub.runtime_info.get("keep_ckpt_ids", [])
         checkpoint["message_hub"] = {
             "log_scalars": {},

@@ -1,14 +1,15 @@
 """What happens beside the steps of a training run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.runner import Runner
+from torch import Tensor
 
 from cache_schema.cli import InputError
 from train.checkpoint import read_checkpoint, save_checkpoint
@@ -31,6 +32,38 @@ class PeakMemory(Hook):
     ) -> None:
         if not torch.cuda.is_available():
             runner.message_hub.update_scalar("train/memory", peak_memory_mb())
+
+
+class LossLog(RuntimeInfoHook):
+    """Mmengine's, but losses come to the host when the log or a checkpoint needs them.
+
+    On a GPU each would wait for the device, in every iteration.
+
+    Args:
+        intervals: iterations after which they are needed.
+    """
+
+    def __init__(self, intervals: Sequence[int]) -> None:
+        self.intervals = list(intervals)
+        self._waiting: list[dict[str, Tensor]] = []
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Batch | None = None,
+        outputs: dict[str, Tensor] | None = None,
+    ) -> None:
+        self._waiting.append(outputs)
+        wanted = any(self.every_n_train_iters(runner, interval) for interval in self.intervals)
+        if not wanted and not self.is_last_train_iter(runner):
+            return
+        names = list(outputs)
+        rows = torch.stack([torch.stack([own[n] for n in names]) for own in self._waiting])
+        self._waiting.clear()
+        for row in rows.tolist():
+            for name, value in zip(names, row, strict=True):
+                runner.message_hub.update_scalar(f"train/{name}", value)
 
 
 class RunFile(Hook):

@@ -21,11 +21,10 @@ from train.memory import empty
 FEW = 2
 """Points are few where a map has this many times more pixels."""
 
-MAPS = {True: 2**21, False: 2**27}
-"""Logits of whole maps that are made together: few on a CPU, as its cache holds few, and elsewhere
-enough to make few launches."""
+MAPS = 2**21
+"""Logits of whole maps that are made together: few, as a CPU's cache holds few."""
 
-POINTS = {True: 2**18, False: 2**26}
+POINTS = 2**18
 """Logits at points that are handled together, likewise."""
 
 SMALL = 2**20
@@ -109,7 +108,7 @@ class MaskFeatures:
 
 
 class MaskStack:
-    """The mask features of G clips side by side, for training.
+    """The mask features of G clips side by side, for training on a CPU; see `train.mask_tables`.
 
     They become float32 when the first logits are asked for, and are kept for all that follow.
 
@@ -125,6 +124,15 @@ class MaskStack:
     def shape(self) -> tuple[int, int, int]:
         """(T, h, w)."""
         return self.clips[0].shape
+
+    @property
+    def num_clips(self) -> int:
+        """G."""
+        return len(self.clips)
+
+    def prepare(self) -> None:
+        """Make the float32 features, which all logits share."""
+        _ = self._planes
 
     def logits(self, embeds: Tensor, counts: Sequence[int]) -> Tensor:
         """Mask logits of all frames, differentiable.
@@ -164,7 +172,7 @@ class MaskStack:
         x, y, parts = neighbours(points, h, w)  # (G, P, 4)
         places, parts = (y * w + x)[:, None], parts[:, None]
         few = pixels >= FEW * P
-        together = T if few else max(1, MAPS[points.is_cpu] // (G * N * pixels))
+        together = T if few else max(1, MAPS // (G * N * pixels))
         for frames in (slice(first, first + together) for first in range(0, T, together)):
             table = self._planes[:, frames].mT  # (G, T', h * w, R)
             if not few:
@@ -172,7 +180,7 @@ class MaskStack:
             count = table.shape[1]
             table = table.flatten(0, 2)  # a pixel's values side by side: a point is four rows
             starts = torch.arange(G * count, device=points.device).view(G, count, 1, 1) * pixels
-            step = max(1, POINTS[points.is_cpu] // (G * count * N))
+            step = max(1, POINTS // (G * count * N))
             for block in (slice(first, first + step) for first in range(0, P, step)):
                 rows = places[:, :, block] + starts  # (G, T', P', 4)
                 shares = parts[:, :, block].expand_as(rows)

@@ -24,6 +24,14 @@ def keep_freed_memory() -> None:
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether work on a tensor is cut into parts that a processor's cache holds.
+
+    A GPU takes few large operations instead. The numbers are the same up to rounding.
+    """
+    return tensor.device.type == "cpu"
+
+
 def empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """New float32 memory, for tensors of tens of megabytes.
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, is_main_process
-from mmengine.registry import LOOPS
+from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from cache_schema import files
 from cache_schema.cli import InputError
+from cache_schema.cores import CORES
 from cache_schema.lock import CacheLock
 from cache_schema.reader import CacheReader
 from train.checkpoint import (
@@ -29,10 +30,10 @@ from train.checkpoint import (
     read_checkpoint,
 )
 from train.config import differences, load_config
-from train.data import Batch, ClipDataset, CounterBatches, collate, workers
+from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
 from train.data.compatible import signature
 from train.distributed import mean_over_ranks, unwrapped, wrap
-from train.hooks import PeakMemory, RunFile, Validation
+from train.hooks import LossLog, PeakMemory, RunFile, Validation
 from train.models import DMVS
 from train.provenance import CONTENTS, cache_identity, contents
 from train.trainable import (
@@ -48,7 +49,8 @@ __all__ = ["build_runner", "load_config", "load_head"]
 # What may change between a run and its resumption: nothing that shapes the weights.
 FREE_TO_CHANGE = (
     "train.max_iters", "train.log_interval", "train.checkpoint_interval", "train.val_",
-    "train.keep_checkpoints", "train.tensorboard", "data.num_workers", "data.ram_gb", "evaluation.",
+    "train.keep_checkpoints", "train.tensorboard", "train.graphs", "data.num_workers",
+    "data.ram_gb", "evaluation.",
 )  # fmt: skip
 
 
@@ -65,7 +67,7 @@ class ResumableLoop(IterBasedTrainLoop):
         self.dataloader.batch_sampler.start = self._iter
         self.runner.model.train()
         with workers.one_sentence():
-            for batch in self.dataloader:
+            for batch in on_device(self.dataloader, self.runner.device):
                 self.run_iter(batch)
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
@@ -77,6 +79,7 @@ class ResumableLoop(IterBasedTrainLoop):
 
 
 LOOPS.register_module(module=ResumableLoop, force=True)
+HOOKS.register_module(module=LossLog, force=True)
 
 
 def _stop(record: logging.LogRecord) -> None:
@@ -129,7 +132,7 @@ def build_dataset(
         del settings[name]
     if settings["seed"] is None:
         settings["seed"] = config.train.seed
-    dataset = ClipDataset(caches, pinned=torch.device(device).type == "cuda", **settings)
+    dataset = ClipDataset(caches, staged=torch.device(device).type == "cuda", **settings)
     for name, value in dataset.dims.items():
         if config.model[name] != value:
             raise InputError(
@@ -156,10 +159,25 @@ def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:
         batch_sampler=CounterBatches(
             batch_size, config.train.max_iters, rank=get_rank(), world_size=ranks
         ),
-        collate_fn=collate,
-        num_workers=config.data.num_workers,
+        collate_fn=stage if dataset.staged else collate,
+        num_workers=num_workers(config, "cuda" if dataset.staged else "cpu"),
         worker_init_fn=workers.start,
     )
+
+
+def num_workers(config: Config, device: torch.device | str) -> int:
+    """Processes that look for samples: ``data.num_workers``, or what suits the device."""
+    if config.data.num_workers is not None:
+        return config.data.num_workers
+    return min(CORES // 4, 8) if torch.device(device).type == "cuda" else 0
+
+
+def on_device(loader: DataLoader, device: torch.device) -> Iterator[Batch]:
+    """The batches of `build_loader`; on a GPU they are brought there ahead of training."""
+    dataset: ClipDataset = loader.dataset
+    if dataset.staged:
+        return Stager(dataset.caches, device).ahead(loader)
+    return iter(loader)
 
 
 def training_facts(config: Config, caches: Sequence[CacheReader]) -> dict[str, Any]:
@@ -222,6 +240,10 @@ def build_runner(
         param_scheduler=scheduler_configs(config),
         default_hooks={
             "logger": {"type": "LoggerHook", "interval": train.log_interval},
+            "runtime_info": {
+                "type": "LossLog",
+                "intervals": [train.log_interval, train.checkpoint_interval],
+            },
             "sampler_seed": None,
             "checkpoint": {
                 "type": "CheckpointHook",

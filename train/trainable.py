@@ -6,8 +6,7 @@ weights as an uninterrupted one, and neither the number of ranks nor other heads
 the same batches change a number.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cache_schema.cli import InputError
 from train.data import Batch
+from train.fetch import Fetch
+from train.graphed import GraphedHead
 from train.losses import Binary, Diverged, SetCriterion
 from train.losses.points import sample_points
-from train.models import DMVS
+from train.models import DMVS, HeadOutput
 
 Losses = dict[str, Tensor]
 
@@ -37,6 +38,7 @@ class TrainableHead(BaseModel):
         seed: of everything random in a step.
         autocast: the head's reduced precision; the loss is always float32.
         ema_decay: of the running average of the weights; 0 keeps none.
+        graphs: record the head's passes as CUDA graphs; not where the head is wrapped.
         mean: over all ranks, of what each counts; see `SetCriterion.compare`.
 
     Attributes:
@@ -51,15 +53,17 @@ class TrainableHead(BaseModel):
         seed: int = 0,
         autocast: torch.dtype | None = None,
         ema_decay: float = 0.0,
+        graphs: bool = False,
         mean: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.head = head
         self.criterion = criterion
         self.seed = seed
-        self.autocast = autocast
         self.mean = mean
         self.iteration = 0
+        self._decode = GraphedHead(head, autocast, enabled=graphs)
+        self._total: tuple[int, Callable[[], Tensor]] | None = None  # of the last step
         self.average = None
         if ema_decay:
             self.average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
@@ -71,29 +75,33 @@ class TrainableHead(BaseModel):
 
     def forward(self, batch: Batch, iteration: int = 0) -> Losses:
         """The weighted loss terms of a batch in an iteration."""
-        device = next(self.head.parameters()).device
-        reduced = torch.autocast(device.type, self.autocast) if self.autocast else nullcontext()
-        with reduced:
-            outputs = self.head(batch.inputs)
-        layers = [(output.logits.float(), output.mask_embeds.float()) for output in outputs]
-        sources = outputs[-1].sources
-        prior = None
-        if sources is not None and self.criterion.prior_weight:
-            prior = [
-                distance[own]  # (N_m, M)
-                for distance, own in zip(batch.distances, sources, strict=True)
-            ]
-        count = len(batch.targets)
-        seeds = step_seeds(self.seed, iteration, count * get_world_size())
-        own = seeds[1 + count * get_rank() :][:count]
+        outputs = self.decode(batch, iteration)
+        seeds = self.point_seeds(iteration, len(batch.targets))
         losses, _ = self.criterion.compare(
-            layers,
+            layers_of([outputs]),
             batch.supervision,
-            prior=prior,
-            random=sample_points(own, device),
+            prior=self.prior(outputs, batch),
+            random=sample_points(seeds, outputs[-1].logits.device),
             average=self.mean,
         )
         return losses
+
+    def decode(self, batch: Batch, iteration: int) -> list[HeadOutput]:
+        """What the head says of a batch in an iteration, in float32."""
+        torch.manual_seed(step_seeds(self.seed, iteration, 0)[0])  # dropout
+        return self._decode(batch.inputs)
+
+    def prior(self, outputs: Sequence[HeadOutput], batch: Batch) -> list[Tensor] | None:
+        """Of each sample what is known of matches beforehand, (N_m, M)."""
+        sources = outputs[-1].sources
+        if sources is None or not self.criterion.prior_weight:
+            return None
+        return [distance[own] for distance, own in zip(batch.distances, sources, strict=True)]
+
+    def point_seeds(self, iteration: int, samples: int) -> list[int]:
+        """Of the random points of each of this process's samples."""
+        first = 1 + samples * get_rank()
+        return step_seeds(self.seed, iteration, samples * get_world_size())[first:][:samples]
 
     def train_step(
         self,
@@ -121,23 +129,88 @@ class TrainableHead(BaseModel):
             forward: called instead of this module, for one that is wrapped.
 
         Returns:
-            The loss terms and their sum, for the log.
+            The loss terms, their sum and the norm of the gradient, for the log.
 
         Raises:
-            Diverged: a loss is not finite.
+            Diverged: a loss is not finite. On a GPU, which is not waited for, it is that of the
+                step before; see `check`.
         """
-        torch.manual_seed(step_seeds(self.seed, iteration, 0)[0])  # dropout
-        losses = (forward or self)(batch.to(next(self.head.parameters()).device), iteration)
-        total, log = self.parse_losses(losses)
+        batch = batch.to(next(self.head.parameters()).device)
+        total, log = self.parse_losses((forward or self)(batch, iteration))
+        self.watch(iteration, Fetch(total.detach()).get)
+        if not total.is_cuda:
+            self.check()
+        optim_wrapper.update_params(total)
+        self.updated()
+        log = {name: value.detach() for name, value in log.items()}
+        if isinstance(optim_wrapper, _Clipped):
+            log["grad_norm"] = optim_wrapper.norm
+        return log
+
+    def updated(self) -> None:
+        """To be called after each step of the optimiser."""
+        if self.average is not None:
+            self.average.update_parameters(self.head)
+
+    def watch(self, iteration: int, total: Callable[[], Tensor]) -> None:
+        """Have a loss looked at later, and look at the last one, which has come long since."""
+        self.check()
+        self._total = iteration, total
+
+    def check(self) -> None:
+        """Wait for the last step's loss; to be called before what came of it is kept.
+
+        Raises:
+            Diverged: it is not finite.
+        """
+        if self._total is None:
+            return
+        (iteration, get), self._total = self._total, None
+        total = get()
         if not torch.isfinite(total):
             raise Diverged(
                 f"the loss is {float(total)} in iteration {iteration}; lower optimizer.lr or "
                 "optimizer.clip_norm"
             )
-        optim_wrapper.update_params(total)
-        if self.average is not None:
-            self.average.update_parameters(self.head)
-        return {name: value.detach() for name, value in log.items()}
+
+
+def layers_of(heads: Sequence[Sequence[HeadOutput]]) -> list[tuple[Tensor, Tensor]]:
+    """Logits and mask embeddings of each decoder layer, of several heads one after the other."""
+    return [
+        (
+            _joined([own.logits for own in outputs]),
+            _joined([own.mask_embeds for own in outputs]),
+        )
+        for outputs in zip(*heads, strict=True)
+    ]
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """`torch.cat`, but one tensor is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+class _Clipped:
+    """Clips gradients as mmengine does, but does not wait for their norm to log it.
+
+    Attributes:
+        norm: of the gradient of the last step, before it was clipped.
+    """
+
+    norm: Tensor
+
+    def _clip_grad(self) -> None:
+        groups = self.optimizer.param_groups
+        own = [p for group in groups for p in group["params"] if p.grad is not None]
+        self.norm = self.clip_func(own, **self.clip_grad_kwargs)
+
+
+class HeadOptimizer(_Clipped, OptimWrapper):
+    """mmengine's optimiser of a head."""
+
+
+class ScaledHeadOptimizer(_Clipped, AmpOptimWrapper):
+    """The same with scaled gradients, for float16."""
 
 
 def step_seeds(seed: int, iteration: int, samples: int) -> list[int]:
@@ -167,6 +240,7 @@ def build_trainable(
         seed=config.train.seed,
         autocast=None if config.train.autocast == "none" else getattr(torch, config.train.autocast),
         ema_decay=config.optimizer.ema_decay,
+        graphs=config.train.graphs and mean is None,
         mean=mean,
     ).to(device)
 
@@ -186,8 +260,8 @@ def build_optimizer(config: Config, model: TrainableHead) -> OptimWrapper:
                 "config key train.autocast: float16 needs a GPU, which scales its gradients; take "
                 "bfloat16, or none"
             )
-        return AmpOptimWrapper(dtype="float16", optimizer=optimizer, clip_grad=clip)
-    return OptimWrapper(optimizer, clip_grad=clip)
+        return ScaledHeadOptimizer(dtype="float16", optimizer=optimizer, clip_grad=clip)
+    return HeadOptimizer(optimizer, clip_grad=clip)
 
 
 def learning_rate(config: Config) -> float:

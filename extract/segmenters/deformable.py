@@ -2,7 +2,8 @@
 
 Zhu et al., "Deformable DETR" (ICLR 2021), eq. (3). A token looks at P points in each of L maps, and
 a point between cells takes bilinear shares of four: a weighted sum of 4*L*P rows of a table that
-holds the values of all maps. `torch.nn.functional.embedding_bag` is that sum, on every device.
+holds the values of all maps. `torch.nn.functional.embedding_bag` is that sum. A GPU has a kernel of
+its own: `deformable_kernel`.
 
 What differs from the library: it lays the values of each head out as images, samples them with
 `grid_sample`, stores every sampled vector, and then weighs and adds them. Here nothing but indices
@@ -11,12 +12,12 @@ they are added. What only training or masked images need is left out.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from extract.segmenters.constants import constant
 from extract.segmenters.tokens import Shape
 
 
@@ -55,7 +56,7 @@ class SamplingGrid:
     others: tuple[Tensor, ...]
 
 
-@lru_cache(maxsize=4)  # videos of a few sizes may alternate
+@constant(maxsize=4)  # videos of a few sizes may alternate
 def sampling_grid(
     shapes: tuple[Shape, ...], heads: int, points: int, device: torch.device
 ) -> SamplingGrid:
@@ -77,7 +78,7 @@ def sampling_grid(
     # Ordinary tensors although the caller infers: they outlive the call.
     with torch.inference_mode(False):
         height, width = torch.tensor(shapes).unbind(1)  # (L,)
-        y, x = torch.cat([_relative_centres(*shape) for shape in shapes], 1)  # (S,)
+        y, x = torch.cat([relative_centres(*shape) for shape in shapes], 1)  # (S,)
         # Rows are ordered by cell, then by head.
         first = ((height * width).cumsum(0) - height * width) * heads  # (L,)
         head = torch.arange(heads).repeat_interleave(len(shapes) * points)  # (M,)
@@ -92,7 +93,7 @@ def sampling_grid(
         )
 
 
-def _relative_centres(height: int, width: int) -> Tensor:
+def relative_centres(height: int, width: int) -> Tensor:
     """(2, height*width): y and x of the centres of cells, as fractions of the map."""
     y, x = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
     return torch.stack(torch.meshgrid(y, x, indexing="ij")).flatten(1)
@@ -183,6 +184,6 @@ def _neighbours(offsets: Tensor, axis: Axis, part: slice) -> tuple[Tensor, Tenso
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Softmax over the last dimension; torch's own is seven times slower on a dozen numbers."""
+    """Softmax over the last dimension; torch's is seven times slower on a dozen."""
     powers = (logits - logits.amax(-1, keepdim=True)).exp_()
     return powers.div_(powers.sum(-1, keepdim=True))

@@ -66,7 +66,8 @@ def tracks(logits: Tensor, geometry: Geometry) -> Tensor:
     rows = max(round(geometry.resized_height / geometry.stride), 1)
     columns = max(round(geometry.resized_width / geometry.stride), 1)
     masks = logits[..., :rows, :columns].flatten(0, 1)  # (T*N, rows, columns)
-    parts = masks.split(max(CACHED_CELLS // (rows * columns), 1))
+    cells = CACHED_CELLS if masks.device.type == "cpu" else masks.numel()
+    parts = masks.split(max(cells // (rows * columns), 1))
     values = torch.cat([_measure(part.float()) for part in parts])  # (T*N, 6)
     return values.view(frames, queries, 6).transpose(0, 1).contiguous().half()  # (N, T, 6)
 

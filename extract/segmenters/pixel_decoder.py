@@ -3,7 +3,7 @@
 Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation" (CVPR 2022).
 The library's modules hold the weights. What differs from the library's forward pass:
 
-- Deformable attention is `deformable.sample`, and resizing is `tokens.resize`.
+- Deformable attention is `deformable.sample`, on a GPU a kernel; resizing is `tokens.resize`.
 - What depends on a frame's size only is computed once for a size, and not for every frame.
 - Maps have their channels last, so that their cells are tokens without a copy; sums and ReLU are
   done in place; on a processor, tokens go through a layer in blocks that fit its cache.
@@ -12,6 +12,7 @@ The library's modules hold the weights. What differs from the library's forward 
 The numbers are the same up to rounding.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extract.segmenters.deformable import SamplingGrid, sample, sampling_grid, value_table
+from extract.segmenters import forms
+from extract.segmenters.deformable import sample, sampling_grid, value_table
+from extract.segmenters.deformable_kernel import KernelError, sample_by_kernel
+from extract.segmenters.deformable_padded import sample_padded
 from extract.segmenters.tokens import (
     Shape,
     first_rows,
@@ -55,8 +59,9 @@ def decode_pixels(decoder: nn.Module, maps: tuple[Tensor, ...]) -> Pixels:
         decoder: the library's ``Mask2FormerPixelDecoder``.
         maps: (t, C_l, h_l, w_l) of the backbone, fine to coarse.
     """
-    # (t, C_l, h_l, w_l), in memory (t, h_l, w_l, C_l)
-    maps = [each.float().contiguous(memory_format=torch.channels_last) for each in maps]
+    # (t, C_l, h_l, w_l), on a processor in memory (t, h_l, w_l, C_l)
+    layout = forms.layout(maps[0].device)
+    maps = [each.float().contiguous(memory_format=layout) for each in maps]
     coarse = [
         _convolve(layers, each)
         for layers, each in zip(decoder.input_projections, maps[::-1], strict=False)
@@ -70,9 +75,7 @@ def decode_pixels(decoder: nn.Module, maps: tuple[Tensor, ...]) -> Pixels:
         ]
     )  # (S, C)
     for layer in decoder.encoder.layers:
-        attention = layer.self_attn
-        grid = sampling_grid(shapes, attention.n_heads, attention.n_points, tokens.device)
-        tokens = _encoder_layer(layer, tokens, positions, grid)
+        tokens = _encoder_layer(layer, tokens, positions, shapes)
     levels = list(tokens.split([height * width for height, width in shapes], 1))
 
     return Pixels(levels, shapes, _pyramid(decoder, levels[-1], shapes[-1], maps))
@@ -86,6 +89,7 @@ def _pyramid(decoder: nn.Module, finer: Tensor, shape: Shape, maps: list[Tensor]
     ):
         coarser, shape = resize(finer, shape, tuple(each.shape[-2:])), tuple(each.shape[-2:])
         sums = _convolve(lateral, each).add_(map_of(coarser, shape))
+        sums = sums.contiguous(memory_format=forms.layout(sums.device))
         finer = tokens_of(_convolve(output, sums))
     return map_of(finer, shape)
 
@@ -99,42 +103,90 @@ def _convolve(layers: nn.Sequential, maps: Tensor) -> Tensor:
     """
     convolution, norm, *others = layers
     maps = convolution(maps)
-    means = tokens_of(maps).mean(1).unflatten(1, (norm.num_groups, -1)).mean(2, keepdim=True)
-    means = means.expand(-1, -1, maps.shape[1] // norm.num_groups).flatten(1)  # (t, C')
-    maps = norm(maps.sub_(means[..., None, None]))
+    if not forms.gpu(maps):
+        means = tokens_of(maps).mean(1).unflatten(1, (norm.num_groups, -1)).mean(2, keepdim=True)
+        means = means.expand(-1, -1, maps.shape[1] // norm.num_groups).flatten(1)  # (t, C')
+        maps = norm(maps.sub_(means[..., None, None]))
+    elif forms.GROUP_NORM and forms.layout(maps.device) == torch.channels_last:
+        maps = _group_norm(norm, maps)
+    else:
+        maps = norm(maps)
     for other in others:
         maps = other(maps)
     return maps
 
 
+def _group_norm(norm: nn.GroupNorm, maps: Tensor) -> Tensor:
+    """As torch, which on a GPU puts channels first, however; what follows wants them last."""
+    variance, mean = (
+        each.unflatten(1, (norm.num_groups, -1))
+        for each in torch.var_mean(tokens_of(maps), 1, correction=0)
+    )  # of channels, (t, groups, C/groups)
+    centre = mean.mean(2, keepdim=True)
+    variance = (variance + (mean - centre).square()).mean(2, keepdim=True)  # of groups
+    weight, bias = (each.view(norm.num_groups, -1) for each in (norm.weight, norm.bias))
+    scale = weight * (variance + norm.eps).rsqrt()
+    shift = bias - centre * scale
+    shift, scale = (each.flatten(1)[..., None, None] for each in (shift, scale))  # (t, C, 1, 1)
+    return torch.addcmul(shift, maps, scale)
+
+
 def _encoder_layer(
-    layer: nn.Module, tokens: Tensor, positions: Tensor, grid: SamplingGrid
+    layer: nn.Module, tokens: Tensor, positions: Tensor, shapes: tuple[Shape, ...]
 ) -> Tensor:
     """Deformable self-attention and feed-forward layer, each with residual and norm after it."""
-    table = value_table(layer.self_attn, tokens)
+    attention = layer.self_attn
+    if forms.gpu(tokens):
+        return _rest(layer, tokens, _sample_on_gpu(attention, tokens, positions, shapes))
+    grid = sampling_grid(shapes, attention.n_heads, attention.n_points, tokens.device)
+    table = value_table(attention, tokens)
     frames, length, _ = tokens.shape
     starts = first_rows(frames, len(table) // frames, tokens.device)
     output = torch.empty_like(tokens)
-    for some, part in _blocks(frames, length, tokens.device):
+    for some, part in _blocks(frames, length):
         before = tokens[some, part]
         attended = sample(
-            layer.self_attn,
+            attention,
             before + positions[part],
             table,
             grid,
             part=part,
             starts=starts[some],
         )
-        between = layer.self_attn_layer_norm(attended.add_(before))
-        widened = F.relu_(layer.fc1(between))
-        output[some, part] = layer.final_layer_norm(layer.fc2(widened).add_(between))
+        output[some, part] = _rest(layer, before, attended)
     return output
 
 
-def _blocks(frames: int, length: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Frames and tokens to go through a layer together: what a processor caches, or all."""
-    tokens = CACHED_TOKENS if device.type == "cpu" else frames * length
-    together = max(tokens // length, 1)
+def _sample_on_gpu(
+    attention: nn.Module, tokens: Tensor, positions: Tensor, shapes: tuple[Shape, ...]
+) -> Tensor:
+    """`sample_by_kernel`, or `sample_padded` once that has failed."""
+    if forms.KERNEL:
+        try:
+            return sample_by_kernel(attention, tokens, positions, shapes)
+        except KernelError as error:
+            forms.KERNEL = False
+            warnings.warn(f"slow deformable attention, for want of a kernel: {error}", stacklevel=2)
+    return sample_padded(attention, tokens, positions, shapes)
+
+
+def _rest(layer: nn.Module, before: Tensor, attended: Tensor) -> Tensor:
+    """What follows the attention of a layer."""
+    between = layer.self_attn_layer_norm(attended.add_(before))
+    return layer.final_layer_norm(layer.fc2(_widened(layer.fc1, between)).add_(between))
+
+
+def _widened(linear: nn.Linear, tokens: Tensor) -> Tensor:
+    """Product, bias and ReLU, on a GPU by one kernel: (t, s, C) -> (t, s, C')."""
+    if not forms.gpu(tokens):
+        return F.relu_(linear(tokens))
+    rows = torch._addmm_activation(linear.bias, tokens.flatten(0, 1), linear.weight.t())
+    return rows.unflatten(0, tokens.shape[:2])
+
+
+def _blocks(frames: int, length: int) -> Iterator[tuple[slice, slice]]:
+    """Frames and tokens to go through a layer together."""
+    together = max(CACHED_TOKENS // length, 1)
     for frame in range(0, frames, together):
-        for token in range(0, length, tokens):
-            yield slice(frame, frame + together), slice(token, token + tokens)
+        for token in range(0, length, CACHED_TOKENS):
+            yield slice(frame, frame + together), slice(token, token + CACHED_TOKENS)

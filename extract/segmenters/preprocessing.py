@@ -54,16 +54,37 @@ class Preprocessor:
         Returns:
             The image, (3, Hp, Wp) float32 on the CPU, and the sizes of each step.
         """
-        geometry = self.geometry(*frame.shape[:2])
-        size = geometry.resized_height, geometry.resized_width
-        if size != frame.shape[:2]:
-            image = Image.fromarray(frame)
-            frame = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
-        # (H, W, 3) -> (3, H, W); a copy, because PIL's buffer is read-only
-        pixels = torch.from_numpy(frame.transpose(2, 0, 1).astype(np.float32))
-        pixels = (pixels - self.mean) / self.std
-        bottom, right = geometry.padded_height - size[0], geometry.padded_width - size[1]
-        return F.pad(pixels, (0, right, 0, bottom)), geometry
+        resized = torch.from_numpy(np.array(self.resize(frame)))  # a copy: PIL's is read-only
+        return self.normalise(resized[None])[0], self.geometry(*frame.shape[:2])
+
+    def resize(self, frame: np.ndarray) -> np.ndarray:
+        """The first step: (H, W, 3) uint8 to (H', W', 3) uint8; the frame itself if it fits."""
+        height, width = self.resized_size(*frame.shape[:2])
+        if (height, width) == frame.shape[:2]:
+            return frame
+        image = Image.fromarray(frame)
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """The other steps, wherever the frames are.
+
+        Args:
+            frames: (t, H', W', 3) uint8, resized.
+
+        Returns:
+            (t, 3, Hp, Wp) float32, in memory with channels last.
+        """
+        mean, std = self._constants(frames.device)
+        pixels = frames.permute(0, 3, 1, 2).float()  # (t, 3, H', W')
+        pixels = (pixels - mean) / std
+        height, width = pixels.shape[2:]
+        return F.pad(pixels, (0, -width % SIZE_DIVISOR, 0, -height % SIZE_DIVISOR))
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, copied to a device once."""
+        if self.mean.device != device:
+            self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self.mean, self.std
 
     def geometry(self, height: int, width: int) -> Geometry:
         """The sizes that frames of a size take."""

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from transformers import Mask2FormerForUniversalSegmentation
 
 from extract.frozen import freeze
-from extract.segmenters.backbone import FoldedBackbone
+from extract.segmenters.backbone import FoldedBackbone, state_of
 from extract.segmenters.config import SegmenterConfig
 from extract.segmenters.frame_decoder import decode_queries, float32
+from extract.segmenters.graphs import Graphs
 from extract.segmenters.pixel_decoder import decode_pixels
 from extract.segmenters.vita_head import VideoOutput, VITAHead
 
@@ -42,6 +43,7 @@ class VITA(nn.Module):
             backbone, the attention and feed-forward layers of the frame decoder and the video head
             multiply. As in the reference, the pixel decoder stays float32, and so do norms,
             softmax, residual sums and masks. Outputs are float32 in any case.
+        graphs: whether the frame level runs by CUDA graphs where it is on a CUDA device.
     """
 
     def __init__(self, config: SegmenterConfig) -> None:
@@ -51,6 +53,8 @@ class VITA(nn.Module):
         self.frame_model = Mask2FormerForUniversalSegmentation(config.mask2former())
         self.head = VITAHead(config)
         self._backbone = FoldedBackbone(self.frame_model.model.pixel_level_module.encoder)
+        self.graphs = True
+        self._graphs = Graphs(self._frames)
         freeze(self)
 
     @property
@@ -65,6 +69,13 @@ class VITA(nn.Module):
         Args:
             images: (t, 3, Hp, Wp) float32, normalised and padded (see `Preprocessor`).
         """
+        if images.is_cuda and self.graphs:
+            state = self.autocast, torch.backends.cudnn.allow_tf32, *state_of(self)
+            return FrameOutput(*self._graphs(images, state))
+        return FrameOutput(*self._frames(images))
+
+    def _frames(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Frame queries and mask features."""
         model = self.frame_model.model
         decoder = model.pixel_level_module.decoder
         with self._narrow():
@@ -74,7 +85,7 @@ class VITA(nn.Module):
             mask_features = self._mask_features(pixels.finest)
         with self._narrow():
             queries = decode_queries(model.transformer_module, decoder.mask_projection, pixels)
-        return FrameOutput(frame_queries=queries.float(), mask_features=mask_features)
+        return queries.float(), mask_features
 
     @torch.inference_mode()
     def video(self, frame_queries: Tensor) -> VideoOutput:

@@ -37,8 +37,8 @@ def caches(tmp_path_factory):
 @given(st.sampled_from(CODECS), st.lists(st.integers(0, 6), max_size=12), st.booleans())
 def test_any_frames_are_those_of_hdf5(caches, codec, frames, given_memory):
     video = CacheReader(caches[codec]).video("video000")
-    layout = video.mask_features_layout()
-    out = {n: np.empty((len(frames), *shape), dtype) for n, (shape, dtype) in layout.items()}
+    layout = video.mask_extents()
+    out = {n: np.empty((len(frames), *e.row_shape), e.dtype) for n, e in layout.items()}
     read = video.mask_features(frames, out=out if given_memory else None)
     assert read.keys() == layout.keys()
     with h5py.File(caches[codec] / SHARD, "r", locking=False) as file:

@@ -117,7 +117,13 @@ def test_unknown_device(command, capsys):
 
 @pytest.mark.parametrize(
     ("option", "value", "least"),
-    [("--chunk-frames", 0, 1), ("--threads", 0, 1), ("--queue", -1, 0), ("--shard-bytes", 0, 1)],
+    [
+        ("--chunk-frames", 0, 1),
+        ("--threads", 0, 1),
+        ("--queue", -1, 0),
+        ("--readers", 0, 1),
+        ("--shard-bytes", 0, 1),
+    ],
 )
 def test_numbers_that_make_no_sense(command, capsys, option, value, least):
     sentence = fails(command, capsys, option, str(value))

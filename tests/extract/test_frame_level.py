@@ -15,10 +15,19 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from extract.config import load_config
 from extract.demo.world import make_scene
-from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
+from extract.segmenters import (
+    VITA,
+    Preprocessor,
+    SegmenterConfig,
+    deformable_kernel,
+    forms,
+    load_vita,
+)
 from extract.segmenters import pixel_decoder as pixel_decoder_module
 from extract.segmenters.deformable import sample, sampling_grid, value_table
+from extract.segmenters.deformable_padded import sample_padded
 from extract.segmenters.masks import mask_logits, to_original
+from extract.segmenters.swin import swin_maps
 from extract.segmenters.tokens import first_rows, map_of, resize, tokens_of
 from extract.segmenters.vita import FrameOutput
 
@@ -134,6 +143,53 @@ def test_equals_the_library(vita: VITA, size: tuple[int, int]) -> None:
     assert_close(found, *by_the_library(vita, frames))
 
 
+@pytest.mark.parametrize("size", [(64, 96), (128, 160), (75, 101), (33, 130)])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_swin_by_gathers_equals_the_library(
+    size: tuple[int, int], dtype: torch.dtype | None
+) -> None:
+    vita = randomised(VITA(config_of("swin")), seed=1)
+    backbone = vita.frame_model.model.pixel_level_module.encoder
+    frames = images(2, 3, *size)
+    with torch.no_grad(), torch.autocast("cpu", dtype, dtype is not None):
+        expected = backbone(frames).feature_maps
+        found = swin_maps(backbone, frames)
+    assert len(found) == 4
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        allowed = TOLERANCE if dtype is None else 0.05 * theirs.std()
+        assert (mine - theirs).abs().max() < allowed
+
+
+@pytest.mark.parametrize("form", ["INTERPOLATE", "SWIN"])
+@pytest.mark.parametrize("size", [(64, 96), (75, 101)])
+def test_the_forms_for_a_gpu_equal_the_library(
+    vita: VITA, monkeypatch: pytest.MonkeyPatch, form: str, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(forms, "gpu", lambda tensor: True)
+    for other in {"INTERPOLATE", "SWIN", "KERNEL"} - {form}:
+        monkeypatch.setattr(forms, other, False)
+    frames = images(3, 3, *size)
+    assert_close(vita.frames(frames), *by_the_library(vita, frames))
+
+
+def test_a_kernel_that_fails_is_one_warning_and_another_form(
+    vita: VITA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("NVRTC error 6: no such function")
+
+    monkeypatch.setattr(forms, "gpu", lambda tensor: True)
+    monkeypatch.setattr(forms, "KERNEL", True)
+    monkeypatch.setattr(deformable_kernel, "_kernel", fail)
+    frames = images(2, 3, 64, 96)
+    with pytest.warns(UserWarning, match="slow deformable .* no such function") as warned:
+        found = [vita.frames(frames) for _ in range(2)]
+    assert len(warned) == 1 and not forms.KERNEL
+    for output in found:
+        assert_close(output, *by_the_library(vita, frames))
+
+
 def test_the_comparison_would_notice_a_mask(vita: VITA) -> None:
     """Queries depend on what they may see: without masks they are others."""
     frames = images(1, 3, 64, 96)
@@ -144,7 +200,12 @@ def test_the_comparison_would_notice_a_mask(vita: VITA) -> None:
     assert difference.abs().max() > 1000 * TOLERANCE
 
 
-def test_group_norm_keeps_its_digits_far_from_zero(vita: VITA) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_group_norm_keeps_its_digits_far_from_zero(
+    vita: VITA, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(forms, "gpu", lambda tensor: gpu)
+    monkeypatch.setattr(forms, "KERNEL", False)
     shifted = copy.deepcopy(vita)
     decoder = shifted.frame_model.model.pixel_level_module.decoder
     for convolution, _ in decoder.input_projections:
@@ -184,8 +245,13 @@ def test_use_leaves_the_state_dictionary_alone(vita: VITA) -> None:
     }
 
 
-def test_what_is_no_number_passes_through(vita: VITA) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_what_is_no_number_passes_through(
+    vita: VITA, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
     """Whoever reads the output can see it; nothing stops on the way."""
+    monkeypatch.setattr(forms, "gpu", lambda tensor: gpu)
+    monkeypatch.setattr(forms, "KERNEL", False)
     frames = images(2, 3, 64, 96)
     frames[1, :, 20:40, 30:50] = torch.nan
     output = vita.frames(frames)
@@ -266,7 +332,9 @@ def test_sampling_equals_the_library(
             part=slice(0, length),
             starts=first_rows(2, length * 2, tokens.device),
         )
+        padded = sample_padded(attention, tokens, positions, tuple(shapes))
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(padded, expected, atol=TOLERANCE, rtol=0)
 
 
 @settings(deadline=None, max_examples=60)

@@ -10,8 +10,20 @@ from hypothesis import strategies as st
 
 from cache_schema.cli import InputError
 from cache_schema.codecs import CODECS, LOWRANK, Codec, get_codec
+from cache_schema.records import Geometry
 from extract import mask_codec
-from extract.mask_codec import Sample, codec_iou, confident, encode, fit, iou_by_rank, summarise
+from extract import video_tracks as video_tracks_module
+from extract.mask_codec import (
+    Sample,
+    codec_iou,
+    confident,
+    encode,
+    encode_together,
+    fit,
+    iou_by_rank,
+    summarise,
+)
+from extract.video_tracks import video_tracks
 from tests.synthetic import make_codec
 
 C, H, W = 16, 9, 14
@@ -82,6 +94,62 @@ def test_codes_do_not_depend_on_the_chunks(codec: Codec, chunks: list[int]) -> N
     parts = [encode(part, codec) for part in features.split(chunks)]
     for name, array in whole.items():
         assert np.concatenate([part[name] for part in parts]).tobytes() == array.tobytes()
+
+
+@every_codec
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_frames_together_are_coded_as_each_alone(codec: Codec, dtype: torch.dtype) -> None:
+    features = noise().to(dtype)
+    features[1] = 0  # scales of 0
+    expected = encode(features, codec)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found, sound = encode_together(features, codec)
+    assert sound
+    for name, array in expected.items():
+        assert (found[name].shape, str(found[name].dtype)[6:]) == (array.shape, array.dtype.name)
+        if codec.basis and name == "values":  # as above
+            assert np.abs(found[name].numpy().astype(int) - array).max() <= 1
+        else:
+            np.testing.assert_allclose(found[name].numpy(), array, rtol=1e-5 * bool(codec.basis))
+    for bad in (np.nan, np.inf, -np.inf):
+        features[2, 1, 3, 4] = bad
+        assert not encode_together(features, codec)[1]
+
+
+def test_what_float16_cannot_hold_is_noticed_together() -> None:
+    features = torch.full((2, 2, 3, 3), 70000.0)
+    assert not encode_together(features, get_codec("float16"))[1]
+    assert encode_together(features, get_codec("float32"))[1]
+
+
+@every_codec
+@pytest.mark.parametrize("chunks", [[3], [1, 2]])
+def test_tracks_on_the_device_are_those_of_what_was_written(
+    codec: Codec, chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, rng = noise(), np.random.default_rng(0)
+    embeds = rng.standard_normal((3, 5, C)).astype(np.float32)
+    bank = np.array([[0, 2], [1, 2]], np.int32)
+    geometry = Geometry(33, 50, 33, 50, 36, 56, 4)
+    coded = encode(features, codec)
+    whole, banked = video_tracks(
+        lambda t: {name: array[t : t + 1] for name, array in coded.items()},
+        codec, embeds, bank, 3, geometry,
+    )  # fmt: skip
+    monkeypatch.setattr(video_tracks_module, "MEASURED_CELLS", 2 * 5 * H * W)  # two frames
+    kept = video_tracks_module.KeptCodes()
+    for part in features.split(chunks):
+        kept.add(encode_together(part, codec)[0])
+    found = kept.tracks(codec, torch.from_numpy(embeds), bank, geometry)
+    assert len(found) == 3 and found[0].dtype == torch.float16
+    for mine, expected in zip(found, [whole, *banked], strict=True):
+        difference = np.abs(mine.numpy().astype(float) - expected)
+        assert mine.shape == expected.shape and np.median(difference) == 0
+        assert difference.max() < (0.2 if codec.basis else 2e-3)  # a cell may change sides
+    monkeypatch.setattr(video_tracks_module, "KEPT_BYTES", 1)
+    late = video_tracks_module.KeptCodes()
+    late.add(encode_together(features, codec)[0])
+    assert late.tracks(codec, torch.from_numpy(embeds), bank, geometry) is None
 
 
 @every_codec

@@ -10,6 +10,7 @@ from stage_one import DEMO, edit, image_folder, small_config, small_data
 
 from cache_schema.cli import InputError
 from cache_schema.reader import CacheReader
+from extract import stage as stage_module
 from extract.datasets import MeViS, VideoFolder
 from extract.pipeline import extract
 from extract.reading import chunks
@@ -135,6 +136,7 @@ def test_another_configuration_is_refused_by_name(data, tmp_path):
     ("change", "options", "field"),
     [
         ({}, {"autocast": "bfloat16"}, 'autocast: "none" != "bfloat16"'),
+        ({}, {"autocast": "tf32"}, 'autocast: "none" != "tf32"'),
         ({"resize.short": 32}, {}, "resize.short: null != 32"),
         ({"codec": "float32"}, {}, 'codec.name: "float16" != "float32"'),
         ({"clips.frames": 3}, {}, "clips.frames: 4 != 3"),
@@ -199,9 +201,19 @@ def test_chunks_on_a_cpu_hold_a_number_of_pixels(tmp_path, stage, size, asked, e
     video = VideoFolder(tmp_path, None).video("a")
     parts = list(chunks(replace(stage, chunk_frames=asked), video, range(9)))
     assert [len(images.pixels) for images, _ in parts] == expected
-    assert {images.pixels.shape[2:] for images, _ in parts} == {
-        (parts[0][1].padded_height, parts[0][1].padded_width)
+    assert {images.pixels.shape[1:] for images, _ in parts} == {
+        (parts[0][1].resized_height, parts[0][1].resized_width, 3)
     }
+
+
+@pytest.mark.parametrize(("autocast", "narrow"), [("tf32", None), ("float16+tf32", torch.float16)])
+def test_tf32_is_a_matter_of_the_device(monkeypatch, autocast, narrow):
+    """On a processor it changes no number, and no setting of the process."""
+    set_to = []
+    monkeypatch.setattr(stage_module, "allow_tf32", set_to.append)
+    stage = load_stage(small_config(), RANDOM, "cpu", has_text=False, autocast=autocast)
+    assert stage.vita.autocast == narrow and not set_to
+    assert stage.identity()["autocast"] == autocast
 
 
 def test_the_clip_bank_is_seeded_sorted_and_within_the_video():

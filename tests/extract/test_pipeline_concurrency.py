@@ -1,13 +1,17 @@
 """Threads and processes of stage one: the same bytes, errors as what they were, no deadlock."""
 
+import dataclasses
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from stage_one import DEMO, image_folder, small_config, small_data
@@ -18,13 +22,18 @@ from cache_schema.reader import CacheReader
 from cache_schema.system import SystemTrouble
 from cache_schema.verify import verify
 from extract import coding, pipeline, reading, writing
+from extract import readers as readers_module
+from extract import video_tracks as video_tracks_module
 from extract.__main__ import main
 from extract.child import Child
+from extract.datasets import MeViS
+from extract.parts import Images
 from extract.pipeline import extract
 from extract.prefetch import ahead
 from extract.segmenters import VITA
 from extract.segmenters.vita import FrameOutput
-from extract.stage import RANDOM
+from extract.stage import RANDOM, load_stage
+from extract.transfer import Transfer
 from tests.cache_schema.helpers import contents, in_child
 
 
@@ -194,6 +203,129 @@ def test_the_cache_is_the_same_whatever_works_ahead(data, sequential, tmp_path, 
     assert contents(tmp_path / "cache") == sequential
 
 
+@pytest.mark.parametrize("readers", [2, 3, 8])
+def test_the_cache_is_the_same_whoever_reads(data, sequential, tmp_path, readers):
+    run(data, tmp_path / "cache", readers=readers, chunk_frames=5)
+    assert contents(tmp_path / "cache") == sequential
+
+
+def plain(part):
+    """A part with its arrays as bytes, to be compared with others."""
+    arrays = []
+
+    def known(value):
+        if isinstance(value, np.ndarray):
+            arrays.append((value.shape, value.dtype.str, value.tobytes()))
+            return len(arrays)
+        if isinstance(value, list):
+            return [known(each) for each in value]
+        return (
+            {k: known(v) for k, v in vars(value).items()} if hasattr(value, "__dict__") else value
+        )
+
+    return type(part).__name__, known(part), arrays
+
+
+def stream_of(data, readers, videos=4, change=None):
+    """What several processes read of a data set, or this one for 0, with arrays as bytes."""
+    stage = load_stage(small_config(), RANDOM, "cpu", has_text=True, chunk_frames=5)
+    dataset = MeViS(data, "train")
+    ids = dataset.ids[:videos]
+    if change:
+        change(dataset)
+    if not readers:
+        return [(i, plain(part)) for i, part in reading.read(stage, dataset, ids)]
+    with readers_module.reading(stage, dataset, ids, readers) as (stream, _):
+        return [(i, plain(part)) for i, part in stream]
+
+
+@pytest.mark.parametrize("readers", [1, 2, 5])
+def test_several_processes_read_what_one_would(data, tmp_path, readers):
+    """Also of videos whose first frame, later frames or sentences are bad."""
+    root = Path(shutil.copytree(data, tmp_path / "data"))
+    folder = root / "train/JPEGImages"
+    (folder / "train_0000/00007.jpg").unlink()
+    (folder / "train_0000/00011.jpg").unlink()
+    (folder / "train_0001/00000.jpg").write_text("no image")
+
+    def empty(dataset):
+        real = dataset.video
+
+        def video(video_id, **how):
+            source = real(video_id, **how)
+            if video_id == "train_0002":
+                source.expressions[0] = dataclasses.replace(source.expressions[0], text=" ")
+            return source
+
+        dataset.video = video
+
+    expected = stream_of(root, 0, change=empty)
+    assert [part[0] for _, part in expected].count("Failed") == 3
+    assert stream_of(root, readers, change=empty) == expected
+
+
+def test_readers_are_a_bounded_number_of_chunks_ahead(data, tmp_path):
+    """Chunks are asked for, not read as fast as they can be."""
+    stage = load_stage(small_config(), RANDOM, "cpu", has_text=True, chunk_frames=1)
+    dataset = MeViS(data, "train")
+    real = dataset.video
+
+    def video(video_id, **how):
+        source = real(video_id, **how)
+        read = source.read_frame
+
+        def noted(t):
+            (tmp_path / f"{video_id}-{t}").touch()
+            return read(t)
+
+        source.read_frame = noted
+        return source
+
+    dataset.video = video
+    seen = 0
+    with readers_module.reading(stage, dataset, dataset.ids, 3) as (stream, _):
+        for _, part in stream:
+            if isinstance(part, Images):
+                seen += 1
+                if seen % 8 == 0:
+                    time.sleep(0.05)  # whoever can go on does
+                assert len(list(tmp_path.iterdir())) <= seen + readers_module.ASKED * 2
+    assert seen == 48
+
+
+@pytest.mark.parametrize("what", ["read_images", "read_heads"])
+@pytest.mark.parametrize("how", ["killed", "silent"])
+def test_a_reader_that_dies_ends_the_run_and_the_rest_resumes(
+    data, sequential, tmp_path, monkeypatch, what, how
+):
+    real = getattr(readers_module, what)
+
+    def dies(stage, dataset, given):
+        for number, item in enumerate(real(stage, dataset, given)):
+            if number == 1:
+                if how == "silent":
+                    return
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield item
+
+    with monkeypatch.context() as patch:
+        patch.setattr(readers_module, what, dies)
+        with pytest.raises((SystemTrouble, RuntimeError), match="reading process|were reached"):
+            run(data, tmp_path / "cache", readers=3)
+    run(data, tmp_path / "cache", readers=3)
+    assert contents(tmp_path / "cache") == sequential
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "expected"), [(2, 1, 1), (16, 1, 13), (16, 4, 1), (128, 4, 16)]
+)
+def test_beside_a_gpu_the_other_cores_read(monkeypatch, cores, ranks, expected):
+    monkeypatch.setattr(pipeline, "CORES", cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert pipeline.default_readers(torch.device("cuda")) == expected
+    assert pipeline.default_readers(torch.device("cpu")) == 1
+
+
 def break_at(monkeypatch, owner, name, count, error):
     """Raise an error at the count-th call of a function, in whatever thread or process that is."""
     real, calls = getattr(owner, name), [0]
@@ -260,7 +392,7 @@ def test_no_run_ends_well_with_videos_that_nobody_reached(
 
     said = {"killed": "the reading process ended with status -9", "ends early": "2 of 4 videos"}
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "read", lossy)
+        patch.setattr(readers_module, "read", lossy)
         with pytest.raises(SystemTrouble, match=said[how]):
             run(data, tmp_path / "cache")
     assert manifest.read(tmp_path / "cache").failures == {}
@@ -319,6 +451,53 @@ def test_what_float16_cannot_hold_names_the_codec_that_can(data, tmp_path, monke
     monkeypatch.setattr(VITA, "frames", large)
     reason = run(data, tmp_path / "cache").failures["train_0000"]
     assert "mask_features" in reason and "float32" in reason
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """What is done for results on a GPU, on what there is."""
+    real = Transfer.__init__
+
+    def init(self, device):
+        real(self, device)
+        self.beside = True
+
+    monkeypatch.setattr(Transfer, "__init__", init)
+
+
+def test_the_way_of_a_gpu_writes_the_same(data, sequential, tmp_path, beside, monkeypatch):
+    def never(*_):
+        raise AssertionError("tracks are measured already")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "video_tracks", never)
+        run(data, tmp_path / "cache")
+    found = contents(tmp_path / "cache")
+    assert found.keys() == sequential.keys()
+    for name, video in sequential.items():
+        assert found[name].keys() == video.keys()
+        apart = [key for key, value in video.items() if found[name][key] != value]
+        assert all("tracks" in key for key in apart)  # by rounding, if at all
+    monkeypatch.setattr(video_tracks_module, "KEPT_BYTES", 1)  # videos are too long
+    run(data, tmp_path / "long")
+    assert contents(tmp_path / "long") == sequential
+
+
+def test_the_way_of_a_gpu_refuses_what_cannot_be_stored(data, tmp_path, beside, monkeypatch):
+    frames = VITA.frames
+    bad = {"frame_queries": (0, 0, 0), "mask_features": (0, 0, 0, 0)}
+
+    for name, place in bad.items():
+
+        def broken(self, images, name=name, place=place):
+            output = frames(self, images)
+            changed = {key: array.clone() for key, array in vars(output).items()}
+            changed[name][place] = float("nan")
+            return FrameOutput(**changed)
+
+        monkeypatch.setattr(VITA, "frames", broken)
+        reason = run(data, tmp_path / name).failures["train_0000"]
+        assert f"{name} holds NaN or infinite" in reason and "check the weights" in reason
 
 
 # --- signals, with real processes

@@ -48,6 +48,26 @@ def test_frames_as_they_are_are_normalised_and_padded_with_zeros() -> None:
     assert geometry.stride == 4
 
 
+@pytest.mark.parametrize(("short", "size"), [(None, (33, 40)), (24, (57, 101)), (32, (32, 32))])
+def test_frames_together_are_bitwise_what_each_is_alone(
+    short: int | None, size: tuple[int, int]
+) -> None:
+    """Whoever resizes and whoever normalises may be apart: bytes travel between them."""
+    preprocess = Preprocessor(short, 64, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    frames = [np.roll(noise(*size), k, axis=0) for k in range(3)]
+    resized = np.stack([preprocess.resize(frame) for frame in frames])
+    assert resized.dtype == np.uint8
+    images = preprocess.normalise(torch.from_numpy(resized))
+    for frame, small, image in zip(frames, resized, images, strict=True):
+        assert torch.equal(image, preprocess(frame)[0])
+        # By hand, in the order of the reference.
+        pixels = small.transpose(2, 0, 1).astype(np.float32)
+        expected = (pixels - preprocess.mean.numpy()) / preprocess.std.numpy()
+        height, width = expected.shape[1:]
+        assert np.array_equal(image[:, :height, :width].numpy(), expected)
+        assert not image[:, height:].any() and not image[:, :, width:].any()
+
+
 def test_sizes_are_known_before_the_frames() -> None:
     preprocess = Preprocessor(40, 64, MEAN, STD)
     image, geometry = preprocess(np.zeros((57, 101, 3), np.uint8))

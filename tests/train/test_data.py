@@ -288,14 +288,6 @@ def test_features_are_read_where_the_batch_holds_them(
     assert [f.stored["values"].data_ptr() for f in batch.mask_features] == filled
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_features_and_targets_are_pinned_when_asked_for(cache: tuple) -> None:
-    batch = collate([ClipDataset([cache[0]], seed=0, pinned=True)[0]])
-    assert batch.mask_features[0].stored["values"].is_pinned()
-    assert batch.targets[0].masks.is_pinned()
-    assert_equal(batch.to("cuda").to("cpu"), collate([ClipDataset([cache[0]], seed=0)[0]]))
-
-
 def test_a_negative_amount_of_memory_is_refused() -> None:
     config = "train/configs/demo.py"
     assert load_config(config, {"data.ram_gb": 0}).data.ram_gb == 0.0

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train.mask_logits as mask_logits
+import train.mask_tables as mask_tables
 from cache_schema.codecs import get_codec
 from train.bilinear import sample
 from train.losses import (
@@ -368,13 +369,20 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
     loss = SetCriterion(classification, num_points=points, prior_weight=0.5)
     together = loss(layers, maps, targets, prior=prior, random=constant_points)
     found = gradients(together, layers)
+    with monkeypatch.context() as on_a_gpu:
+        for module in (criterion, supervision):
+            on_a_gpu.setattr(module, "on_cpu", lambda tensor: False)
+        on_a_gpu.setattr(mask_tables, "LOGITS", 200)  # several blocks
+        there = loss(layers, maps, targets, prior=prior, random=constant_points)
+        torch.testing.assert_close(there, together)
+        torch.testing.assert_close(gradients(there, layers), found, rtol=1e-4, atol=1e-6)
     for module, name, value in [  # everything is large: layer by layer, sample by sample
         (criterion, "AT_ONCE", {True: 1}),
         (points_module, "LONG", 1),
         (supervision, "SMALL", 0),
         (mask_logits, "SMALL", 0),
-        (mask_logits, "MAPS", {True: 1}),
-        (mask_logits, "POINTS", {True: 90}),
+        (mask_logits, "MAPS", 1),
+        (mask_logits, "POINTS", 90),
     ]:
         monkeypatch.setattr(module, name, value)
     totals: list[torch.Tensor] = []

@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import train.mask_logits as mask_logits_module
 from cache_schema.codecs import CODECS, LOWRANK, Codec, get_codec
 from tests.synthetic import make_codec
+from train import mask_tables
 from train.bilinear import sample
 from train.mask_logits import MaskFeatures, MaskStack, mask_logits
+from train.mask_tables import MaskTables
 
 CHANNELS = 16
 PARAMETERS = [
@@ -52,12 +54,12 @@ def expand(codec: Codec, stored: dict[str, np.ndarray]) -> Tensor:
     return torch.from_numpy(values)
 
 
-def assert_rounded(found: Tensor, expected: Tensor) -> None:
-    """Equal up to float32 rounding, relative to the largest value."""
+def assert_rounded(found: Tensor, expected: Tensor, size: Tensor | None = None) -> None:
+    """Equal up to float32 rounding, relative to the largest value, or to what was added up."""
     assert found.dtype == torch.float32 and found.shape == expected.shape
     if found.numel():
         error = (found.double() - expected).abs().max()
-        assert error <= 2e-6 * expected.abs().max()
+        assert error <= 2e-6 * (expected if size is None else size).abs().max()
 
 
 @every_codec
@@ -75,13 +77,17 @@ def test_forward_and_backward_are_those_of_expanded_features(
     features = expand(codec, stored)
     exact = embeds.double().requires_grad_()
     expected = torch.einsum("nc,tchw->nthw", exact, features)
-    found = stack(stored, codec).logits(embeds.requires_grad_(), [queries])
-    assert_rounded(found, expected)
     assert_rounded(mask_logits(stored, embeds, codec=codec).transpose(0, 1), expected)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(seed))
-    (found * weights).sum().backward()
     (expected * weights).sum().backward()
-    assert_rounded(embeds.grad, exact.grad)
+    for kind in (MaskStack, MaskTables):
+        own = embeds.clone().requires_grad_()
+        found = kind([MaskFeatures(stored, codec)]).logits(own, [queries])
+        added = torch.einsum("nc,tchw->nthw", exact.abs(), features.abs())
+        assert_rounded(found, expected, added)
+        (found * weights).sum().backward()
+        added = torch.einsum("nthw,tchw->nc", weights.double().abs(), features.abs())
+        assert_rounded(own.grad, exact.grad, added)
 
 
 @every_codec
@@ -103,8 +109,9 @@ def test_a_frame_is_one_product_bit_for_bit() -> None:
 
 @every_codec
 @pytest.mark.parametrize("points", [7, 300])
+@pytest.mark.parametrize("kind", [MaskStack, MaskTables])
 def test_logits_at_points_are_those_of_the_maps(
-    codec: Codec, points: int, monkeypatch: pytest.MonkeyPatch
+    codec: Codec, points: int, kind: type[MaskStack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few points interpolate the coded features, many the maps: the same numbers either way."""
     clips = [make(codec, 3, 6, 10, 4, seed)[0] for seed in range(2)]
@@ -113,10 +120,11 @@ def test_logits_at_points_are_those_of_the_maps(
     # Some points lie on the edge, where the half of a bilinear value that is outside is zero.
     where = torch.rand(2, points, 2, generator=random)
     where[1, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
-    monkeypatch.setattr(mask_logits_module, "MAPS", {True: 1000})  # two frames, then one
-    monkeypatch.setattr(mask_logits_module, "POINTS", {True: 500})  # several blocks of the points
+    monkeypatch.setattr(mask_logits_module, "MAPS", 1000)  # two frames, then one
+    monkeypatch.setattr(mask_logits_module, "POINTS", 500)  # several blocks of the points
+    monkeypatch.setattr(mask_tables, "LOGITS", 2000)
     for own in ([0, 1], [1]):  # side by side, and one alone
-        features = MaskStack([MaskFeatures(clips[g], codec) for g in own])
+        features = kind([MaskFeatures(clips[g], codec) for g in own])
         found = torch.zeros(len(own), 3, points, 4)
         for frames, block, values in features.read(embeds[own], where[own]):
             found[:, frames, block] = values

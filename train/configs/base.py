@@ -26,7 +26,9 @@ data = dict(
     clip_source="bank",  # or "video": whole-video queries with all or some frames
     num_frames=None,  # of "video" only: None takes all
     frame_choice="random",  # of "video" with num_frames: or "first"
-    num_workers=0,  # 0 reads in the training process, which is fastest for most caches
+    # Processes that look for samples; 0 for the training process itself, which is fastest for most
+    # caches on a CPU. None takes 0 there, and with a GPU a quarter of the cores, at most 8.
+    num_workers=None,
     cache_weights=[],  # samples from each of several caches; [] draws every expression equally
     mixed_codecs=False,  # True trains on caches whose codecs or ranks differ
     # Queries, clips, objects and words kept in memory, by all workers and caches together; the
@@ -64,6 +66,7 @@ train = dict(
     batch_size=8,  # of all ranks together, so that their number changes no sample
     seed=0,
     autocast="none",  # of the head: or "bfloat16", "float16" (on a GPU); the loss is float32
+    graphs=True,  # replay the head as CUDA graphs, on one GPU
     log_interval=50,
     checkpoint_interval=2000,
     keep_checkpoints=3,

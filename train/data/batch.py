@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from cache_schema.codecs import Codec
+from cache_schema.places import Places
 from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.affinity import objectness, track_distance
-from train.data.targets import Boxes
+from train.data.targets import Boxes, ClipRuns
 from train.losses import Supervision, Targets
 from train.mask_logits import MaskFeatures
 from train.models import HeadInputs
@@ -27,10 +28,11 @@ class Sample:
         video_queries: Q_v of the clip or of the whole video, (N_v, C).
         video_logits: (N_v, K + 1).
         tracks: (N_v, T, 6).
-        mask_features: the coded frames, each (T, ...).
+        mask_features: the coded frames, each (T, ...); of a staged sample their places.
         codec: of the mask features.
+        cache: its number among the caches.
         expression: the expression.
-        targets: the objects it means that the clip shows.
+        targets: the objects it means that the clip shows; of a staged sample their runs.
         boxes: around them.
     """
 
@@ -38,10 +40,11 @@ class Sample:
     video_queries: np.ndarray
     video_logits: np.ndarray
     tracks: np.ndarray
-    mask_features: Mapping[str, Tensor]
+    mask_features: Mapping[str, Tensor] | Places
     codec: Codec
+    cache: int
     expression: Expression
-    targets: Targets
+    targets: Targets | ClipRuns
     boxes: Boxes
 
 
@@ -80,20 +83,30 @@ def collate(samples: Sequence[Sample]) -> Batch:
     Args:
         samples: B samples with equal numbers of queries and channels.
     """
+    return Batch(
+        head_inputs(samples),
+        [MaskFeatures(sample.mask_features, sample.codec) for sample in samples],
+        [sample.targets for sample in samples],
+        [distance(sample) for sample in samples],
+    )
+
+
+def head_inputs(samples: Sequence[Sample]) -> HeadInputs:
+    """What the head reads of B samples, words and frames padded to the longest."""
     frame_queries, frame_mask = _pad([sample.frame_queries for sample in samples])
-    inputs = HeadInputs(
+    return HeadInputs(
         frame_queries=frame_queries,
         frame_mask=frame_mask,
         video_queries=_stack([sample.video_queries for sample in samples]),
         video_logits=_stack([sample.video_logits for sample in samples]),
         **_text([sample.expression for sample in samples]),
     )
-    return Batch(
-        inputs,
-        [MaskFeatures(sample.mask_features, sample.codec) for sample in samples],
-        [sample.targets for sample in samples],
-        [_distance(sample) for sample in samples],
-    )
+
+
+def distance(sample: Sample) -> Tensor:
+    """Of each video query from each target, (N_v, M) float32; see `track_distance`."""
+    scores = objectness(sample.video_logits)
+    return torch.from_numpy(track_distance(sample.tracks, scores, sample.boxes))
 
 
 def video_batch(video: Video, expressions: Sequence[Expression]) -> HeadInputs:
@@ -119,11 +132,6 @@ def video_batch(video: Video, expressions: Sequence[Expression]) -> HeadInputs:
         video_logits=repeated(video.video_logits()),
         **_text(expressions),
     )
-
-
-def _distance(sample: Sample) -> Tensor:
-    scores = objectness(sample.video_logits)
-    return torch.from_numpy(track_distance(sample.tracks, scores, sample.boxes))
 
 
 def _text(expressions: Sequence[Expression]) -> dict[str, Tensor]:

@@ -12,21 +12,13 @@ class Buffers:
     """Tensors on the host.
 
     In a worker process of a `DataLoader` they lie in shared memory, so that they reach the
-    training process as they are; in the training process itself in pinned memory if that is wanted.
-
-    Args:
-        pinned: page-locked memory, from which a GPU copies faster; needs CUDA.
+    training process as they are.
     """
-
-    def __init__(self, *, pinned: bool = False) -> None:
-        self.pinned = pinned
 
     def empty(self, shape: Sequence[int], dtype: np.dtype) -> Tensor:
         """A tensor of any content."""
         if get_worker_info() is not None:
             return self._shared(shape, dtype)
-        if self.pinned:
-            return torch.empty(tuple(shape), dtype=_torch_dtype(dtype), pin_memory=True)
         # NumPy asks for huge pages: new memory is filled about twice as fast as torch's.
         return torch.from_numpy(np.empty(shape, dtype))
 
@@ -34,8 +26,6 @@ class Buffers:
         """A tensor of zeros."""
         if get_worker_info() is not None:
             return self._shared(shape, dtype)
-        if self.pinned:
-            return torch.zeros(tuple(shape), dtype=_torch_dtype(dtype), pin_memory=True)
         return torch.from_numpy(np.zeros(shape, dtype))
 
     @staticmethod
@@ -43,8 +33,9 @@ class Buffers:
         """Shared memory, which the system hands out zeroed; made as torch's own collate does."""
         items = int(np.prod(shape))
         storage = torch.UntypedStorage._new_shared(items * np.dtype(dtype).itemsize)
-        return torch.empty(0, dtype=_torch_dtype(dtype)).set_(storage, 0, tuple(shape))
+        return torch.empty(0, dtype=torch_dtype(dtype)).set_(storage, 0, tuple(shape))
 
 
-def _torch_dtype(dtype: np.dtype) -> torch.dtype:
+def torch_dtype(dtype: np.dtype) -> torch.dtype:
+    """Torch's name of a NumPy type."""
     return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -7,13 +7,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cache_schema.cli import InputError
+from cache_schema.places import Places, find
 from cache_schema.reader import CacheReader, Video
 from cache_schema.records import Clip
 from train.data.batch import Sample
 from train.data.buffers import Buffers
 from train.data.compatible import check_compatible
 from train.data.mixture import Mixture
-from train.data.targets import clip_targets
+from train.data.targets import clip_runs, clip_targets
 
 
 class ClipDataset(Dataset):
@@ -32,7 +33,7 @@ class ClipDataset(Dataset):
         frame_choice: "first" or "random" (in order), which T frames of a longer video.
         cache_weights: how often each cache is drawn from; empty draws every pair equally often.
         mixed_codecs: caches may differ in codec and rank.
-        pinned: put mask features and targets into pinned memory, see `Buffers`.
+        staged: samples say where their mask features and targets are, see `train.data.staging`.
 
     Attributes:
         dims: ``hidden_dim``, ``text_dim`` and ``mask_dim`` of the caches.
@@ -54,7 +55,7 @@ class ClipDataset(Dataset):
         frame_choice: str = "random",
         cache_weights: Sequence[int] = (),
         mixed_codecs: bool = False,
-        pinned: bool = False,
+        staged: bool = False,
     ) -> None:
         for key, value, known in [
             ("clip_source", clip_source, ("bank", "video")),
@@ -78,7 +79,8 @@ class ClipDataset(Dataset):
         self.clip_source = clip_source
         self.num_frames = num_frames
         self.frame_choice = frame_choice
-        self.buffers = Buffers(pinned=pinned)
+        self.staged = staged
+        self.buffers = Buffers()
         pairs = [self._pairs(index) for index in range(len(caches))]
         self.pairs = [pair for own in pairs for pair in own]
         self.mixture = Mixture([len(own) for own in pairs], cache_weights, seed=seed)
@@ -94,14 +96,21 @@ class ClipDataset(Dataset):
         video = reader.video(video_id)
         expression = video.expression(expression_id)
         clip = self._clip(video, np.random.default_rng([self.seed, 1, counter]))
-        targets, boxes = clip_targets(video, expression, clip.frame_indices, buffers=self.buffers)
+        frames = clip.frame_indices
+        if self.staged:
+            targets, boxes = clip_runs(video, expression, frames)
+            features: dict[str, Tensor] | Places = find(video, frames)
+        else:
+            targets, boxes = clip_targets(video, expression, frames, buffers=self.buffers)
+            features = self._mask_features(video, frames)
         return Sample(
-            frame_queries=video.frame_queries(clip.frame_indices),
+            frame_queries=video.frame_queries(frames),
             video_queries=clip.video_queries,
             video_logits=clip.video_logits,
             tracks=clip.tracks,
-            mask_features=self._mask_features(video, clip.frame_indices),
+            mask_features=features,
             codec=reader.codec,
+            cache=cache,
             expression=expression,
             targets=targets,
             boxes=boxes,
@@ -110,8 +119,8 @@ class ClipDataset(Dataset):
     def _mask_features(self, video: Video, indices: np.ndarray) -> dict[str, Tensor]:
         """Read from the shard straight to where the training process will find them."""
         features = {
-            name: self.buffers.empty((len(indices), *shape), dtype)
-            for name, (shape, dtype) in video.mask_features_layout().items()
+            name: self.buffers.empty((len(indices), *extent.row_shape), extent.dtype)
+            for name, extent in video.mask_extents().items()
         }
         video.mask_features(indices, out={name: t.numpy() for name, t in features.items()})
         return features

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +15,9 @@ Matches = list[tuple[Tensor, Tensor]]
 def _matched(layers: Sequence[Matches]) -> tuple[Tensor, Tensor, Tensor]:
     """Layer, sample and query of every match, layer by layer and sample by sample."""
     queries = [own for matches in layers for own, _ in matches]
-    lengths = torch.tensor([len(own) for own in queries], dtype=torch.int64)
-    rows = torch.arange(len(queries)).repeat_interleave(lengths)
-    return rows // len(layers[0]), rows % len(layers[0]), torch.cat(queries)
+    rows = np.repeat(np.arange(len(queries)), [len(own) for own in queries])
+    layer, sample = map(torch.from_numpy, divmod(rows, len(layers[0])))
+    return layer, sample, torch.cat(queries)
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Softmax:
                 for own, (_, targets) in zip(labels, layer, strict=True)
             ]
         )
-        classes = classes.to(logits.device)
+        classes = classes.to(logits.device, non_blocking=True)
         weight = logits.new_ones(self.num_classes + 1)
         weight[-1] = self.no_object_weight
         loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
@@ -84,7 +85,7 @@ class Binary:
         """As `Softmax.sums`, with logits (L, B, N)."""
         meant = torch.zeros(logits.shape)
         meant[_matched(matches)] = 1.0
-        meant = meant.to(logits.device)
+        meant = meant.to(logits.device, non_blocking=True)
         weight = torch.where(meant > 0, 1.0, self.no_object_weight)
         loss = F.binary_cross_entropy_with_logits(logits, meant, weight, reduction="none")
         return loss.sum(dim=(1, 2)), weight.sum(dim=(1, 2))

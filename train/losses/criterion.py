@@ -18,10 +18,11 @@ from torch import Tensor
 
 from train.bilinear import sample
 from train.losses.classification import Binary, Matches, Softmax
-from train.losses.matcher import PairSums, assign
+from train.losses.matcher import PairSums, assign, check_finite
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.losses.supervision import Group, Supervision, Targets
 from train.mask_logits import MaskFeatures
+from train.memory import on_cpu
 
 AT_ONCE = {True: 2**21, False: 2**24}
 """Logits of one sample at points that the layers handled together have at most: on a CPU as many
@@ -96,8 +97,8 @@ class SetCriterion:
                 the whole batch's. It is called once, whatever the number of layers.
 
         Returns:
-            ``loss_cls``, ``loss_mask``, ``loss_dice``, each a scalar, and the matches of the last
-            layer.
+            ``loss_cls``, ``loss_mask``, ``loss_dice``, each a scalar, or (heads,) for a `truth` of
+            several, and the matches of the last layer.
 
         Raises:
             Diverged: a prediction is not finite.
@@ -137,7 +138,7 @@ class SetCriterion:
             The matches of each layer.
         """
         none = torch.zeros(0, dtype=torch.int64)
-        matches: list[Matches] = [[(none, none)] * len(truth.labels) for _ in logits]
+        matches: list[Matches] = [[(none, none)] * logits.shape[1] for _ in logits]
         costs = [self.costs(logits, embeds, group, random) for group in truth.groups]
         if prior is not None:
             for cost, group in zip(costs, truth.groups, strict=True):
@@ -147,6 +148,7 @@ class SetCriterion:
             return matches
         # One transfer for the whole batch: on a GPU each would wait for the device.
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
+        check_finite(flat.numpy())
         parts = flat.split([cost.numel() for cost in costs])
         for part, cost, group in zip(parts, costs, truth.groups, strict=True):
             tables = part.view(cost.shape).numpy()
@@ -175,8 +177,9 @@ class SetCriterion:
         queries = embeds[group.samples].flatten(1, 2)  # (G, L * N, C)
         points = random(group.samples, self.num_points)  # (G, P, 2)
         true = group.targets.shared(points)  # (G, T, P, M)
+        pair_sums = PairSums.of if on_cpu(queries) else PairSums.in_parts
         blocks = (
-            PairSums.of(predicted.flatten(1, 2), true[:, frames, block].flatten(1, 2))
+            pair_sums(*_side_by_side(predicted, true[:, frames, block]))
             for frames, block, predicted in group.features.read(queries, points)
         )
         sums = reduce(add, blocks)
@@ -195,11 +198,21 @@ class SetCriterion:
     ) -> dict[str, Tensor]:
         """The unweighted terms ``cls``, ``mask`` and ``dice``, summed over layers; see `match`.
 
+        Each is a scalar, or where several heads are compared together (heads,).
+
         Each layer's class term is a weighted mean over all queries; its mask terms are sums over
         matched targets, divided by the number of all targets.
         """
-        classes, weights = self.classification.sums(logits, truth.labels, matches)  # (L,), (L,)
-        counts = torch.cat([weights, weights.new_tensor([truth.num_targets])])
+        heads, batch = truth.heads, len(truth.labels)
+        if heads > 1:  # a layer of each head counts alone
+            logits = logits.unflatten(1, (heads, batch)).flatten(0, 1)
+            starts = range(0, heads * batch, batch)
+            class_matches = [layer[start : start + batch] for layer in matches for start in starts]
+        else:
+            class_matches = matches
+        # (L * heads,), (L * heads,)
+        classes, weights = self.classification.sums(logits, truth.labels, class_matches)
+        counts = torch.cat([weights, weights.new_full((1,), truth.num_targets)])
         if average is not None:
             counts = average(counts)
         # Without any target there is nothing to divide either.
@@ -207,11 +220,12 @@ class SetCriterion:
         # Zero where nothing matches, but a zero that reaches the parameters.
         mask = dice = embeds.sum() * 0.0
         for group in truth.groups:
-            for predicted, true in self._point_pairs(embeds, group, matches, random):
-                mask = mask + point_bce(predicted, true)
-                dice = dice + point_dice(predicted, true)
+            for predicted, true, share in self._point_pairs(embeds, group, matches, random):
+                mask = mask + _summed(point_bce(predicted, true), share)
+                dice = dice + _summed(point_dice(predicted, true), share)
+        classes = classes / counts[:-1]
         return {
-            "cls": (classes / counts[:-1]).sum(),
+            "cls": classes.sum() if heads == 1 else classes.unflatten(0, (-1, heads)).sum(dim=0),
             "mask": mask / num_targets,
             "dice": dice / num_targets,
         }
@@ -226,9 +240,14 @@ class SetCriterion:
 
     def _point_pairs(
         self, embeds: Tensor, group: Group, matches: Sequence[Matches], random: RandomPoints
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and truth (I, T * P) of the matched instances, a pair for layers at once."""
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Logits and truth (I, T * P) of the matched instances, for layers at once.
+
+        And of which of several heads each is: (heads, I) of zeros and ones, None for one head.
+        """
         layers, frames = embeds.shape[1], group.targets.frames
+        heads = len(group.samples) // group.features.num_clips
+        batch = len(embeds) // heads
         found = [len(matches[0][b][0]) for b in group.samples]  # instances of a sample and layer
         queries, targets = _matched(embeds, group, matches)
         # One product a clip for all layers, so that the features are read once, and once more for
@@ -252,7 +271,22 @@ class SetCriterion:
                 importance_ratio=self.importance_ratio,
             )  # (I * T, P, 2)
             true = group.targets.own(own, points.unflatten(0, (-1, frames)))
-            yield sample(maps[:, None], points).view(len(true), -1), true.flatten(1)
+            share = None
+            if heads > 1:
+                instances = np.repeat(group.samples, np.array(found) * width) // batch
+                share = np.float32(instances == np.arange(heads)[:, None])
+                share = torch.from_numpy(share).to(maps.device, non_blocking=True)
+            yield sample(maps[:, None], points).view(len(true), -1), true.flatten(1), share
+
+
+def _side_by_side(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """(G, T, P, N) and (G, T, P, M) as (G, T * P, N) and (G, T * P, M).
+
+    A sum over points and frames has no order: what varies fastest in memory comes last.
+    """
+    if predicted.stride(1) < predicted.stride(2):
+        predicted, true = predicted.transpose(1, 2), true.transpose(1, 2)
+    return predicted.flatten(1, 2), true.flatten(1, 2)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -268,22 +302,29 @@ def _matched(embeds: Tensor, group: Group, matches: Sequence[Matches]) -> Tensor
         among those of the group.
     """
     _, L, N, _ = embeds.shape
-    rows = []
+    places, numbers = [], []
     for b, first in zip(group.samples, group.targets.firsts, strict=True):
         for layer in range(L):
             queries, targets = matches[layer][b]
-            rows.append(torch.stack([queries + (b * L + layer) * N, targets + first]))
-    return torch.cat(rows, dim=1).to(embeds.device)
+            places.append(queries.numpy() + (b * L + layer) * N)
+            numbers.append(targets.numpy() + first)
+    both = np.stack([np.concatenate(places), np.concatenate(numbers)])
+    return torch.from_numpy(both).to(embeds.device, non_blocking=True)
+
+
+def _summed(values: Tensor, share: Tensor | None) -> Tensor:
+    """Sum over instances (I,): of all, or of each head's by its share (heads, I)."""
+    return values.sum() if share is None else share @ values
 
 
 def point_bce(logits: Tensor, truth: Tensor) -> Tensor:
-    """Binary cross-entropy, mean over points, sum over instances: (M, P), (M, P) to ()."""
-    return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1).sum()
+    """Binary cross-entropy, mean over points: (I, P), (I, P) to (I,)."""
+    return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1)
 
 
 def point_dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """Dice loss with smoothing 1, sum over instances: (M, P), (M, P) to ()."""
+    """Dice loss with smoothing 1: (I, P), (I, P) to (I,)."""
     predictions = logits.sigmoid()
     overlap = 2.0 * (predictions * truth).sum(dim=1)
     total = predictions.sum(dim=1) + truth.sum(dim=1)
-    return (1.0 - (overlap + 1.0) / (total + 1.0)).sum()
+    return 1.0 - (overlap + 1.0) / (total + 1.0)

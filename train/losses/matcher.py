@@ -4,10 +4,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cache_schema.cli import InputError
+from train.mask_tables import parts_of
 
 #: Numbers from 1/2 to 1 that are multiplied before their logarithm is taken.
 FACTORS = 64
@@ -63,6 +65,25 @@ class PairSums:
             overlap=with_predictions[..., :-1, :].mT,
         )
 
+    @classmethod
+    @torch.no_grad()
+    def in_parts(cls, logits: Tensor, targets: Tensor) -> "PairSums":
+        """The same for a GPU: fewer passes over memory, and sums of many short parts."""
+        parts = parts_of(logits.shape[-2])
+        logits, targets = (own.unflatten(-2, (parts, -1)) for own in (logits, targets))
+        rows = torch.cat([targets, targets.new_ones(*targets.shape[:-1], 1)], dim=-1).mT
+        with_logits = (rows[..., :-1, :] @ logits).sum(dim=-3)
+        with_predictions = (rows @ logits.sigmoid()).sum(dim=-3)
+        softplus = (rows[..., -1:, :] @ F.softplus(logits)).sum(dim=-3)
+        return cls(
+            points=parts * logits.shape[-2],
+            softplus=softplus[..., 0, :],
+            probability=with_predictions[..., -1, :],
+            target=targets.sum(dim=(-3, -2)),
+            logit_target=with_logits.mT,
+            overlap=with_predictions[..., :-1, :].mT,
+        )
+
     def __add__(self, other: "PairSums") -> "PairSums":
         """Over the points of both."""
         names = (field.name for field in fields(self))
@@ -94,22 +115,23 @@ def _log_total(values: Tensor) -> Tensor:
     return torch.cat(products, dim=-2).log_().sum(dim=-2)
 
 
-def assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The cheapest one-to-one assignment.
-
-    Args:
-        cost: (N, M).
-
-    Returns:
-        min(N, M) prediction and target indices, int64, ordered by prediction.
-
-    Raises:
-        Diverged: a cost is not finite.
-    """
-    if not np.isfinite(cost).all():
+def check_finite(costs: np.ndarray) -> None:
+    """Raise `Diverged` unless all matching costs are numbers."""
+    if not np.isfinite(costs).all():
         raise Diverged(
             "the predictions are no longer finite numbers (a matching cost is NaN or infinite); "
             "lower optimizer.lr, or check the cached features for infinite values"
         )
+
+
+def assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The cheapest one-to-one assignment.
+
+    Args:
+        cost: (N, M), finite.
+
+    Returns:
+        min(N, M) prediction and target indices, int64, ordered by prediction.
+    """
     predictions, targets = linear_sum_assignment(cost)
     return torch.from_numpy(predictions), torch.from_numpy(targets)

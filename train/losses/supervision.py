@@ -7,15 +7,18 @@ to be matched with.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from train.bilinear import sample
 from train.mask_logits import SMALL, MaskFeatures, MaskStack
-from train.memory import empty
+from train.mask_tables import MaskTables
+from train.memory import empty, on_cpu
 
 
 @dataclass
@@ -48,33 +51,56 @@ class TargetStack:
         samples: at least one target each.
 
     Attributes:
-        counts: M of each sample.
-        firsts: the number of each sample's first target among all.
-        labels: (G, largest M) int64, zeros at the end.
+        counts: M of each row; a row is a sample, or a sample for one of several heads.
+        firsts: the number of each row's first target among all.
+        labels: (G, largest M) int64 of each row, zeros at the end.
     """
 
     def __init__(self, samples: Sequence[Targets]) -> None:
         masks = samples[0].masks
         device = masks.device
         _, self.frames, height, width = masks.shape
-        self.counts = [len(sample.masks) for sample in samples]
-        self.firsts = [sum(self.counts[:g]) for g in range(len(samples))]
-        self.labels = torch.nn.utils.rnn.pad_sequence(
-            [sample.labels for sample in samples], batch_first=True
-        )
         self._samples = samples
         # On a CPU one large sample is read as float32 frames, each of which its cache holds.
-        large = device.type == "cpu" and width * height * self.frames > SMALL
+        large = on_cpu(masks) and width * height * self.frames > SMALL
         self._alone = large and len(samples) == 1
         self._size = (width, height)
         self._column = height + 3  # of `_pixels`
         self._stride = (width + 3) * self._column  # pixels of a target
-        self._extents = torch.tensor([sample.extent for sample in samples], device=device)
-        self._scales = torch.tensor(self._size, device=device) / self._extents  # (G, 2)
-        clips = torch.arange(len(samples)).repeat_interleave(torch.tensor(self.counts))
-        numbers = torch.arange(sum(self.counts))
-        slots = numbers - torch.tensor(self.firsts)[clips]
-        self._clips, self._slots = clips.to(device), slots.to(device)  # of each target
+        counts = [len(sample.masks) for sample in samples]
+        self._clips = _sent(np.repeat(np.arange(len(samples)), counts), device)  # of each target
+        extents = np.array([sample.extent for sample in samples], np.float32)
+        self._scales = _sent(np.float32(self._size) / extents, device)  # (G, 2)
+        self._extents = _sent(extents, device)
+        self._arrange(1)
+
+    def _arrange(self, heads: int) -> None:
+        """What depends on how many rows each sample has."""
+        device = self._clips.device
+        own = np.array([len(sample.masks) for sample in self._samples])
+        counts, firsts = (each.repeat(heads) for each in (own, own.cumsum() - own))
+        self.counts, self.firsts = counts.tolist(), firsts.tolist()
+        self.labels = torch.nn.utils.rnn.pad_sequence(
+            [sample.labels for sample in self._samples], batch_first=True
+        )
+        self._row_scales = self._scales
+        if heads > 1:
+            self.labels, self._row_scales = (
+                each.repeat_interleave(heads, dim=0) for each in (self.labels, self._scales)
+            )
+        # Row, slot in it and number of each target of each row.
+        rows = np.repeat(np.arange(len(counts)), counts)
+        slots = np.arange(len(rows)) - (counts.cumsum() - counts)[rows]
+        self._rows, self._slots, self._numbers = _sent(
+            np.stack([rows, slots, firsts[rows] + slots]), device
+        )
+
+    def repeated(self, heads: int) -> "TargetStack":
+        """The same targets for several heads: a row of each sample for each head."""
+        self.prepare()
+        other = copy(self)
+        other._arrange(heads)
+        return other
 
     def shared(self, points: Tensor) -> Tensor:
         """Values of all targets at points of their sample, the same in every frame.
@@ -88,20 +114,19 @@ class TargetStack:
         if self._alone:
             values = sample(self._frames, (points / self._extents).expand(len(self._clips), -1, -1))
             return values.permute(1, 2, 0)[None]  # from (M, T, P)
-        pixels, x, y = self._corner(points, self._scales[:, None])  # (G, P)
-        first = torch.arange(len(self._clips), device=points.device) * self._stride
-        starts = first[:, None] + pixels[self._clips]  # (all M, P)
+        pixels, x, y = self._corner(points, self._row_scales[:, None])  # (G, P)
+        starts = (self._numbers * self._stride)[:, None] + pixels[self._rows]  # (all M, P)
         rows = self._pixels.view(-1, self.frames)
         corners = [
             rows[step:].index_select(0, starts.flatten()).view(*starts.shape, -1).float()
             for step in self._steps
         ]
         values = _bilinear(
-            corners, x[self._clips][..., None], y[self._clips][..., None]
+            corners, x[self._rows][..., None], y[self._rows][..., None]
         )  # (all M, P, T)
         shape = (len(points), *values.shape[1:], self.labels.shape[1])
         padded = values.new_zeros(shape)
-        padded[self._clips, :, :, self._slots] = values
+        padded[self._rows, :, :, self._slots] = values
         return padded.transpose(1, 2)
 
     def own(self, targets: Tensor, points: Tensor) -> Tensor:
@@ -132,6 +157,10 @@ class TargetStack:
         ]
         return _bilinear(corners, x, y)
 
+    def prepare(self) -> None:
+        """Make what all readers share."""
+        _ = self._frames if self._alone else self._pixels
+
     @cached_property
     def _frames(self) -> Tensor:
         """The masks of a single sample as float32, (M, T, H, W), as they lie in memory."""
@@ -147,11 +176,13 @@ class TargetStack:
         whole, as they lie in memory where they come from runs. Zeros around a mask stand for all
         that is outside.
         """
-        shape = (sum(self.counts), self._size[0] + 3, self._column, self.frames)
+        shape = (len(self._clips), self._size[0] + 3, self._column, self.frames)
         pixels = self._samples[0].masks.new_zeros(shape)
-        for own, first in zip(self._samples, self.firsts, strict=True):
+        first = 0
+        for own in self._samples:
             inner = pixels[first : first + len(own.masks), 1:-2, 1:-2]
             inner.copy_(own.masks.permute(0, 3, 2, 1))
+            first += len(own.masks)
         return pixels
 
     @property
@@ -177,6 +208,11 @@ class TargetStack:
         return column.mul_(self._column).add_(row), x, y
 
 
+def _sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """On the device, without waiting for what it is at."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
 def _bilinear(corners: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Values between four pixels, column by column, at x and y of the way."""
     left, right = corners[0].lerp_(corners[1], y), corners[2].lerp_(corners[3], y)
@@ -188,7 +224,8 @@ class Group:
     """G samples whose maps and masks have one size.
 
     Attributes:
-        samples: their numbers in the batch.
+        samples: their numbers in the batch; those of several heads follow each other, see
+            `Supervision.repeated`.
         features: their mask features.
         targets: their targets.
     """
@@ -196,6 +233,11 @@ class Group:
     samples: list[int]
     features: MaskStack
     targets: TargetStack
+
+
+def stack_of(clips: Sequence[MaskFeatures]) -> MaskStack:
+    """The mask features of clips of one size and codec, in the form that suits their device."""
+    return (MaskStack if on_cpu(clips[0].stored["values"]) else MaskTables)(clips)
 
 
 class Supervision:
@@ -209,23 +251,45 @@ class Supervision:
         groups: the samples that have targets, by size.
         labels: of each sample.
         num_targets: of all samples.
+        heads: that are compared together.
     """
 
     def __init__(self, features: Sequence[MaskFeatures], targets: Sequence[Targets]) -> None:
+        self.heads = 1
         self.labels = [own.labels for own in targets]
         self.num_targets = sum(len(labels) for labels in self.labels)
         alike: dict[tuple, list[int]] = defaultdict(list)
         for b, (maps, own) in enumerate(zip(features, targets, strict=True)):
             if len(own.labels):
                 values = maps.stored["values"]
-                alone = values.device.type == "cpu" and values.numel() > SMALL
+                alone = on_cpu(values) and values.numel() > SMALL
                 key = (id(maps.codec), *maps.shape, *own.masks.shape[2:], b if alone else None)
                 alike[key].append(b)
         self.groups = [
             Group(
                 samples,
-                MaskStack([features[b] for b in samples]),
+                stack_of([features[b] for b in samples]),
                 TargetStack([targets[b] for b in samples]),
             )
             for samples in alike.values()
         ]
+
+    def prepare(self) -> None:
+        """Make what is made once a batch, so that streams which use it need not agree on when."""
+        for group in self.groups:
+            group.features.prepare()
+            group.targets.prepare()
+
+    def repeated(self, heads: int) -> "Supervision":
+        """The same for several heads at once; sample b of head k is number k * B + b."""
+        other, batch = copy(self), len(self.labels)
+        other.heads = heads
+        other.groups = [
+            Group(
+                [k * batch + b for b in group.samples for k in range(heads)],
+                group.features.repeated(heads),
+                group.targets.repeated(heads),
+            )
+            for group in self.groups
+        ]
+        return other

@@ -7,13 +7,13 @@ those that it would have got alone.
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.logging import MessageHub
 from mmengine.registry import PARAM_SCHEDULERS
 from tqdm import tqdm
 
@@ -31,7 +31,8 @@ from train.checkpoint import (
 )
 from train.data import Batch, workers
 from train.losses import Diverged
-from train.runner import build_dataset, build_loader, check_same_run, training_facts
+from train.runner import build_dataset, build_loader, check_same_run, on_device, training_facts
+from train.sweeping.together import MOST, Together, kind_of
 from train.sweeping.variants import Member
 from train.trainable import build_optimizer, build_trainable, scheduler_configs
 
@@ -69,10 +70,18 @@ class Trainee:
         """One optimiser step; the loss terms for the log."""
         start = time.perf_counter()
         losses = self.model.step(batch, self.optimizer, iteration)
+        self.stepped(time.perf_counter() - start)
+        return losses
+
+    def stepped(self, seconds: float) -> None:
+        """To be called after each step, with what it took."""
         for scheduler in self.schedulers:
             scheduler.step()
-        self.seconds += time.perf_counter() - start
-        return losses
+        self.seconds += seconds
+
+    def check(self) -> None:
+        """Raise `Diverged` if the last step's loss was not finite."""
+        self.model.check()
 
     def log(self, iteration: int, losses: Mapping[str, torch.Tensor]) -> None:
         """Append a line to the log; ``iteration`` counts from 1 here."""
@@ -185,7 +194,7 @@ def train_members(
         groups.setdefault(_batches_of(member), []).append(member)
     for number, group in enumerate(groups.values(), 1):
         name = f"pass {number} of {len(groups)}" if len(groups) > 1 else "train"
-        one_pass = _Pass(group, caches[group[0].caches], work_dir, torch.device(device), resume)
+        one_pass = Pass(group, caches[group[0].caches], work_dir, torch.device(device), resume)
         with workers.one_sentence():
             one_pass.run(name)
         for trainee in one_pass.alive:
@@ -203,8 +212,8 @@ def _batches_of(member: Member) -> str:
     return json.dumps([member.caches, config["data"], shared], sort_keys=True)
 
 
-class _Pass:
-    """The members that read the same batches."""
+class Pass:
+    """The members that read the same batches; see `train_members`."""
 
     def __init__(
         self,
@@ -218,6 +227,7 @@ class _Pass:
         self.device = device
         self.dropped: dict[Member, str] = {}
         self.alive: list[Trainee] = []
+        self._groups: tuple[int, list[Together]] | None = None
         self.start = 0
         self.dataset = build_dataset(self.config, caches, device)
         for member in members:
@@ -239,38 +249,67 @@ class _Pass:
         """Train to the end."""
         train = self.config.train
         progress = tqdm(
-            self._batches(), desc=name, total=train.max_iters, initial=self.start, unit="it",
+            self.batches(), desc=name, total=train.max_iters, initial=self.start, unit="it",
             disable=None, mininterval=1.0,
         )  # fmt: skip
         for iteration, batch in progress:
-            self._step(iteration, batch)
+            self.step(iteration, batch)
             done = iteration + 1
             if done % train.checkpoint_interval == 0 or done == train.max_iters:
+                self._each(Trainee.check)
                 for trainee in self.alive:
                     trainee.save(done, train.keep_checkpoints)
             if not self.alive:
                 break
 
-    def _batches(self) -> Iterator[tuple[int, Batch]]:
+    def batches(self) -> Iterator[tuple[int, Batch]]:
+        """Iterations that are left, with their batches on the device."""
         if self.start == self.config.train.max_iters or not self.alive:
             return
         loader = build_loader(self.config, self.dataset)
         loader.batch_sampler.start = self.start
-        for iteration, batch in enumerate(loader, self.start):
-            yield iteration, batch.to(self.device)
+        yield from enumerate(on_device(loader, self.device), self.start)
 
-    def _step(self, iteration: int, batch: Batch) -> None:
-        done = iteration + 1
-        for trainee in list(self.alive):
+    def step(self, iteration: int, batch: Batch) -> None:
+        """A step of every head that is left."""
+
+        def log(trainee: Trainee, losses: Mapping[str, torch.Tensor]) -> None:
+            if (iteration + 1) % self.config.train.log_interval == 0:
+                trainee.log(iteration + 1, losses)
+
+        waiting = list(self.alive)
+        if self.device.type == "cuda":
+            for together in self._together():
+                self._each(Trainee.check)
+                with suppress(Diverged):  # one of them: each for itself then says which
+                    for trainee, losses in together.step(batch, iteration):
+                        waiting.remove(trainee)
+                        log(trainee, losses)
+        self._each(lambda trainee: log(trainee, trainee.step(batch, iteration)), waiting)
+
+    def _together(self) -> list[Together]:
+        """The heads that are left by what they can do together."""
+        if not self._groups or self._groups[0] != len(self.alive):
+            alike: dict[str, list[Trainee]] = {}
+            for trainee in self.alive:
+                alike.setdefault(kind_of(trainee.member.config), []).append(trainee)
+            parts = [
+                own[first : first + MOST]
+                for own in alike.values()
+                for first in range(0, len(own), MOST)
+            ]
+            self._groups = len(self.alive), [Together(own) for own in parts if len(own) > 1]
+        return self._groups[1]
+
+    def _each(
+        self, work: Callable[[Trainee], object], some: "Sequence[Trainee] | None" = None
+    ) -> None:
+        """Work on every head that is left, or on some; one that has diverged is dropped."""
+        for trainee in list(self.alive if some is None else some):
             try:
-                losses = trainee.step(batch, iteration)
+                work(trainee)
             except Diverged as error:
                 self._drop(trainee, str(error))
-                continue
-            if done % self.config.train.log_interval == 0:
-                trainee.log(done, losses)
-        # mmengine's optimiser notes every gradient norm there, and only its runner looks at them.
-        MessageHub.get_current_instance().log_scalars.clear()
 
     def _drop(self, trainee: Trainee, reason: str) -> None:
         tqdm.write(f"{trainee.member.name} is dropped, the others go on: {reason}")

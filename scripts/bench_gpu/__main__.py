@@ -1,0 +1,173 @@
+"""What the project does on a GPU, measured in one command of a few minutes.
+
+    python -m scripts.bench_gpu --json FILE [--part NAME ...] [--device X] [--tiny]
+
+    stage_two  loading, a step, a run at the paper's size; with the segmenter in the loop; memory
+    stage_one  the bare model and the whole pipeline at 360x640, in several precisions
+    sweeps     several heads in one pass against runs of one
+    sound      does everything run, and how far is it from what a CPU says
+    profile    the most costly kernels of a step and of a chunk of frames, and the gaps between
+
+Each part has a process of its own and a time after which it is stopped; what one does, or how it
+ends, does not touch the others. Weights and caches are random numbers, text models the tiny ones.
+--tiny takes sizes that a CPU goes through in a minute, to see that all of it runs.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cache_schema import cli
+from cache_schema.cli import InputError
+from cache_schema.cores import CORES
+
+#: Parts in the order of their worth, and after how many seconds each is stopped.
+PARTS = {"stage_two": 100, "stage_one": 90, "sweeps": 45, "sound": 75, "profile": 50}
+
+
+def main(argv: list[str]) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench_gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, required=True, help="write the figures here")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
+    parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
+    parser.add_argument("--turn", type=float, default=1.0, help="seconds of a measurement")
+    parser.add_argument("--tiny", action="store_true", help="sizes that measure nothing")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    settings = parser.parse_args(argv)
+    settings.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if settings.tiny:
+        settings.turn = 0.0
+    if settings.here:
+        measure(settings.part[0], settings)
+        return 0
+    figures: dict[str, Any] = {"machine": machine(settings.device)}
+    print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        processes = {part: start(part, settings, Path(folder)) for part in settings.part}
+        for part, process in processes.items():
+            began = time.perf_counter()
+            figures[part] = let(process, part, Path(folder))
+            figures[part]["seconds of the part"] = round(time.perf_counter() - began, 1)
+            write(settings.json, figures)
+    failed = [part for part in settings.part if failures(figures[part])]
+    if failed:
+        raise InputError(
+            f"something could not be measured in {', '.join(failed)}: see above and {settings.json}"
+        )
+    return 0
+
+
+def start(part: str, settings: argparse.Namespace, folder: Path) -> subprocess.Popen:
+    """A process that imports what a part needs, and waits with the rest until it is told to go."""
+    command = [sys.executable, "-m", "scripts.bench_gpu", "--here", "--part", part]
+    command += ["--json", str(folder / part), "--device", settings.device]
+    command += ["--turn", str(settings.turn), *["--tiny"] * settings.tiny]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def let(process: subprocess.Popen, part: str, folder: Path) -> dict[str, Any]:
+    """The figures of a part, and what became of it where it did not end well."""
+    error = None
+    try:
+        process.communicate(b"go\n", timeout=PARTS[part])
+        if process.returncode:
+            error = f"ended with status {process.returncode}"
+    except subprocess.TimeoutExpired:
+        error = f"stopped after {PARTS[part]} s"
+    except BrokenPipeError:
+        error = f"ended with status {process.wait()}"
+    with suppress(ProcessLookupError):  # with its workers, which would keep the GPU's memory
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    out = folder / part
+    figures = json.loads(out.read_text("utf-8")) if out.is_file() else {}
+    return figures if error is None else figures | {"error": error}
+
+
+def measure(part: str, settings: argparse.Namespace) -> None:
+    """Measure a part in this process, writing down what is there meanwhile, and print it."""
+    from scripts.bench_gpu import sound, stage_one, stage_two  # seconds, which others need not wait
+
+    if not sys.stdin.readline():
+        return  # nobody waits for it any more
+    device, figures = torch.device(settings.device), {}
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(1.0):
+            with suppress(RuntimeError):  # a figure came in between
+                write(settings.json, figures)
+
+    threading.Thread(target=keep, daemon=True).start()
+    if part == "profile":
+        steps, chunks = figures.setdefault("step", {}), figures.setdefault("chunk", {})
+        stage_two.profiles(settings, device, steps)
+        stage_one.profile(settings, device, chunks)
+        said = [*stage_two.profile_lines(steps), *stage_one.profile_lines(chunks)]
+    else:
+        run, lines = {
+            "sound": (sound.measure, sound.lines),
+            "stage_two": (stage_two.measure, stage_two.lines),
+            "sweeps": (stage_two.sweeps, stage_two.sweep_lines),
+            "stage_one": (stage_one.measure, stage_one.lines),
+        }[part]
+        run(settings, device, figures)
+        said = lines(figures)
+    ended.set()
+    write(settings.json, figures)
+    print("\n".join(["", f"== {part}", *said]), flush=True)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where the figures come from."""
+    found = {
+        "date": datetime.date.today().isoformat(),
+        "device": "cpu",
+        "cores": CORES,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+    }
+    if torch.device(device).type == "cuda":
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+        found |= {"device": torch.cuda.get_device_name(device), "driver": driver}
+    return found
+
+
+def failures(figures: Any) -> bool:
+    """Whether there is an error anywhere in the figures."""
+    if not isinstance(figures, dict):
+        return False
+    return "error" in figures or any(map(failures, figures.values()))
+
+
+def write(path: Path, figures: dict[str, Any]) -> None:
+    """As JSON, whole at any time."""
+    text = json.dumps(figures, indent=1) + "\n"
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text, "utf-8")
+    beside.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

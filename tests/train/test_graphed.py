@@ -1,0 +1,75 @@
+"""The head in training as CUDA graphs: the head's own numbers, whatever is recorded."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from train.graphed import WORDS, GraphedHead, padded
+from train.models import DMVS, HeadInputs
+
+SIZES = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
+             num_heads=2, feedforward_dim=32)  # fmt: skip
+
+
+def inputs(words: int, seed: int = 0, samples: int = 3) -> HeadInputs:
+    """Random inputs; sentences end at different words, and one has no static and no motion cue."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(samples, *shape, generator=generator)
+
+    lengths = torch.arange(samples) % words + 1
+    cues = torch.rand(2, samples, words, generator=generator) < 0.5
+    cues[:, 0] = False
+    return HeadInputs(
+        frame_queries=normal(5, 6, 16),
+        frame_mask=torch.arange(5) < torch.arange(3, 3 + samples)[:, None],
+        video_queries=normal(7, 16),
+        video_logits=normal(7, 4),
+        words=normal(words, 24),
+        word_mask=torch.arange(words) < lengths[:, None],
+        static=cues[0],
+        motion=cues[1],
+        sentence=normal(24),
+    )
+
+
+@pytest.mark.parametrize("sentence", ["mean", "max"])
+@pytest.mark.parametrize("words", [1, WORDS - 1, WORDS, WORDS + 1])
+def test_words_that_are_filled_up_change_nothing(words: int, sentence: str) -> None:
+    head = DMVS(**SIZES, sentence=sentence)
+    own = inputs(words)
+    more = padded(own)
+    assert more.words.shape[1] % WORDS == 0
+    for ours, theirs in zip(head(own), head(more), strict=True):
+        for field in dataclasses.fields(ours):
+            torch.testing.assert_close(getattr(theirs, field.name), getattr(ours, field.name))
+
+
+def test_without_a_gpu_the_head_runs_as_it_is() -> None:
+    head = DMVS(**SIZES)
+    graphed = GraphedHead(head, None, enabled=True)
+    for ours, theirs in zip(graphed(inputs(3)), head(inputs(3)), strict=True):
+        assert torch.equal(ours.logits, theirs.logits)
+        assert torch.equal(ours.mask_embeds, theirs.mask_embeds)
+        assert torch.equal(ours.sources, theirs.sources)
+    assert not graphed.graphs
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_replays_give_the_head_s_outputs_and_gradients() -> None:
+    head = DMVS(**SIZES).cuda()
+    graphed = GraphedHead(head, None, enabled=True)
+    plain = GraphedHead(head, None, enabled=False)
+    for seed, words in enumerate([3, 11, 4, 12]):
+        own = padded(inputs(words, seed).to("cuda"))
+        found = []
+        for run in (plain, graphed):
+            outputs = run(own)
+            sum(o.logits.square().sum() + o.mask_embeds.square().sum() for o in outputs).backward()
+            found.append([p.grad.clone() for p in head.parameters()])
+            found[-1] += [outputs[-1].logits.detach().clone()]
+            head.zero_grad()
+        torch.testing.assert_close(*found)
+    assert len(graphed.graphs) == 2 and all(graphed.graphs.values())

@@ -1,0 +1,190 @@
+"""Batches on their way to a GPU, ahead of the step that needs them.
+
+Whoever looks for samples, worker processes as a rule, says what they are made of: queries and words
+in one block, where the mask features lie, where the true masks change. A thread of the training
+process reads the mask features from the shards straight into pinned memory behind that block,
+copies it to the device on a stream of its own, and paints the masks there. The batches are those of
+`collate`.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache_schema.cores import SPARE_THREADS
+from cache_schema.places import Places, fill
+from cache_schema.reader import CacheReader
+from train.data.batch import Batch, Sample, distance, head_inputs
+from train.data.buffers import torch_dtype
+from train.data.targets import ClipRuns, paint_all, toggles
+from train.mask_logits import MaskFeatures
+from train.models import HeadInputs
+
+#: Batches that are ready or being made while training is at one.
+AHEAD = 2
+#: Threads that read.
+READERS = max(2, SPARE_THREADS)
+#: Seconds after which a thread that computes lets another one have Python: training launches many
+#: short operations, and would wait for the thread that loads after each.
+SWITCH = 5e-5
+ALIGNED = 16  # bytes
+
+Layout = list[tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass
+class Staged:
+    """A batch as it travels between processes.
+
+    Attributes:
+        packed: the inputs of the head, where masks change, and the distances of `Batch`; see
+            `pack`.
+        layout: of it.
+        places: of each sample, which of the caches and where in it the mask features lie.
+        runs: of each sample; their ends are in `packed`.
+    """
+
+    packed: Tensor
+    layout: Layout
+    places: list[tuple[int, Places]]
+    runs: list[ClipRuns]
+
+
+def stage(samples: Sequence[Sample]) -> Staged:
+    """What stands for `collate` on the way to a GPU; for samples of a staged `ClipDataset`."""
+    inputs = head_inputs(samples)
+    changes = torch.from_numpy(toggles([sample.targets for sample in samples]))
+    tensors = [getattr(inputs, field.name) for field in fields(HeadInputs)]
+    packed, layout = pack([*tensors, changes, *map(distance, samples)])
+    # What was packed need not travel twice.
+    runs = [replace(s.targets, ends=[[]] * len(s.targets.ends)) for s in samples]
+    return Staged(packed, layout, [(s.cache, s.mask_features) for s in samples], runs)
+
+
+def pack(tensors: Sequence[Tensor]) -> tuple[Tensor, Layout]:
+    """Tensors on the CPU as one of bytes, so that one copy moves them, and how they lie in it."""
+    starts = np.cumsum([0, *(-(-tensor.nbytes // ALIGNED) * ALIGNED for tensor in tensors)])
+    packed = torch.empty(int(starts[-1]), dtype=torch.uint8)
+    for tensor, start in zip(tensors, starts[:-1], strict=True):
+        packed[start : start + tensor.nbytes] = tensor.contiguous().flatten().view(torch.uint8)
+    return packed, [(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
+
+
+def unpack(packed: Tensor, layout: Layout) -> list[Tensor]:
+    """The tensors of `pack`, without a copy."""
+    tensors, start = [], 0
+    for dtype, shape in layout:
+        size = int(np.prod(shape)) * dtype.itemsize
+        tensors.append(packed[start : start + size].view(dtype).view(shape))
+        start += -(-size // ALIGNED) * ALIGNED
+    return tensors
+
+
+class Stager:
+    """Brings staged batches to a device.
+
+    Args:
+        caches: that the samples are from.
+        device: where they go.
+    """
+
+    def __init__(self, caches: Sequence[CacheReader], device: torch.device) -> None:
+        self.caches, self.device = list(caches), device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def ahead(self, loader: Iterable[Staged]) -> Iterator[Batch]:
+        """The batches on the device, the next ones under way while the caller is at one."""
+        staged = iter(loader)  # here, since it starts processes
+        interval = sys.getswitchinterval()
+        with ThreadPoolExecutor(1, "stager") as thread, ThreadPoolExecutor(READERS) as pool:
+
+            def load() -> Moved | None:
+                found = next(staged, None)
+                return found and self._move(found, pool)
+
+            waiting = deque(thread.submit(load) for _ in range(AHEAD))
+            sys.setswitchinterval(SWITCH)
+            try:
+                while (moved := waiting.popleft().result()) is not None:
+                    waiting.append(thread.submit(load))
+                    if moved.ready is not None:
+                        current = torch.cuda.current_stream(self.device)
+                        current.wait_event(moved.ready)
+                        for block in moved.blocks:  # kept until the caller's work is done
+                            block.record_stream(current)
+                    yield moved.batch
+            finally:
+                sys.setswitchinterval(interval)
+                thread.shutdown(cancel_futures=True)
+
+    def _move(self, staged: Staged, pool: ThreadPoolExecutor) -> "Moved":
+        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+            arrays, size = _room(staged)
+            host = torch.empty(size, dtype=torch.uint8, pin_memory=self._stream is not None)
+            host[: len(staged.packed)] = staged.packed
+            memory = host.numpy()
+
+            def read(number: int) -> None:
+                cache, where = staged.places[number]
+                out = {
+                    name: memory[start : start + size].view(dtype).reshape(shape)
+                    for name, (start, size, dtype, shape) in arrays[number].items()
+                }
+                fill(self.caches[cache], where, out)
+
+            for _ in pool.map(read, range(len(arrays))):
+                pass
+            # Torch keeps pinned memory until it has been copied.
+            block = host.to(self.device, non_blocking=True)
+            names = [field.name for field in fields(HeadInputs)]
+            tensors = unpack(block, staged.layout)
+            changes, *distances = tensors[len(names) :]
+            targets, painted = paint_all(changes, staged.runs)
+            features = [
+                MaskFeatures(
+                    {
+                        name: block[start : start + size].view(torch_dtype(dtype)).view(shape)
+                        for name, (start, size, dtype, shape) in own.items()
+                    },
+                    self.caches[cache].codec,
+                )
+                for own, (cache, _) in zip(arrays, staged.places, strict=True)
+            ]
+            inputs = HeadInputs(**dict(zip(names, tensors, strict=False)))
+            batch = Batch(inputs, features, targets, distances)
+            ready = self._stream.record_event() if self._stream else None
+        return Moved(batch, [block, *painted], ready)
+
+
+@dataclass
+class Moved:
+    """A batch on the device.
+
+    Attributes:
+        batch: the batch.
+        blocks: the memory that it lies in.
+        ready: when it is there; None if it is there already.
+    """
+
+    batch: Batch
+    blocks: list[Tensor]
+    ready: torch.cuda.Event | None
+
+
+def _room(staged: Staged) -> tuple[list[dict[str, tuple]], int]:
+    """Where the mask features go behind what is packed: start, bytes, type, shape; all bytes."""
+    start, rooms = len(staged.packed), []
+    for _, places in staged.places:
+        rooms.append({})
+        for name, extent in places.extents.items():
+            size = extent.shape[0] * extent.row_bytes
+            rooms[-1][name] = (start, size, extent.dtype, extent.shape)
+            start += -(-size // ALIGNED) * ALIGNED
+    return rooms, start

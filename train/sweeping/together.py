@@ -1,0 +1,94 @@
+"""A step of several heads at once on a GPU, where many short operations cost more than long ones.
+
+The heads' own passes and their optimisers follow each other. The loss is one for all of them: its
+operations are those for one head, on more samples. Heads that differ in their seed, or in what is
+inside them, can do that; their outputs have to have one shape, and their losses the same settings.
+
+The passes do not run beside each other in streams of their own. Graphs that were recorded in one
+stream share the memory in which products of matrices keep their sums and locks, and on an H100 a
+trial with four of them at once did not end.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+
+from train.data import Batch
+from train.fetch import Fetch
+from train.losses.points import sample_points
+from train.trainable import Losses, TrainableHead, layers_of
+
+
+class Stepping(Protocol):
+    """What is needed of a head in training."""
+
+    model: TrainableHead
+    optimizer: OptimWrapper
+
+    def stepped(self, seconds: float) -> None:
+        """To be called after each step."""
+
+
+def kind_of(config: Config) -> str:
+    """What heads have to have in common to take their steps together."""
+    names = ("num_motion_queries", "num_layers", "mask_dim", "initialisation")
+    model = {name: config.model[name] for name in names}
+    scaled = config.train.autocast == "float16"  # each head scales its gradients by itself
+    return json.dumps([model, config.loss.to_dict(), config.train.seed if scaled else None])
+
+
+#: Heads whose losses are computed at once: more would save little and take more memory.
+MOST = 8
+
+
+class Together:
+    """Heads of one kind that train on the same batches.
+
+    Args:
+        heads: from two to `MOST`.
+    """
+
+    def __init__(self, heads: Sequence[Stepping]) -> None:
+        self.heads = list(heads)
+        self.device = next(heads[0].model.head.parameters()).device
+
+    def step(self, batch: Batch, iteration: int) -> Iterator[tuple[Stepping, Losses]]:
+        """One optimiser step of each.
+
+        Yields:
+            Each head with its loss terms for the log, after all steps were taken.
+
+        Raises:
+            Diverged: a prediction of some head is not finite. No head has taken its step then.
+        """
+        start = time.perf_counter()
+        models = [head.model for head in self.heads]
+        batch = batch.to(self.device)
+        outputs = [model.decode(batch, iteration) for model in models]
+        count = len(batch.targets)
+        seeds = [seed for model in models for seed in model.point_seeds(iteration, count)]
+        priors = [m.prior(own, batch) for m, own in zip(models, outputs, strict=True)]
+        terms, _ = models[0].criterion.compare(
+            layers_of(outputs),
+            batch.supervision.repeated(len(models)),
+            prior=None if priors[0] is None else [own for prior in priors for own in prior],
+            random=sample_points(seeds, outputs[0][-1].logits.device),
+        )
+        terms = {"loss": sum(terms.values()), **terms}  # (heads,) each
+        totals = Fetch(terms["loss"].detach())
+        for number, model in enumerate(models):
+            model.watch(iteration, lambda number=number: totals.get()[number])
+        terms["loss"].sum().backward()
+        for head in self.heads:
+            head.optimizer.step()
+            head.optimizer.zero_grad()
+            head.model.updated()
+        took = (time.perf_counter() - start) / len(models)
+        for number, head in enumerate(self.heads):
+            head.stepped(took)
+            own = {name: values[number].detach() for name, values in terms.items()}
+            yield head, {**own, "grad_norm": head.optimizer.norm}
