@@ -28,7 +28,8 @@ INSTALLED = .venv/installed
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data extract train eval demo sweep params check-data stats submit verify bench bench-gpu test lint
+.PHONY: help setup data extract train eval demo sweep params check-data stats submit verify bench bench-gpu test \
+	faults lint
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -110,6 +111,14 @@ bench-gpu: setup ## measure both stages on a GPU, six minutes; tables here, JSON
 test: setup ## check import boundaries and run the tests
 	$(CHECK_IMPORTS)
 	$(BIN)/python -m pytest
+
+faults: setup ## run every repro.sh below FAULTS=folder and count those that show a fault
+	@bad=0; total=0; mkdir -p $(OUT); for case in $$(find $(FAULTS) -name repro.sh | sort); do \
+		total=$$((total + 1)); \
+		PY=$(CURDIR)/$(BIN)/python bash $$case > $(OUT)/fault.log 2>&1; \
+		if grep -aqE '^FAULT|^Traceback|tracebacks [1-9]' $(OUT)/fault.log; then \
+			bad=$$((bad + 1)); echo "fault: $$case"; fi; \
+	done; echo "$$bad of $$total cases show a fault"; test $$bad = 0
 
 lint: setup ## check style and import boundaries
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ TARGETS = [
     "verify",
     "bench",
     "test",
+    "faults",
     "lint",
     "help",
 ]

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from cache_schema.cli import InputError
 from train.checkpoint import read_checkpoint, save_checkpoint
 from train.data import Batch
 from train.distributed import unwrapped
@@ -119,7 +120,11 @@ class Validation(Hook):
     def before_train(self, runner: Runner) -> None:
         self.best = -1.0
         if self.path.is_file():  # of the run that is resumed
-            self.best = read_checkpoint(self.path)["meta"]["validation"]["J&F"]
+            match read_checkpoint(self.path)["meta"].get("validation"):
+                case {"J&F": float(best)} if 0 <= best <= 1:
+                    self.best = best
+                case _:
+                    raise InputError(f"{self.path} does not say how good it is; move it away")
 
     def after_train_iter(
         self,

@@ -104,7 +104,7 @@ class HeadRunner(Runner):
 
     def resume(self, filename: str, **how: Any) -> None:
         content = read_checkpoint(filename)
-        load_weights(self.model, content["state_dict"], where=f"checkpoint {filename}")
+        load_weights(unwrapped(self.model), content["state_dict"], where=f"checkpoint {filename}")
         own = {
             "optimizer": self.optim_wrapper.state_dict(),
             "param_schedulers": [s.state_dict() for s in self.param_schedulers],

@@ -110,6 +110,15 @@ def test_a_place_that_may_not_be_written(tmp_path, write):
     assert in_child(refused) == 0
 
 
+def test_only_files_are_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(InputError, match=f"{name} cannot be written .it is no file"):
+            files.write(tmp_path / name, b"x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
 def test_a_log_on_a_full_disk(tmp_path):
     with pytest.raises(InputError, match="full cannot be written"):
         files.append(Path("/dev/full"), "line")

@@ -25,7 +25,7 @@ from train.__main__ import main as train_main
 from train.config import BASE
 from train.predictions import Predictions
 
-CASES = int(os.environ.get("FUZZ_CASES", 60))  # of each kind
+CASES = int(os.environ.get("FUZZ_CASES", 30))  # of each kind
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_odd_config_values_are_trained_with_or_refused(place: Path, tmp_path: Pa
     known = Config.fromfile(BASE).to_dict()
     keys = [f"{section}.{name}" for section, content in known.items() for name in content]
     rng, refused = random.Random(0), 0
-    for number, key in enumerate(keys * 2):
+    for number, key in enumerate(keys):
         value = rng.choice([*fuzz.ODD, [[0]], [1, "x"], -(10**30), 10**400, "1" * 5000])
         arguments = [place / "small.py", "--cache", place / "cache", "--work-dir"]
         options = ["train.max_iters=1", "data.num_workers=0", f"{key}={value}"]
@@ -92,7 +92,7 @@ def test_odd_config_values_are_trained_with_or_refused(place: Path, tmp_path: Pa
         )
         assert status in (0, 2), f"{key}={value!r:.60}"
         refused += status == 2
-    assert len(keys) / 2 < refused < 2 * len(keys)
+    assert len(keys) / 4 < refused < len(keys)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"PK\3\4", b"\x80\2}q\0."])

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -162,6 +164,25 @@ def test_a_head_that_diverges_is_dropped_and_the_others_go_on(
 def test_an_old_folder_is_not_written_over(folder: Path, swept: Path) -> None:
     with pytest.raises(InputError, match="add --resume"):
         run_sweep(folder, swept, "--seeds", "0")
+
+
+DAMAGED = [b"[", b"{}", b"5", b"\xff", b'{"iteration": "x"}']
+
+
+@pytest.mark.parametrize("name", ["dropped.json", "log.jsonl", "scores"])
+def test_damaged_notes_of_a_sweep_are_a_sentence(
+    folder: Path, swept: Path, tmp_path: Path, name: str
+) -> None:
+    options = ["--seeds", "0", "3", "--eval-cache", str(folder / "cache")]
+    for number, data in enumerate(DAMAGED):
+        work_dir = shutil.copytree(swept, tmp_path / str(number))
+        if name == "scores":
+            path = next(work_dir.glob("scores-*.jsonl"))
+        else:
+            path = work_dir / "dmvs" / "seed-0" / name
+        path.write_bytes(data + b"\n")
+        with suppress(InputError):  # any other error is a mistake of ours
+            run_sweep(folder, work_dir, "--resume", *options)
 
 
 def test_only_the_last_checkpoints_are_kept(folder: Path, swept: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tests import synthetic
 from tests.train.protocol_caches import write_cache, write_head
 from train.config import load_config
 from train.evaluation.validation import choose_videos, validate
+from train.hooks import Validation
 from train.models import DMVS
 from train.sweeping.scores import score_heads
 from train.trainable import build_head
@@ -62,3 +63,11 @@ def test_a_cache_without_truth_is_refused(tmp_path: Path, head: DMVS) -> None:
     write_cache(tmp_path / "secret", "mevis", truth=False)
     with pytest.raises(InputError, match="no expressions with ground truth to validate with"):
         validate(head, CacheReader(tmp_path / "secret"), num_videos=1, **HOW)
+
+
+@pytest.mark.parametrize("said", [None, {}, {"J&F": "0.5"}, {"J&F": float("nan")}, {"J&F": 7.0}, 5])
+def test_a_best_checkpoint_that_does_not_say_how_good_it_is(tmp_path: Path, said: object) -> None:
+    torch.save({"meta": {"validation": said}, "state_dict": {}}, tmp_path / "best.pth")
+    hook = Validation(lambda head: {}, 1, tmp_path, {})
+    with pytest.raises(InputError, match="best.pth does not say how good it is"):
+        hook.before_train(None)

@@ -14,7 +14,7 @@ from cache_schema.cli import InputError
 from cache_schema.system import SystemTrouble
 
 ADVICE = (
-    "give it more (shared memory: --shm-size of a container; open files: ulimit -n), or set "
+    "raise the limit (shared memory: --shm-size of a container; open files: ulimit -n), or set "
     "data.num_workers=0; --resume goes on from the last checkpoint"
 )
 #: How torch says that a batch cannot pass from one process to another.

@@ -126,21 +126,21 @@ class Trainee:
             scheduler.load_state_dict(state)
         self.seconds = content["meta"].get("seconds") or 0.0
         if (self.folder / LOG).is_file():  # what it says beyond is said again, or was cut short
-            whole = (self.folder / LOG).read_text("utf-8").rpartition("\n")[0].splitlines()
-            kept = [f"{line}\n" for line in whole if _iteration(line, self.folder) <= iteration]
-            files.write(self.folder / LOG, "".join(kept))
+            whole = (self.folder / LOG).read_bytes().rpartition(b"\n")[0].splitlines()
+            kept = [line + b"\n" for line in whole if _iteration(line, self.folder) <= iteration]
+            files.write(self.folder / LOG, b"".join(kept))
 
     def drop(self, reason: str) -> None:
         """Note why it is out."""
         files.write(self.folder / DROPPED, json.dumps({"reason": reason}) + "\n")
 
 
-def _iteration(line: str, folder: Path) -> int:
+def _iteration(line: bytes, folder: Path) -> int:
     try:
         return int(json.loads(line)["iteration"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise InputError(
-            f"{folder / LOG} has the line {line:.60!r}, which is none of a log; delete the file"
+            f"{folder / LOG} has the line {line!r:.60}, which is none of a log; delete the file"
         ) from None
 
 
