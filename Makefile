@@ -28,7 +28,8 @@ INSTALLED = .venv/installed
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data extract train eval demo sweep params check-data stats submit verify bench bench-gpu test faults lint
+.PHONY: help setup data extract train eval demo sweep params check-data stats submit verify bench bench-gpu test \
+	faults lint
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12

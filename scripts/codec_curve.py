@@ -81,7 +81,7 @@ def samples(stage: Stage, dataset: Dataset, frames: int) -> Iterator[Sample]:
     """Features and confident queries of clips of many videos, as stage one samples them."""
     with tqdm(total=frames, unit="frame", leave=False) as bar:
         for _, parts in sample_clips(stage, dataset, frames):
-            outputs = [stage.vita.frames(stage.transfer.upload(images.pixels)) for images in parts]
+            outputs = [stage.vita.frames(stage.prepare(images)) for images in parts]
             video = stage.vita.video(torch.cat([o.frame_queries for o in outputs])[None])
             features = torch.cat([o.mask_features for o in outputs])  # (T_c, C_mask, h, w)
             bar.update(len(features))

@@ -285,7 +285,8 @@ def alone(bench: Bench) -> dict[str, float]:
         """From the first frame on: processes start once for thousands of videos."""
         every = bench.dataset.ids[:6]
         count = 0
-        with reading(stage, bench.dataset, every, default_readers(stage.vita.device)) as stream:
+        readers = default_readers(stage.vita.device)
+        with reading(stage, bench.dataset, every, readers) as (stream, _):
             start = None
             for _, part in stream:
                 if isinstance(part, Images):
