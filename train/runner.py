@@ -49,8 +49,8 @@ __all__ = ["build_runner", "load_config", "load_head"]
 # What may change between a run and its resumption: nothing that shapes the weights.
 FREE_TO_CHANGE = (
     "train.max_iters", "train.log_interval", "train.checkpoint_interval", "train.val_",
-    "train.keep_checkpoints", "train.tensorboard", "train.graphs", "data.num_workers",
-    "data.ram_gb", "evaluation.",
+    "train.keep_checkpoints", "train.tensorboard", "train.graphs", "train.together",
+    "data.num_workers", "data.ram_gb", "evaluation.",
 )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ from cache_schema.cli import InputError
 from cache_schema.cores import CORES
 
 #: Parts in the order of their worth, and after how many seconds each is stopped.
-PARTS = {"stage_two": 100, "stage_one": 90, "sweeps": 45, "sound": 75, "profile": 50}
+PARTS = {"stage_two": 110, "stage_one": 90, "sweeps": 60, "sound": 60, "profile": 40}
 
 
 def main(argv: list[str]) -> int:

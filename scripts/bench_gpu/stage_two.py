@@ -171,9 +171,10 @@ def sweeps(settings: argparse.Namespace, device: torch.device, figures: Figures)
     """Enter the seconds of a batch for several heads in one pass, and for one alone."""
     number = 2 if settings.tiny else 8
 
-    def one_pass(path: Path, heads: int) -> dict[str, float]:
+    def one_pass(path: Path, heads: int, together: bool) -> dict[str, float]:
         config = configure(settings, number)
         config.data.seed = 0
+        config.train.together = together
         members = []
         for seed in range(heads):
             own = config.copy()
@@ -195,8 +196,10 @@ def sweeps(settings: argparse.Namespace, device: torch.device, figures: Figures)
 
     with caches(settings, light=True) as paths:
         (light,) = paths.values()
-        for heads in (1, 2) if settings.tiny else (1, 4, 16):
-            attempt(figures, f"{heads} heads", lambda heads=heads: one_pass(light, heads))
+        several = (2, 2) if settings.tiny else (4, 16)
+        for heads, together in [(1, False), (several[1], False), *((n, True) for n in several)]:
+            name = f"{heads} heads" + (" together" if together else "")
+            attempt(figures, name, lambda n=heads, own=together: one_pass(light, n, own))
 
 
 def profiles(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:

@@ -29,7 +29,7 @@ def test_sweeps_are_measured_against_one_head() -> None:
     figures: dict = {}
     stage_two.sweeps(TINY, CPU, figures)
     assert not bench.failures(figures), figures
-    assert list(figures) == ["1 heads", "2 heads"]
+    assert list(figures) == ["1 heads", "2 heads", "2 heads together"]
     assert "as many runs of one take 1.00 times as long" in stage_two.sweep_lines(figures)[0]
 
 

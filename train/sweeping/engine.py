@@ -278,17 +278,18 @@ class Pass:
                 trainee.log(iteration + 1, losses)
 
         waiting = list(self.alive)
-        if self.device.type == "cuda":
-            for together in self._together():
-                self._each(Trainee.check)
-                with suppress(Diverged):  # one of them: each for itself then says which
-                    for trainee, losses in together.step(batch, iteration):
-                        waiting.remove(trainee)
-                        log(trainee, losses)
+        for together in self._together():
+            self._each(Trainee.check)
+            with suppress(Diverged):  # one of them: each for itself then says which
+                for trainee, losses in together.step(batch, iteration):
+                    waiting.remove(trainee)
+                    log(trainee, losses)
         self._each(lambda trainee: log(trainee, trainee.step(batch, iteration)), waiting)
 
     def _together(self) -> list[Together]:
-        """The heads that are left by what they can do together."""
+        """The heads that are left by what they can do together, if they are to."""
+        if self.device.type != "cuda" or not self.config.train.together:
+            return []
         if not self._groups or self._groups[0] != len(self.alive):
             alike: dict[str, list[Trainee]] = {}
             for trainee in self.alive:
