@@ -57,7 +57,6 @@ from train.trainable import TrainableHead, build_optimizer, build_trainable
 
 BASE = Path(__file__).parents[1] / "train" / "configs" / "base.py"
 ITERATIONS = 40_000
-TURN = 5.0  # seconds that a process works at least: in training, one step follows the other
 LOAD, STEP, TRAIN, LOOP, SWEEP = "load", "step", "load and step", "segmenter", "sweep of"
 Work = Callable[[], Any]
 
@@ -102,6 +101,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, help="that load, as data.num_workers; chosen by the device"
     )
+    # In training, one step follows the other.
+    parser.add_argument("--turn", type=float, default=5.0, help="seconds of a turn at least")
     parser.add_argument("--ranks", type=int, nargs="*", default=[64], help="of low-rank caches")
     parser.add_argument("--sweep", type=int, nargs="*", default=[8], help="heads of each sweep")
     parser.add_argument("--autocast", default="none", help="as train.autocast")
@@ -202,7 +203,7 @@ def serve(pipe: Connection, what: str, path: Path, arguments: argparse.Namespace
     pipe.send("ready")
     while pipe.recv() == "work":
         start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < TURN:
+        while count == 0 or time.perf_counter() - start < arguments.turn:
             work()
             if device.type == "cuda":
                 torch.cuda.synchronize()

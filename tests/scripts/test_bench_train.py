@@ -10,7 +10,7 @@ from scripts.bench_train import main
 
 SMALL = (
     "--channels 64 --height 8 --width 16 --clip 2 --frames 3 --videos 1 --layers 1 --points 9 "
-    "--queries 3 --rounds 1 --device cpu"
+    "--queries 3 --rounds 1 --turn 0 --device cpu"
 )
 
 
