@@ -98,3 +98,5 @@ def test_heads_of_other_shapes_or_losses_are_of_other_kinds(
         )
     }
     assert len(kinds) == 4
+    half = load_config(tmp_path / "small.py", {"train.autocast": "float16"})
+    assert kind_of(half) is None

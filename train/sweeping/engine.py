@@ -277,9 +277,10 @@ class Pass:
             if (iteration + 1) % self.config.train.log_interval == 0:
                 trainee.log(iteration + 1, losses)
 
+        if self.device.type == "cuda" and self.config.train.together:
+            self._each(Trainee.check)
         waiting = list(self.alive)
         for together in self._together():
-            self._each(Trainee.check)
             with suppress(Diverged):  # one of them: each for itself then says which
                 for trainee, losses in together.step(batch, iteration):
                     waiting.remove(trainee)
@@ -293,7 +294,8 @@ class Pass:
         if not self._groups or self._groups[0] != len(self.alive):
             alike: dict[str, list[Trainee]] = {}
             for trainee in self.alive:
-                alike.setdefault(kind_of(trainee.member.config), []).append(trainee)
+                if kind := kind_of(trainee.member.config):
+                    alike.setdefault(kind, []).append(trainee)
             parts = [
                 own[first : first + MOST]
                 for own in alike.values()

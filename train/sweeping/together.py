@@ -33,12 +33,13 @@ class Stepping(Protocol):
         """To be called after each step."""
 
 
-def kind_of(config: Config) -> str:
-    """What heads have to have in common to take their steps together."""
+def kind_of(config: Config) -> str | None:
+    """What heads have to have in common to take their steps together; None for one that cannot."""
+    if config.train.autocast == "float16":  # each scales its gradients by itself
+        return None
     names = ("num_motion_queries", "num_layers", "mask_dim", "initialisation")
     model = {name: config.model[name] for name in names}
-    scaled = config.train.autocast == "float16"  # each head scales its gradients by itself
-    return json.dumps([model, config.loss.to_dict(), config.train.seed if scaled else None])
+    return json.dumps([model, config.loss.to_dict()])
 
 
 #: Heads whose losses are computed at once: more would save little and take more memory.
