@@ -75,17 +75,7 @@ def padded_grid(
 def sample_padded(
     attention: nn.Module, tokens: Tensor, positions: Tensor, shapes: tuple[Shape, ...]
 ) -> Tensor:
-    """What the library's multi-scale deformable attention says to all tokens of all frames.
-
-    Args:
-        attention: the library's module, for its projections and sizes.
-        tokens: (t, S, C) float32.
-        positions: (S, C).
-        shapes: of the maps whose cells the tokens are.
-
-    Returns:
-        (t, S, C) float32.
-    """
+    """As `deformable_kernel.sample_by_kernel`, by torch's own operations."""
     heads = attention.n_heads
     grid = padded_grid(shapes, heads, attention.n_points, tokens.device)
     values = attention.value_proj(tokens).split([height * width for height, width in shapes], 1)

@@ -7,6 +7,7 @@ copies it to the device on a stream of its own, and paints the masks there. The 
 `collate`.
 """
 
+import math
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,21 +70,27 @@ def stage(samples: Sequence[Sample]) -> Staged:
 
 def pack(tensors: Sequence[Tensor]) -> tuple[Tensor, Layout]:
     """Tensors on the CPU as one of bytes, so that one copy moves them, and how they lie in it."""
-    starts = np.cumsum([0, *(-(-tensor.nbytes // ALIGNED) * ALIGNED for tensor in tensors)])
-    packed = torch.empty(int(starts[-1]), dtype=torch.uint8)
-    for tensor, start in zip(tensors, starts[:-1], strict=True):
-        packed[start : start + tensor.nbytes] = tensor.contiguous().flatten().view(torch.uint8)
-    return packed, [(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
+    layout = [(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
+    packed = torch.empty(room(layout), dtype=torch.uint8)
+    for own, tensor in zip(unpack(packed, layout), tensors, strict=True):
+        own.copy_(tensor)
+    return packed, layout
 
 
 def unpack(packed: Tensor, layout: Layout) -> list[Tensor]:
     """The tensors of `pack`, without a copy."""
     tensors, start = [], 0
     for dtype, shape in layout:
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         tensors.append(packed[start : start + size].view(dtype).view(shape))
-        start += -(-size // ALIGNED) * ALIGNED
+        start += room([(dtype, shape)])
     return tensors
+
+
+def room(layout: Layout) -> int:
+    """Bytes that tensors take side by side, each of them aligned."""
+    sizes = (math.prod(shape) * dtype.itemsize for dtype, shape in layout)
+    return sum(-(-size // ALIGNED) * ALIGNED for size in sizes)
 
 
 class Stager:
@@ -126,20 +132,23 @@ class Stager:
 
     def _move(self, staged: Staged, pool: ThreadPoolExecutor) -> "Moved":
         with torch.cuda.stream(self._stream) if self._stream else nullcontext():
-            arrays, size = _room(staged)
-            host = torch.empty(size, dtype=torch.uint8, pin_memory=self._stream is not None)
-            host[: len(staged.packed)] = staged.packed
-            memory = host.numpy()
+            places, start = [where for _, where in staged.places], len(staged.packed)
+            layout = [(torch_dtype(e.dtype), e.shape) for p in places for e in p.extents.values()]
+            host = torch.empty(
+                start + room(layout), dtype=torch.uint8, pin_memory=self._stream is not None
+            )
+            host[:start] = staged.packed
 
-            def read(number: int) -> None:
-                cache, where = staged.places[number]
-                out = {
-                    name: memory[start : start + size].view(dtype).reshape(shape)
-                    for name, (start, size, dtype, shape) in arrays[number].items()
-                }
-                fill(self.caches[cache], where, out)
+            def stored(memory: Tensor) -> list[dict[str, Tensor]]:
+                """The mask features of each sample, which lie behind what is packed."""
+                arrays = iter(unpack(memory[start:], layout))
+                return [dict(zip(own.extents, arrays, strict=False)) for own in places]
 
-            for _ in pool.map(read, range(len(arrays))):
+            def read(place: tuple[int, Places], arrays: dict[str, Tensor]) -> None:
+                cache, where = place
+                fill(self.caches[cache], where, {n: own.numpy() for n, own in arrays.items()})
+
+            for _ in pool.map(read, staged.places, stored(host)):
                 pass
             # Torch keeps pinned memory until it has been copied.
             block = host.to(self.device, non_blocking=True)
@@ -148,14 +157,8 @@ class Stager:
             changes, *distances = tensors[len(names) :]
             targets, painted = paint_all(changes, staged.runs)
             features = [
-                MaskFeatures(
-                    {
-                        name: block[start : start + size].view(torch_dtype(dtype)).view(shape)
-                        for name, (start, size, dtype, shape) in own.items()
-                    },
-                    self.caches[cache].codec,
-                )
-                for own, (cache, _) in zip(arrays, staged.places, strict=True)
+                MaskFeatures(own, self.caches[cache].codec)
+                for own, (cache, _) in zip(stored(block), staged.places, strict=True)
             ]
             inputs = HeadInputs(**dict(zip(names, tensors, strict=False)))
             batch = Batch(inputs, features, targets, distances)
@@ -176,15 +179,3 @@ class Moved:
     batch: Batch
     blocks: list[Tensor]
     ready: torch.cuda.Event | None
-
-
-def _room(staged: Staged) -> tuple[list[dict[str, tuple]], int]:
-    """Where the mask features go behind what is packed: start, bytes, type, shape; all bytes."""
-    start, rooms = len(staged.packed), []
-    for _, places in staged.places:
-        rooms.append({})
-        for name, extent in places.extents.items():
-            size = extent.shape[0] * extent.row_bytes
-            rooms[-1][name] = (start, size, extent.dtype, extent.shape)
-            start += -(-size // ALIGNED) * ALIGNED
-    return rooms, start
