@@ -13,7 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from cache_schema import cli, info, stats
+from cache_schema import info, stats
+from cache_schema.host import cli
 from cache_schema.reader import CacheReader
 from cache_schema.repair import repair
 from cache_schema.verify import verify

@@ -8,8 +8,8 @@ import zlib
 import h5py
 import numpy as np
 
-from cache_schema import system
-from cache_schema.cli import InputError
+from cache_schema.host import system
+from cache_schema.host.cli import InputError
 from cache_schema.nodes import chunk, scalar, values, walk, where
 
 CRC = "crc32"

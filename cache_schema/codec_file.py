@@ -11,11 +11,12 @@ from typing import Any
 
 import h5py
 
-from cache_schema import manifest, system
-from cache_schema.cli import InputError
+from cache_schema import manifest
 from cache_schema.codecs import Codec
-from cache_schema.files import replacing
 from cache_schema.fingerprint import differences
+from cache_schema.host import system
+from cache_schema.host.cli import InputError
+from cache_schema.host.files import replacing
 from cache_schema.nodes import attribute
 from cache_schema.shard import LIBVER, UnreadableShard, open_shard, read_codec, write_codec
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 LOWRANK = "lowrank-int8"
 LEVELS = 127  # int8 is used symmetrically, so that 0 stays 0

@@ -16,8 +16,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache_schema import system
-from cache_schema.cli import InputError
+from cache_schema.host import system
+from cache_schema.host.cli import InputError
 from cache_schema.nodes import where
 from cache_schema.shard import UnreadableShard
 

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache_schema.cli import InputError
-from cache_schema.files import sync_folder
+from cache_schema.host.cli import InputError
+from cache_schema.host.files import sync_folder
 from cache_schema.names import escape
 from cache_schema.records import CodecIoU
 

@@ -10,7 +10,7 @@ are absent from a version-1 cache, whose videos are verified by their own checks
 
 from typing import Any
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.spec import FORMAT_VERSION
 
 Header = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from urllib.parse import quote, unquote
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 # HDF5 itself stops at about 64 KiB; ids are also file names elsewhere, so this is generous.
 MAX_NAME = 4096

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
-from cache_schema import system
-from cache_schema.cli import InputError
+from cache_schema.host import system
+from cache_schema.host.cli import InputError
 
 Node = TypeVar("Node", h5py.Group, h5py.Dataset)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.records import RLE, Geometry
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import h5py
 
-from cache_schema.cli import InputError
 from cache_schema.direct import RandomAccessFile
+from cache_schema.host.cli import InputError
 from cache_schema.manifest import Entry
 from cache_schema.names import escape
 from cache_schema.nodes import Node, attribute, child, json_attribute, where

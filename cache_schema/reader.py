@@ -16,9 +16,9 @@ import h5py
 import numpy as np
 
 from cache_schema import manifest, spec
-from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
 from cache_schema.direct import Extent, as_bytes, locate
+from cache_schema.host.cli import InputError
 from cache_schema.manifest import Entry
 from cache_schema.names import escape, unescape
 from cache_schema.nodes import attribute, json_attribute, members, where

@@ -7,11 +7,12 @@ from typing import Any
 
 import h5py
 
-from cache_schema import manifest, system
+from cache_schema import manifest
 from cache_schema.checksums import Structure, damages
-from cache_schema.cli import InputError
 from cache_schema.codec_file import CODEC_FILE
 from cache_schema.fingerprint import file_sha256
+from cache_schema.host import system
+from cache_schema.host.cli import InputError
 from cache_schema.manifest import Entry, Manifest, SealedShard
 from cache_schema.names import unescape
 from cache_schema.nodes import attribute, child, members, walk

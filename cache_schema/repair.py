@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema import codec_file, manifest
-from cache_schema.cli import InputError
-from cache_schema.files import sync_folder
-from cache_schema.lock import CacheLock
+from cache_schema.host.cli import InputError
+from cache_schema.host.files import sync_folder
+from cache_schema.host.lock import CacheLock
 from cache_schema.recovery import seal_of
 from cache_schema.spec import FORMAT_VERSION
 from cache_schema.verify import Report, open_videos, verify, video_damage

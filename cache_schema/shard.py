@@ -14,11 +14,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache_schema import migrations, spec, system
+from cache_schema import migrations, spec
 from cache_schema.checksums import CRC, crc32
-from cache_schema.cli import InputError
 from cache_schema.codecs import Basis, Codec, get_codec
 from cache_schema.fingerprint import Fingerprint, differences
+from cache_schema.host import system
+from cache_schema.host.cli import InputError
 from cache_schema.nodes import attribute, child, members, values, where
 from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION

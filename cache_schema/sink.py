@@ -14,7 +14,7 @@ from pathlib import Path
 
 import h5py
 
-from cache_schema.files import replacing
+from cache_schema.host.files import replacing
 
 
 class Sink(io.RawIOBase):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema import files
-from cache_schema.cli import InputError
+from cache_schema.host import files
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 
 BARS = 40  # of a histogram, at most

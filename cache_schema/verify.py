@@ -12,10 +12,11 @@ from pathlib import Path
 
 import h5py
 
-from cache_schema import codec_file, manifest, system
+from cache_schema import codec_file, manifest
 from cache_schema.checksums import damages
-from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
+from cache_schema.host import system
+from cache_schema.host.cli import InputError
 from cache_schema.manifest import Entry, Manifest, SealedShard
 from cache_schema.names import escape, unescape
 from cache_schema.nodes import child, members

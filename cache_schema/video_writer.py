@@ -11,8 +11,8 @@ import numpy as np
 
 from cache_schema import spec
 from cache_schema.checksums import CRC
-from cache_schema.cli import InputError
 from cache_schema.codecs import Codec, narrow
+from cache_schema.host.cli import InputError
 from cache_schema.names import check_text, escape
 from cache_schema.objects import pack
 from cache_schema.records import RLE, Clip, CodecIoU, Expression, Geometry

@@ -15,13 +15,14 @@ from typing import Any
 
 import h5py
 
-from cache_schema import manifest, system
+from cache_schema import manifest
 from cache_schema.checksums import damages
-from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
-from cache_schema.files import sync_folder
 from cache_schema.fingerprint import Fingerprint
-from cache_schema.lock import CacheLock
+from cache_schema.host import system
+from cache_schema.host.cli import InputError
+from cache_schema.host.files import sync_folder
+from cache_schema.host.lock import CacheLock
 from cache_schema.manifest import Entry
 from cache_schema.names import check_text, escape
 from cache_schema.records import Geometry

@@ -1,5 +1,5 @@
 """Stage one: run a frozen VITA once over each video and write what it said to the cache."""
 
-from cache_schema.early import quiet_interrupts
+from cache_schema.host.early import quiet_interrupts
 
 quiet_interrupts()

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from mmengine.config import DictAction
 
-from cache_schema import cli
-from cache_schema.cores import model_threads
-from cache_schema.launch import LAUNCHERS, Rank, find_rank
+from cache_schema.host import cli
+from cache_schema.host.cores import model_threads
+from cache_schema.host.launch import LAUNCHERS, Rank, find_rank
 from extract.config import load_config, presets
-from extract.pipeline import SHARD_BYTES, Summary, extract
+from extract.pipeline.run import SHARD_BYTES, Summary, extract
 from extract.stage import AUTOCAST, RANDOM
 
 #: The lowest values of options.

@@ -12,8 +12,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from cache_schema.cli import InputError
 from cache_schema.codecs import CODECS, LOWRANK
+from cache_schema.host.cli import InputError
 
 #: Configurations that can be given by name; those that start with _ are parts of others.
 PRESETS = Path(__file__).parent / "configs"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cache_schema import cli
+from cache_schema.host import cli
 from extract.config import load_config, presets
 from extract.segmenters import VITA, SegmenterConfig
 from extract.segmenters.sizes import sizes_of

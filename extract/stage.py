@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 import cache_schema
-from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
+from cache_schema.host.cli import InputError
 from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
 from extract.config import ExtractConfig
-from extract.parts import Images
+from extract.pipeline.parts import Images
+from extract.pipeline.transfer import Transfer
 from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
 from extract.text import TextEncoder, TextPipeline, WordDecoupler
-from extract.transfer import Transfer
 
 #: ``--weights random``: a segmenter of seeded random weights, for timing and for tests.
 RANDOM = "random"

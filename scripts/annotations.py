@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.datasets import MeViS, RefDAVIS, RefYouTubeVOS
 from extract.datasets.records import SourceVideo
 from train.evaluation.records import AnnotatedVideo, Item

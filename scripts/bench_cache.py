@@ -30,9 +30,9 @@ import torch
 from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
-from cache_schema import cli, files
-from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Basis, Codec, get_codec
+from cache_schema.host import cli, files
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.records import Clip, Expression, Geometry
 from cache_schema.writer import CacheWriter

@@ -31,24 +31,24 @@ import numpy as np
 import torch
 import transformers
 
-from cache_schema import cli, files
-from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
-from cache_schema.cores import model_threads
-from cache_schema.launch import SINGLE
+from cache_schema.host import cli, files
+from cache_schema.host.cli import InputError
+from cache_schema.host.cores import model_threads
+from cache_schema.host.launch import SINGLE
 from cache_schema.writer import CacheWriter
 from extract.__main__ import find_device
-from extract.calibration import fit_codec
-from extract.coding import code
+from extract.codecs.calibration import fit_codec
+from extract.codecs.video_tracks import video_tracks
 from extract.config import ExtractConfig, load_config
 from extract.datasets import open_dataset
-from extract.inference import infer, video_level
-from extract.parts import Clips, Failed, Frames
-from extract.pipeline import SHARD_BYTES, extract
-from extract.reading import Dataset, encode_expressions, read
+from extract.pipeline.coding import code
+from extract.pipeline.inference import infer, video_level
+from extract.pipeline.parts import Clips, Failed, Frames
+from extract.pipeline.reading import Dataset, encode_expressions, read
+from extract.pipeline.run import SHARD_BYTES, extract
+from extract.pipeline.writing import write
 from extract.stage import RANDOM, Stage, load_stage
-from extract.video_tracks import video_tracks
-from extract.writing import write
 
 Parts = list[tuple[str, Any]]
 

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from cache_schema import cli, files
-from cache_schema.cli import InputError
+from cache_schema.host import cli, files
+from cache_schema.host.cli import InputError
 from train.evaluation import parallel
 from train.evaluation.mask_scores import score_masks
 from train.evaluation.records import AnnotatedVideo, Item

@@ -40,9 +40,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from cache_schema import cli, files
-from cache_schema.cli import InputError
 from cache_schema.codecs import Codec, get_codec
+from cache_schema.host import cli, files
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.writer import CacheWriter
 from extract.config import load_config as load_extract_config

@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from cache_schema import cli
-from cache_schema.cli import InputError
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from extract.datasets import DATASETS
 from extract.datasets.check import check_split
 

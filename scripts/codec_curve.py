@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cache_schema import cli, files
 from cache_schema.basis import RIDGE
-from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
-from cache_schema.launch import Rank
+from cache_schema.host import cli, files
+from cache_schema.host.cli import InputError
+from cache_schema.host.launch import Rank
 from extract.__main__ import find_device
-from extract.calibration import sample_clips
+from extract.codecs.calibration import sample_clips
+from extract.codecs.mask_codec import Moments, Sample, codec_iou, confident, encode, iou_by_rank
 from extract.config import load_config
 from extract.datasets import open_dataset
-from extract.mask_codec import Moments, Sample, codec_iou, confident, encode, iou_by_rank
-from extract.reading import Dataset
+from extract.pipeline.reading import Dataset
 from extract.stage import Stage, load_stage
 
 ASSETS = Path(__file__).parents[1] / "extract" / "assets"

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache_schema import cli, files
-from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
+from cache_schema.host import cli, files
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
-from extract.mask_codec import Moments, Sample, confident
+from extract.codecs.mask_codec import Moments, Sample, confident
 from train.evaluation.cache_scores import Task, check_origin, list_expressions, score_expressions
 from train.predictions import Predictions
 

@@ -20,8 +20,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cache_schema import cli, files
-from cache_schema.cli import InputError
+from cache_schema.host import cli, files
+from cache_schema.host.cli import InputError
 from extract.datasets.mevis import MeViS
 from extract.datasets.records import SourceExpression, SourceVideo
 from train.evaluation.mevis import TAGS, Truth

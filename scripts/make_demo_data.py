@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cache_schema import cli
+from cache_schema.host import cli
 from extract.demo.layout import write_split
 
 

@@ -23,7 +23,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import nn
 from transformers import RobertaConfig, RobertaForMaskedLM, RobertaTokenizerFast
 
-from cache_schema import cli
+from cache_schema.host import cli
 from extract.demo import grammar
 
 STEPS = 2500

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from cache_schema import cli
+from cache_schema.host import cli
 from extract.demo import grammar
 
 #: What stanza's own index says of its packages; the one package here is small and stands alone.

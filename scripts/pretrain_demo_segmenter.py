@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from tqdm import tqdm, trange
 from transformers import Mask2FormerForUniversalSegmentation
 
-from cache_schema import cli
 from cache_schema.codecs import get_codec
+from cache_schema.host import cli
 from extract.config import load_config
 from extract.demo.world import Scene, make_scene
 from extract.segmenters import VITA, SegmenterConfig, VITAHead

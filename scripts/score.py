@@ -12,8 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from cache_schema import cli
-from cache_schema.cli import InputError
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from scripts.annotations import DATASETS, open_dataset, with_truth
 from train.evaluation import davis_report, parallel, report
 from train.evaluation.davis_masks import score_maps

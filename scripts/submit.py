@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from cache_schema import cli
-from cache_schema.cli import InputError
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from scripts.annotations import DATASETS, open_dataset, without_truth
 from train.__main__ import pick_device

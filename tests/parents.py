@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from cache_schema import cli
+from cache_schema.host import cli
 
 
 def wait(folder: str) -> None:
@@ -56,8 +56,8 @@ def loader(folder: str) -> None:
 
 def pipeline(folder: str) -> None:
     """As extract works: threads that wait for a process."""
-    from extract.child import Child, cut_off
-    from extract.prefetch import ahead
+    from extract.pipeline.child import Child, cut_off
+    from extract.pipeline.prefetch import ahead
 
     def read(_):
         yield 1

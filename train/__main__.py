@@ -17,10 +17,10 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import barrier
 
-from cache_schema import cli
-from cache_schema.cli import InputError
-from cache_schema.cores import model_threads
-from cache_schema.launch import LAUNCHERS, find_rank
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
+from cache_schema.host.cores import model_threads
+from cache_schema.host.launch import LAUNCHERS, find_rank
 from cache_schema.reader import CacheReader
 from train.config import Options, load_config
 from train.distributed import join, leave

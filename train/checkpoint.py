@@ -18,9 +18,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from cache_schema import files, system
-from cache_schema.cli import InputError
-from cache_schema.pickles import check_pickle
+from cache_schema.host import files, system
+from cache_schema.host.cli import InputError
+from cache_schema.host.pickles import check_pickle
 from train.distributed import unwrapped
 
 NAME = "iter_{}.pth"

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.models.decoder import READS
 from train.models.encoder import ENCODERS
 from train.models.initialisation import INITIALISATIONS

@@ -10,8 +10,8 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cache_schema.cli import InputError
-from cache_schema.launch import Rank
+from cache_schema.host.cli import InputError
+from cache_schema.host.launch import Rank
 from train.data import Batch
 from train.trainable import Losses, TrainableHead
 
@@ -23,7 +23,7 @@ def join(rank: Rank, launcher: str | None, device: torch.device) -> torch.device
 
     Args:
         rank: which one this is.
-        launcher: what started it, see `cache_schema.launch.find_rank`.
+        launcher: what started it, see `cache_schema.host.launch.find_rank`.
         device: as asked for; without an index each process on a machine takes its own GPU.
 
     Returns:

@@ -22,9 +22,9 @@ import torch
 from mmengine.config import Config
 from tqdm import tqdm
 
-from cache_schema import cli
-from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.__main__ import pick_device
 from train.checkpoint import latest_checkpoint, read_checkpoint

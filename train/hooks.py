@@ -11,7 +11,7 @@ from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.checkpoint import read_checkpoint, save_checkpoint
 from train.data import Batch
 from train.distributed import unwrapped

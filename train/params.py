@@ -9,7 +9,7 @@ from collections import Counter
 
 import torch
 
-from cache_schema import cli
+from cache_schema.host import cli
 from train.config import BASE, Options, load_config
 from train.evaluation.report import align
 from train.trainable import build_head

@@ -18,8 +18,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cache_schema import system
-from cache_schema.cli import InputError
+from cache_schema.host import system
+from cache_schema.host.cli import InputError
 from cache_schema.names import escape
 from cache_schema.nodes import attribute, child, values
 from cache_schema.sink import new_hdf5

@@ -16,10 +16,10 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cache_schema import files
-from cache_schema.cli import InputError
-from cache_schema.cores import CORES
-from cache_schema.lock import CacheLock
+from cache_schema.host import files
+from cache_schema.host.cli import InputError
+from cache_schema.host.cores import CORES
+from cache_schema.host.lock import CacheLock
 from cache_schema.reader import CacheReader
 from train.checkpoint import (
     PlainCheckpoint,

@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from cache_schema import cli, files
-from cache_schema.cli import InputError
-from cache_schema.cores import model_threads
 from cache_schema.fingerprint import file_sha256
+from cache_schema.host import cli, files
+from cache_schema.host.cli import InputError
+from cache_schema.host.cores import model_threads
 from cache_schema.reader import CacheReader
 from train.__main__ import pick_device
 from train.config import Options

@@ -18,7 +18,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.data import Batch
 from train.fetch import Fetch
 from train.graphed import GraphedHead

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.datasets.folder import VideoFolder
 from extract.datasets.mevis import MeViS
 from extract.datasets.records import RLE, SourceExpression, SourceVideo

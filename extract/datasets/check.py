@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.datasets import DATASETS
 from extract.datasets.frames import SIDEWAYS, ImageFiles, image_header, orientation
 from extract.datasets.mevis import MeViS

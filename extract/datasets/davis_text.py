@@ -6,7 +6,7 @@ first frame alone and from the whole video.
 
 from pathlib import Path
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.datasets.palette import object_id
 
 #: In the order of the annotators in expression ids and in the benchmark's results.

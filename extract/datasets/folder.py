@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles, VideoDecoder
 from extract.datasets.records import SourceVideo

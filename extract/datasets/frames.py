@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 #: Pixels of an image at most; checked before anything is decoded.
 MAX_PIXELS = 1 << 26

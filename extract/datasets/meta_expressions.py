@@ -7,7 +7,7 @@ names are without extension; what else an expression says differs and is left to
 from pathlib import Path
 from typing import Any
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.datasets.files import plain_name, read_json
 
 

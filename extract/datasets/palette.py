@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.datasets.records import RLE, encode_mask
 
 #: Pixels that belong to nobody and count for nobody (DAVIS).

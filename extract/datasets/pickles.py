@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 
 class _Plain(pickle.Unpickler):

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.datasets.frames import read_image
 
 ANGLE = 15.0

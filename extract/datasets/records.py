@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 from pycocotools import mask as coco
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.names import check_text
 from cache_schema.run_lengths import run_ends
 from extract.datasets.frames import SIDEWAYS, FrameSource, ImageFiles, image_header, orientation

@@ -11,8 +11,8 @@ is void.
 from collections.abc import Iterator
 from pathlib import Path
 
-from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
+from cache_schema.host.cli import InputError
 from extract.datasets.davis_text import FILES, read_sentences
 from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles

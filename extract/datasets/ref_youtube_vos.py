@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
+from cache_schema.host.cli import InputError
 from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.frames import ImageFiles
 from extract.datasets.meta_expressions import MetaExpressions

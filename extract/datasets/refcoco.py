@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
+from cache_schema.host.cli import InputError
 from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.pickles import read_plain_pickle
 from extract.datasets.pseudo_video import Warp, WarpedImage, draw_clip, mirrored

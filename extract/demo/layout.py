@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools import mask as coco
 from tqdm import trange
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.demo.world import Scene, make_scene
 
 #: Split -> its number in the seed. `valid` has expressions but, as in MeViS, no masks.

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import Mask2FormerConfig, ResNetConfig, SwinConfig
 from transformers.utils import logging
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 # Blocks a stage, by the depth in the name of the network.
 RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}

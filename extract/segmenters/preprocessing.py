@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.records import Geometry
 
 # Frames are padded to a multiple of this, the stride of the coarsest map.

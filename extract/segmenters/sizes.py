@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.segmenters.config import RESNET_DEPTHS, SegmenterConfig
 
 PREDICTOR = "sem_seg_head.predictor."

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from cache_schema.cli import InputError
-from cache_schema.files import replacing
-from cache_schema.pickles import check_pickle
+from cache_schema.host.cli import InputError
+from cache_schema.host.files import replacing
+from cache_schema.host.pickles import check_pickle
 from extract.segmenters.config import SegmenterConfig
 from extract.segmenters.key_mapping import published, rename, shape_of_not_needed
 from extract.segmenters.numpy_pickle import Refused, load_arrays

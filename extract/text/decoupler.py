@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema.cli import InputError
 from cache_schema.fingerprint import file_sha256
+from cache_schema.host.cli import InputError
 
 MOTION_TAGS = frozenset({"VERB", "ADV"})
 NEGATIONS = frozenset({"not", "n't"})

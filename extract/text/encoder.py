@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, RobertaModel, RobertaTokenizerFast
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.frozen import freeze
 
 #: Sentences that go through the encoder together.

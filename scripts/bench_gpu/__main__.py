@@ -31,9 +31,9 @@ from typing import Any
 
 import torch
 
-from cache_schema import cli
-from cache_schema.cli import InputError
-from cache_schema.cores import CORES
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
+from cache_schema.host.cores import CORES
 
 #: Parts in the order of their worth, and after how many seconds each is stopped.
 PARTS = {"stage_two": 110, "stage_one": 90, "sweeps": 60, "sound": 60, "profile": 40}

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from cache_schema.reader import CacheReader
 from extract.__main__ import main as extract_main
+from extract.codecs.mask_codec import confident
 from extract.config import load_config as load_extract_config
 from extract.demo.layout import write_split
-from extract.mask_codec import confident
 from extract.stage import AUTOCAST, load_stage
 from scripts.bench_gpu.tools import Figures, attempt
 from scripts.bench_train import Steps

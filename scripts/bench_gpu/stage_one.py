@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from extract.datasets import VideoFolder
-from extract.pipeline import default_readers
+from extract.pipeline.run import default_readers
 from extract.segmenters import forms
 from scripts.bench_gpu.kernels import kernel_lines
 from scripts.bench_gpu.stage_one_parts import (

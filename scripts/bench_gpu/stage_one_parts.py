@@ -17,18 +17,18 @@ from torch import Tensor
 
 from cache_schema.codecs import Codec
 from cache_schema.writer import CacheWriter
-from extract.calibration import fit_codec
-from extract.coding import code
+from extract.codecs.calibration import fit_codec
 from extract.config import load_config
 from extract.datasets import VideoFolder
-from extract.inference import infer
-from extract.parts import CodedClips, CodedFrames, Failed, Images
-from extract.pipeline import SHARD_BYTES, default_readers, outcomes_of
-from extract.readers import reading
-from extract.reading import read
+from extract.pipeline.coding import code
+from extract.pipeline.inference import infer
+from extract.pipeline.parts import CodedClips, CodedFrames, Failed, Images
+from extract.pipeline.readers import reading
+from extract.pipeline.reading import read
+from extract.pipeline.run import SHARD_BYTES, default_readers, outcomes_of
+from extract.pipeline.writing import write
 from extract.segmenters.graphs import Graphs
 from extract.stage import AUTOCAST, RANDOM, Stage, allow_tf32, load_stage
-from extract.writing import write
 from scripts.bench_extract import draw, exhaust
 from scripts.bench_gpu.kernels import synchronise, traced
 

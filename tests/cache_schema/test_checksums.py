@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cache_schema import checksums
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 
 @pytest.mark.parametrize("chunks", [None, (1, 3, 5), (2, 3, 2)], ids=["whole", "rows", "others"])

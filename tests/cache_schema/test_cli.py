@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from cache_schema import cli
-from cache_schema.system import SystemTrouble
+from cache_schema.host import cli
+from cache_schema.host.system import SystemTrouble
 from tests.synthetic import write_cache
 
 
@@ -71,7 +71,7 @@ def test_a_mistake_of_ours_is_shown_as_one(error):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_no_text_ends_a_run_because_it_cannot_be_shown(encoding):
     program = (
-        "import sys; from cache_schema import cli\n"
+        "import sys; from cache_schema.host import cli\n"
         "def main(_):\n"
         "    print('caf\\xe9 \\u732b \\ud800')\n"
         "    raise cli.InputError('\\u732b \\ud800')\n"

@@ -13,7 +13,7 @@ import h5py
 import pytest
 
 from cache_schema import manifest
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
 from tests.cache_schema.helpers import contents, die, flip, in_child

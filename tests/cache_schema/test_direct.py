@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from cache_schema import open_shard as open_shard_module
 from cache_schema import reader as reader_module
-from cache_schema.cli import InputError
 from cache_schema.direct import RandomAccessFile, locate
+from cache_schema.host.cli import InputError
+from cache_schema.host.system import SystemTrouble
 from cache_schema.reader import CacheReader
-from cache_schema.system import SystemTrouble
 from tests.cache_schema.helpers import examples, in_child
 from tests.synthetic import write_cache
 

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from cache_schema import files
-from cache_schema.cli import InputError
+from cache_schema.host import files
+from cache_schema.host.cli import InputError
 from cache_schema.sink import Sink, new_hdf5
 from tests.cache_schema.helpers import die, in_child
 

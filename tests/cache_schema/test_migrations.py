@@ -8,10 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from cache_schema import cli, codec_file, migrations, spec
+from cache_schema import codec_file, migrations, spec
 from cache_schema.__main__ import main
-from cache_schema.cli import InputError
 from cache_schema.codecs import get_codec
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.repair import repair
 from cache_schema.verify import verify

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.names import escape, unescape
 from tests.cache_schema.helpers import examples
 

@@ -6,8 +6,8 @@ import zipfile
 import pytest
 import torch
 
-from cache_schema.cli import InputError
-from cache_schema.pickles import check_pickle
+from cache_schema.host.cli import InputError
+from cache_schema.host.pickles import check_pickle
 from extract.segmenters.weights import read_checkpoint as read_weights
 from train.checkpoint import read_checkpoint
 

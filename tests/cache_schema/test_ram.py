@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.ram import ENTRY, RamTier
 from cache_schema.reader import CacheReader
 from tests.cache_schema.helpers import examples

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from cache_schema import lock, manifest
-from cache_schema.cli import InputError
+from cache_schema import manifest
+from cache_schema.host import lock
+from cache_schema.host.cli import InputError
 from cache_schema.verify import verify
 from tests.cache_schema.helpers import contents, die, in_child, listed_contents
 from tests.synthetic import make_video, open_writer, write_cache, write_video

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_schema import reader as reader_module
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.cache_schema.helpers import examples, in_child
 from tests.cache_schema.test_names import STORABLE

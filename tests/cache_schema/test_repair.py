@@ -7,9 +7,10 @@ import signal
 
 import pytest
 
-from cache_schema import cli, manifest
+from cache_schema import manifest
 from cache_schema.__main__ import main
-from cache_schema.cli import InputError
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.repair import repair
 from cache_schema.verify import verify

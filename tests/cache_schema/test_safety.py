@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cache_schema import codec_file, manifest
-from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
 from tests.synthetic import make_codec, open_writer, write_cache

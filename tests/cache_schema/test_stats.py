@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cache_schema import cli
 from cache_schema.__main__ import main
+from cache_schema.host import cli
 from cache_schema.reader import CacheReader
 from cache_schema.stats import collect, summary
 from tests.synthetic import make_video, open_writer, write_cache, write_video

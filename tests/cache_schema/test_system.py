@@ -10,8 +10,9 @@ from pathlib import Path
 import h5py
 import pytest
 
-from cache_schema import checksums, cli, codec_file, system
+from cache_schema import checksums, codec_file
 from cache_schema.__main__ import main
+from cache_schema.host import cli, system
 from cache_schema.verify import verify
 from tests.cache_schema.helpers import flip, in_child, payloads
 from tests.synthetic import open_writer, write_cache

@@ -12,11 +12,11 @@ import h5py
 import numpy as np
 import pytest
 
-from cache_schema import cli
 from cache_schema.__main__ import main
+from cache_schema.host import cli
+from cache_schema.host.system import SystemTrouble
 from cache_schema.records import CodecIoU
 from cache_schema.repair import repair
-from cache_schema.system import SystemTrouble
 from cache_schema.verify import verify
 from tests.cache_schema.helpers import flip, payloads, seal_again
 from tests.synthetic import make_video, open_writer, write_cache, write_video

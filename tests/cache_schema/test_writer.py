@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from cache_schema import manifest
-from cache_schema.cli import InputError
 from cache_schema.codecs import get_codec
+from cache_schema.host.cli import InputError
+from cache_schema.host.system import SystemTrouble
 from cache_schema.reader import CacheReader
-from cache_schema.system import SystemTrouble
 from cache_schema.verify import verify
 from cache_schema.writer import CacheWriter
 from tests.cache_schema.helpers import contents, in_child
@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_sentence_and_the_rest_resumes(tmp_path, limit):
 
 FULL = """
 import resource, sys
-from cache_schema.cli import run
+from cache_schema.host.cli import run
 from tests.synthetic import write_cache
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)

@@ -6,14 +6,15 @@ import torch
 from stage_one import image_folder, small_config
 
 from cache_schema import manifest
-from cache_schema.cli import InputError
-from cache_schema.launch import Rank
+from cache_schema.host.cli import InputError
+from cache_schema.host.launch import Rank
 from cache_schema.reader import CacheReader
-from extract import calibration, pipeline
-from extract.calibration import fit_codec, sample_clips
+from extract.codecs import calibration
+from extract.codecs.calibration import fit_codec, sample_clips
+from extract.codecs.mask_codec import CodedLogits, encode
 from extract.datasets import VideoFolder
-from extract.mask_codec import CodedLogits, encode
-from extract.pipeline import extract
+from extract.pipeline import run as pipeline
+from extract.pipeline.run import extract
 from extract.segmenters import VITA
 from extract.segmenters.masks import mask_logits
 from extract.segmenters.vita import FrameOutput

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.config import load_config
 from extract.datasets import open_dataset
 

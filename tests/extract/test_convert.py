@@ -11,7 +11,7 @@ import pytest
 import torch
 from vita_cases import SHIPPED, config_of, load, unpacked
 
-from cache_schema import cli
+from cache_schema.host import cli
 from extract.convert import main
 from extract.segmenters import load_vita
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.datasets.files import JsonTable, plain_name
 from extract.datasets.records import check_rle
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.datasets import DATASETS, VideoFolder, open_dataset
 from extract.datasets.check import check_split
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.demo import grammar
 from extract.demo.layout import write_split
 from extract.demo.world import HABITS, KINDS, MARGIN, SCALE, SPIN, TRAVEL, make_scene

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache_schema import cli
-from cache_schema.cli import InputError
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from extract.datasets import frames
 from extract.datasets.frames import ORIENTATION, SIDEWAYS, image_header, read_image
 from extract.datasets.mevis import MeViS

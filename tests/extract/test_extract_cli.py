@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from stage_one import DEMO, edit, small_data
 
-from cache_schema import cli
-from cache_schema.cores import model_threads
+from cache_schema.host import cli
+from cache_schema.host.cores import model_threads
 from cache_schema.reader import CacheReader
 from extract.__main__ import main
 

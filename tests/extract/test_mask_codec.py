@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_schema.cli import InputError
 from cache_schema.codecs import CODECS, LOWRANK, Codec, get_codec
+from cache_schema.host.cli import InputError
 from cache_schema.records import Geometry
-from extract import mask_codec
-from extract import video_tracks as video_tracks_module
-from extract.mask_codec import (
+from extract.codecs import mask_codec
+from extract.codecs import video_tracks as video_tracks_module
+from extract.codecs.mask_codec import (
     Sample,
     codec_iou,
     confident,
@@ -23,7 +23,7 @@ from extract.mask_codec import (
     iou_by_rank,
     summarise,
 )
-from extract.video_tracks import video_tracks
+from extract.codecs.video_tracks import video_tracks
 from tests.synthetic import make_codec
 
 C, H, W = 16, 9, 14

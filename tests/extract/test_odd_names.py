@@ -10,7 +10,7 @@ from stage_one import small_config, small_data
 
 from cache_schema import manifest
 from cache_schema.reader import CacheReader
-from extract.pipeline import extract
+from extract.pipeline.run import extract
 from extract.stage import RANDOM
 
 BAD = "a \ud800 b"  # JSON may say it; no UTF-8 can

@@ -8,12 +8,12 @@ import pytest
 import torch
 from stage_one import DEMO, edit, image_folder, small_config, small_data
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from extract import stage as stage_module
 from extract.datasets import MeViS, VideoFolder
-from extract.pipeline import extract
-from extract.reading import chunks
+from extract.pipeline.reading import chunks
+from extract.pipeline.run import extract
 from extract.segmenters.masks import mask_logits, to_original, tracks
 from extract.stage import RANDOM, clip_bank, load_stage
 from train.replay import vita_masks

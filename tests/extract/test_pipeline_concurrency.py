@@ -16,24 +16,26 @@ import pytest
 import torch
 from stage_one import DEMO, image_folder, small_config, small_data
 
-from cache_schema import cli, manifest
-from cache_schema.cli import InputError
+from cache_schema import manifest
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
+from cache_schema.host.system import SystemTrouble
 from cache_schema.reader import CacheReader
-from cache_schema.system import SystemTrouble
 from cache_schema.verify import verify
-from extract import coding, pipeline, reading, writing
-from extract import readers as readers_module
-from extract import video_tracks as video_tracks_module
 from extract.__main__ import main
-from extract.child import Child
+from extract.codecs import video_tracks as video_tracks_module
 from extract.datasets import MeViS
-from extract.parts import Images
-from extract.pipeline import extract
-from extract.prefetch import ahead
+from extract.pipeline import coding, reading, writing
+from extract.pipeline import readers as readers_module
+from extract.pipeline import run as pipeline
+from extract.pipeline.child import Child
+from extract.pipeline.parts import Images
+from extract.pipeline.prefetch import ahead
+from extract.pipeline.run import extract
+from extract.pipeline.transfer import Transfer
 from extract.segmenters import VITA
 from extract.segmenters.vita import FrameOutput
 from extract.stage import RANDOM, load_stage
-from extract.transfer import Transfer
 from tests.cache_schema.helpers import contents, in_child
 
 

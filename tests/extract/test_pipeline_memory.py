@@ -14,7 +14,7 @@ from extract.segmenters import SegmenterConfig, VITAHead, vita_head
 #: Extracts a folder, then prints the peak of this process and of the largest of its own, in KB.
 MEASURED = """
 import resource, sys
-from cache_schema import cli
+from cache_schema.host import cli
 from extract.__main__ import main
 
 status = cli.run(main)

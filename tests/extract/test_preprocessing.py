@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.segmenters import Preprocessor
 
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.config import load_config, presets
 from extract.segmenters import VITA, SegmenterConfig
 from extract.segmenters.key_mapping import published, rename

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage_one import DEMO, image_folder
 
-from cache_schema.cli import InputError
-from cache_schema.launch import Rank, find_rank
+from cache_schema.host.cli import InputError
+from cache_schema.host.launch import Rank, find_rank
 from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
-from extract import ranks
 from extract.__main__ import find_device
-from extract.ranks import share, wait_for
+from extract.pipeline import ranks
+from extract.pipeline.ranks import share, wait_for
 from tests.cache_schema.helpers import contents, examples
 
 ROOT = DEMO.parents[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.segmenters import SegmenterConfig
 
 SWIN = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import extract
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.demo import grammar
 from extract.text import TextEncoder, TextPipeline, WordDecoupler, normalise
 from extract.text.decoupler import inherit, split_words

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from vita_cases import SHIPPED, config_of, load, unpacked
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.segmenters import VITA, SegmenterConfig, load_vita
 from extract.segmenters.weights import UNUSED, NoRandomInit, load_weights, save_safetensors
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from vita_cases import SHIPPED, config_of, load, unpacked
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from extract.segmenters import load_vita
 from extract.segmenters.numpy_pickle import load_arrays
 from extract.segmenters.weights import read_checkpoint

@@ -8,7 +8,7 @@ import pytest
 
 import extract.__main__
 import train.__main__
-from cache_schema import cli
+from cache_schema.host import cli
 from cache_schema.reader import CacheReader
 from scripts import score, submit
 from tests import datasets_standins as standins

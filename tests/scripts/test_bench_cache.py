@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_schema import cli
+from cache_schema.host import cli
 from scripts.bench_cache import main
 
 SMALL = "--videos 2 --frames 5 --clip 3 --channels 8 --height 6 --width 10 --ranks 2 --rounds 1"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_schema import cli
+from cache_schema.host import cli
 from scripts import bench_extract
 
 TINY = ["--videos", 2, "--frames", 3, "--size", 48, 64, "--threads", 1, "--device", "cpu"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache_schema import cli
+from cache_schema.host import cli
 from scripts.bench_gpu import __main__ as bench
 from scripts.bench_gpu import sound, stage_two
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache_schema import cli
+from cache_schema.host import cli
 from cache_schema.reader import CacheReader
 from scripts import codec_scores
 from tests.synthetic import write_cache

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache_schema import cli
-from cache_schema.cli import InputError
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from extract.datasets.mevis import MeViS
 from extract.demo.layout import write_split
 from scripts import draw_overlays

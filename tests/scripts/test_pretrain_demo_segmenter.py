@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cache_schema import cli
+from cache_schema.host import cli
 from extract.config import load_config
 from extract.segmenters import SegmenterConfig, load_vita
 from scripts.pretrain_demo_segmenter import CONFIG, main

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache_schema import cli
+from cache_schema.host import cli
 from scripts import score
 from tests import datasets_standins as standins
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache_schema import cli
+from cache_schema.host import cli
 from cache_schema.reader import CacheReader
 from scripts import submit
 from tests import datasets_standins as standins

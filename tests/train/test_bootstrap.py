@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.sweeping import bootstrap
 from train.sweeping.bootstrap import Difference, compare, mean_of_seeds, paired_bootstrap
 

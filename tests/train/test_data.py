@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache, write_video
 from tests.train.test_affinity import boxes_of

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache_schema import cli
-from cache_schema.cli import InputError
-from cache_schema.launch import Rank
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
+from cache_schema.host.launch import Rank
 from tests.synthetic import write_cache
 from train import distributed
 from train.__main__ import main

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cache_schema import cli
 from cache_schema.fingerprint import file_sha256
+from cache_schema.host import cli
 from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import write_cache, write_head

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.evaluation import pngs, report
 from train.evaluation.jf import Outline
 from train.evaluation.mevis import Score, Tally, Truth, accuracies, average, summary

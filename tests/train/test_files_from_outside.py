@@ -14,7 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from cache_schema import cli
+from cache_schema.host import cli
 from cache_schema.reader import CacheReader
 from tests import fuzz
 from tests.synthetic import write_cache

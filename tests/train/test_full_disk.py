@@ -17,7 +17,7 @@ import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 import importlib
-from cache_schema import cli
+from cache_schema.host import cli
 sys.exit(cli.run(importlib.import_module(sys.argv[1]).main, sys.argv[3:]))
 """
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.data.compatible import check_compatible
 from train.data.mixture import Mixture
 

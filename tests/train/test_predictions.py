@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.predictions import Predictions, PredictionsWriter
 
 HEADER = {"fingerprint": "ab" * 32, "checkpoint": "cd" * 32, "rule": "threshold", "sigma": 0.7}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.places import Places
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache_schema import cli
-from cache_schema.cli import InputError
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.train.protocol_caches import write_cache, write_head
 from train import evaluate

@@ -14,8 +14,8 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from cache_schema import cli
-from cache_schema.cli import InputError
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from tests.synthetic import write_cache
 from train import sweep
 from train.__main__ import main as train

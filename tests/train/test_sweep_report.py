@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.evaluation import report as evaluation_report
 from train.evaluation.mevis import Score
 from train.sweeping import report

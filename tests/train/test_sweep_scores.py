@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from tests import synthetic
 from tests.train.protocol_caches import CONFIG, write_cache

@@ -12,10 +12,10 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 
-from cache_schema import cli
-from cache_schema.cli import InputError
 from cache_schema.codecs import get_codec
-from cache_schema.lock import CacheLock
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
+from cache_schema.host.lock import CacheLock
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from train.__main__ import main

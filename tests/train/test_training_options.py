@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache_schema import cli
-from cache_schema.cli import InputError
+from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from train import runner

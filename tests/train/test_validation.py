@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import write_cache, write_head

@@ -3,8 +3,8 @@
 import pytest
 from torch.utils.data import DataLoader
 
-from cache_schema.cli import InputError
-from cache_schema.system import SystemTrouble
+from cache_schema.host.cli import InputError
+from cache_schema.host.system import SystemTrouble
 from train.data import workers
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cache_schema.cli import InputError
 from cache_schema.fingerprint import differences
+from cache_schema.host.cli import InputError
 
 # What the frozen models said is only comparable if these are the same. Frames may be resized in
 # another way, and data sets, clips and bases of a codec differ between caches of one training.

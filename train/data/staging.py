@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from cache_schema.cores import SPARE_THREADS
+from cache_schema.host.cores import SPARE_THREADS
 from cache_schema.places import Places, fill
 from cache_schema.reader import CacheReader
 from train.data.batch import Batch, Sample, distance, head_inputs

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Expression
 from cache_schema.run_lengths import run_ends

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.queues import Queue
 
-from cache_schema import children
-from cache_schema.cli import InputError
-from cache_schema.system import SystemTrouble
+from cache_schema.host import children
+from cache_schema.host.cli import InputError
+from cache_schema.host.system import SystemTrouble
 
 ADVICE = (
     "raise the limit (shared memory: --shm-size of a container; open files: ulimit -n), or set "

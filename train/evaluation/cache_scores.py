@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from tqdm import tqdm
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from train.evaluation import davis_report, report
 from train.evaluation.davis import Result

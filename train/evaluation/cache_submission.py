@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.evaluation.cache_scores import Task, check_origin, list_expressions
 from train.evaluation.davis_scoring import object_maps

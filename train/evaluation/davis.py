@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.records import RLE
 from train.evaluation import bits, jf
 from train.evaluation.jf import Outline

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.evaluation import davis_report, parallel
 from train.evaluation.davis import ANNOTATORS, Result, SequenceTally, SequenceTruth
 from train.evaluation.mask_files import MaskFiles, open_masks

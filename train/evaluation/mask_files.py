@@ -6,7 +6,7 @@ import zlib
 from functools import lru_cache
 from pathlib import Path
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 MAX_BYTES = 1 << 28  # of one file; a zip may claim anything
 

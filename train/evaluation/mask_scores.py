@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.evaluation import mevis, parallel, report
 from train.evaluation.jf import Outline
 from train.evaluation.mask_files import MaskFiles, open_masks

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.records import RLE
 from train.evaluation import bits, jf, rle
 from train.evaluation.jf import Outline

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import cv2
 
-from cache_schema import children
+from cache_schema.host import children
 
 Task, Result = TypeVar("Task"), TypeVar("Result")
 

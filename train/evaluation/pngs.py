@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache_schema import files
-from cache_schema.cli import InputError
+from cache_schema.host import files
+from cache_schema.host.cli import InputError
 from cache_schema.names import escape
 from train.evaluation.png_codec import PNG, encode_mask, object_pixels
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache_schema import files
+from cache_schema.host import files
 from train.evaluation.mevis import Score, accuracies, summary
 
 NAMES = {

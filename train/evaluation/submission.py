@@ -14,7 +14,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from cache_schema.files import replacing
+from cache_schema.host.files import replacing
 from train.evaluation import parallel
 from train.evaluation.mask_files import open_masks
 from train.evaluation.png_codec import (

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.evaluation import parallel
 from train.evaluation.davis import ANNOTATORS, MAX_OBJECTS
 from train.evaluation.mask_files import open_masks

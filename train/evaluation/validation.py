@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.evaluation.cache_scores import list_items, scored_videos
 from train.evaluation.mevis import average

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.mask_tables import parts_of
 
 #: Numbers from 1/2 to 1 that are multiplied before their logarithm is taken.

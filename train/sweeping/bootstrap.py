@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 RESAMPLES = 10_000
 LEVEL = 0.95

@@ -17,8 +17,8 @@ import torch
 from mmengine.registry import PARAM_SCHEDULERS
 from tqdm import tqdm
 
-from cache_schema import files
-from cache_schema.cli import InputError
+from cache_schema.host import files
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.checkpoint import (
     NAME,

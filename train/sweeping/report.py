@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache_schema.cli import InputError
-from cache_schema.files import write
+from cache_schema.host.cli import InputError
+from cache_schema.host.files import write
 from train.evaluation.report import align
 from train.sweeping.bootstrap import LEVEL, RESAMPLES, compare
 from train.sweeping.plot import draw

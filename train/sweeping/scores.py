@@ -15,7 +15,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.evaluation.cache_scores import (
     DAVIS,

@@ -21,7 +21,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from train.config import BASE, complete, load_row, merge, read_config
 
 SWEEPS = BASE.parent / "sweeps"

@@ -5,8 +5,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from cache_schema.children import no_survivors
-from cache_schema.system import NO_MEMORY, SystemTrouble
+from cache_schema.host.children import no_survivors
+from cache_schema.host.system import NO_MEMORY, SystemTrouble
 
 
 class InputError(Exception):

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
-from extract.child import Child
 from extract.datasets import SourceVideo
-from extract.parts import End, Failed, Head, Images, by_video
-from extract.reading import Dataset, encode_expressions, images_of, read
+from extract.pipeline.child import Child
+from extract.pipeline.parts import End, Failed, Head, Images, by_video
+from extract.pipeline.reading import Dataset, encode_expressions, images_of, read
 from extract.stage import Stage
 
 #: Chunks that a process has been asked for: one to be taken, one in the making.

@@ -9,7 +9,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 LOCK = ".lock"
 WAIT = 60.0  # seconds for the first rank to heal the cache

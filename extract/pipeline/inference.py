@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache_schema.cli import InputError
-from extract.parts import Clips, End, Frames, Head, Images, by_video
+from cache_schema.host.cli import InputError
+from extract.pipeline.parts import Clips, End, Frames, Head, Images, by_video
 from extract.stage import Stage, clip_bank
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
+from cache_schema.host.cli import InputError
 from cache_schema.records import CodecIoU
-from extract import mask_codec
-from extract.parts import Clips, CodedClips, CodedFrames, Frames, Head, by_video
+from extract.codecs import mask_codec
+from extract.codecs.video_tracks import KeptCodes
+from extract.pipeline.parts import Clips, CodedClips, CodedFrames, Frames, Head, by_video
 from extract.stage import Stage
-from extract.video_tracks import KeptCodes
 
 #: Frames of each video that show what the codec costs.
 COMPARED_FRAMES = 2

@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cache_schema.cli import InputError
-from cache_schema.cores import SPARE_THREADS
+from cache_schema.host.cli import InputError
+from cache_schema.host.cores import SPARE_THREADS
 from cache_schema.records import Expression, Geometry
 from extract.datasets import SourceVideo
 from extract.datasets.frames import ImageFiles
-from extract.parts import End, Head, Images, by_video
+from extract.pipeline.parts import End, Head, Images, by_video
 from extract.stage import Stage
 from extract.text import TextPipeline, normalise
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cache_schema.cli import InputError
 from cache_schema.codecs import Codec
-from extract import mask_codec
-from extract.parts import Images
-from extract.prefetch import ahead
-from extract.reading import Dataset, chunks
+from cache_schema.host.cli import InputError
+from extract.codecs import mask_codec
+from extract.pipeline.parts import Images
+from extract.pipeline.prefetch import ahead
+from extract.pipeline.reading import Dataset, chunks
 from extract.stage import Stage
 
 SAMPLE_SEED = 2
@@ -23,7 +23,7 @@ def fit_codec(stage: Stage, dataset: Dataset, depth: int) -> Codec:
     Args:
         stage: see `extract.stage`.
         dataset: the whole of it, so that every restart would fit the same.
-        depth: see `extract.prefetch.ahead`.
+        depth: see `extract.pipeline.prefetch.ahead`.
 
     Raises:
         InputError: no video can be used, or no basis will do.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from cache_schema.basis import fit_basis
-from cache_schema.cli import InputError
 from cache_schema.codecs import LEVELS, LOWRANK, SMALLEST, Basis, Codec, get_codec, narrow
+from cache_schema.host.cli import InputError
 from cache_schema.records import CodecIoU
 from extract.segmenters.masks import mask_logits
 

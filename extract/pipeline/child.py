@@ -20,8 +20,8 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 import torch
 
-from cache_schema import children
-from cache_schema.system import SystemTrouble
+from cache_schema.host import children
+from cache_schema.host.system import SystemTrouble
 
 In = TypeVar("In")
 Out = TypeVar("Out")

@@ -7,8 +7,8 @@ from typing import Self
 
 from tqdm import tqdm
 
-from cache_schema.launch import Rank
-from extract.parts import Failed, Written
+from cache_schema.host.launch import Rank
+from extract.pipeline.parts import Failed, Written
 
 #: Seconds between two lines of a rank.
 INTERVAL = 30.0

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 LAUNCHERS = ("none", "pytorch", "slurm")
 #: By launcher: the variables with the rank, the number of ranks, and the rank on its machine.

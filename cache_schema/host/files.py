@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 ADVICE = "check the folder and the space left on it, or give another"
 

@@ -9,7 +9,7 @@ import pickletools
 import zipfile
 from pathlib import Path
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 
 #: Bytes of a pickle at most; weights lie beside it.
 MAX_PICKLE = 1 << 26

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from cache_schema.codecs import Codec
-from cache_schema.cores import SPARE_THREADS
+from cache_schema.host.cores import SPARE_THREADS
 from cache_schema.records import Geometry
-from extract.mask_codec import CodedLogits
-from extract.parts import Tracks
+from extract.codecs.mask_codec import CodedLogits
+from extract.pipeline.parts import Tracks
 from extract.segmenters.masks import tracks
 
 #: On a device: codes of a video that are kept there until its queries are known, and the cells of

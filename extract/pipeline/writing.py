@@ -6,8 +6,8 @@ from typing import Any
 from cache_schema.records import Clip
 from cache_schema.video_writer import VideoWriter
 from cache_schema.writer import CacheWriter
-from extract.parts import CodedClips, CodedFrames, Failed, Head, Written, by_video
-from extract.video_tracks import video_tracks
+from extract.codecs.video_tracks import video_tracks
+from extract.pipeline.parts import CodedClips, CodedFrames, Failed, Head, Written, by_video
 
 
 def write(
@@ -17,7 +17,7 @@ def write(
 
     Args:
         open_cache: opens it.
-        parts: see `extract.coding.code`.
+        parts: see `extract.pipeline.coding.code`.
 
     Yields:
         First the ids of the videos that are in the cache already, then what became of each video.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache_schema.cli import InputError
+from cache_schema.host.cli import InputError
 from cache_schema.records import RLE, CodecIoU, Expression, Geometry
 from extract.segmenters.vita import FrameOutput
 

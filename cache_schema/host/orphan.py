@@ -1,5 +1,5 @@
 """Importing this ties the importing process to its parent; for a fork server, see `children`."""
 
-from cache_schema.children import end_with_parent
+from cache_schema.host.children import end_with_parent
 
 end_with_parent()

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from cache_schema.cli import InputError
-from cache_schema.launch import Rank
-from extract.reading import Dataset
+from cache_schema.host.cli import InputError
+from cache_schema.host.launch import Rank
+from extract.pipeline.reading import Dataset
 
 T = TypeVar("T")
 

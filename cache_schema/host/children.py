@@ -1,6 +1,6 @@
 """Processes that a command starts: none outlives it, and a dead one is one sentence.
 
-Importing `cache_schema.orphan` in a fork server ties that to its parent, too.
+Importing `cache_schema.host.orphan` in a fork server ties that to its parent, too.
 """
 
 import ctypes
@@ -12,12 +12,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from cache_schema.system import SystemTrouble
+from cache_schema.host.system import SystemTrouble
 
 PR_SET_PDEATHSIG = 1
 PATIENCE = 1.0  # seconds for the kernel to end a process
 #: What a fork server loads before it forks: the program, as it does anyway, and its own end.
-PRELOAD = ["__main__", "cache_schema.orphan"]
+PRELOAD = ["__main__", "cache_schema.host.orphan"]
 
 
 def end_with_parent() -> None:

@@ -19,28 +19,28 @@ import cv2
 import torch
 
 from cache_schema import codec_file, manifest
-from cache_schema.cli import InputError
 from cache_schema.codecs import LOWRANK, Codec, get_codec
-from cache_schema.cores import CORES
-from cache_schema.launch import SINGLE, Rank
-from cache_schema.lock import CacheLock
+from cache_schema.host.cli import InputError
+from cache_schema.host.cores import CORES
+from cache_schema.host.launch import SINGLE, Rank
+from cache_schema.host.lock import CacheLock
+from cache_schema.host.system import SystemTrouble
 from cache_schema.records import CodecIoU
-from cache_schema.system import SystemTrouble
 from cache_schema.writer import CacheWriter
-from extract.calibration import fit_codec
-from extract.child import Child, cut_off
-from extract.coding import code
+from extract.codecs.calibration import fit_codec
 from extract.config import ExtractConfig
 from extract.datasets import open_dataset
-from extract.inference import infer
-from extract.parts import CodedFrames, Failed
-from extract.prefetch import ahead
-from extract.progress import Progress
-from extract.ranks import share, wait_for
-from extract.readers import reading
-from extract.reading import Dataset, read
+from extract.pipeline.child import Child, cut_off
+from extract.pipeline.coding import code
+from extract.pipeline.inference import infer
+from extract.pipeline.parts import CodedFrames, Failed
+from extract.pipeline.prefetch import ahead
+from extract.pipeline.progress import Progress
+from extract.pipeline.ranks import share, wait_for
+from extract.pipeline.readers import reading
+from extract.pipeline.reading import Dataset, read
+from extract.pipeline.writing import write
 from extract.stage import Stage, load_stage
-from extract.writing import write
 
 #: Size of a shard: small ones are closed quickly, and a killed run loses at most one.
 SHARD_BYTES = 1 << 26

@@ -1,0 +1,1 @@
+"""The machine around every command: its command line, files, locks, cores and processes."""
