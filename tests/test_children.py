@@ -1,5 +1,6 @@
 """Children of every kind: a dead one is a sentence, a stopped one holds nobody up, none is left."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,32 +9,96 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
+
+from cache_schema.host import cli
+from extract.pipeline.child import Child, cut_off
+from extract.pipeline.prefetch import ahead
+from train.data import workers
+from train.evaluation import parallel
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("pool", "loader", "pipeline")
-LONG = 60  # seconds; only a test that fails takes so long
+LONG = 600  # seconds; only a test that fails takes so long
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
 
-class Parent:
-    """A command of `tests.parents` in a session of its own, once its child is at work."""
+# --- commands that hand work to a child, which notes its process id and then waits for ever
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.parents", kind, str(folder)],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        until(lambda: (folder / "child").exists() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.process.communicate()
+
+def wait(folder: str) -> None:
+    path = Path(folder) / "child"
+    path.with_suffix(".new").write_text(str(os.getpid()))
+    path.with_suffix(".new").rename(path)
+    while True:
+        signal.pause()
+
+
+def pool(folder: str) -> None:
+    """As score and submit work."""
+    list(parallel.run(wait, [folder], workers=2))
+
+
+class Samples:
+    """A data set whose first sample never comes."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        if index == 0:
+            wait(self.folder)
+        return index
+
+
+def loader(folder: str) -> None:
+    """As train and sweep work."""
+    with workers.one_sentence():
+        list(DataLoader(Samples(folder), num_workers=2, worker_init_fn=workers.start))
+
+
+def pipeline(folder: str) -> None:
+    """As extract works: threads that wait for a process."""
+
+    def read(_):
+        yield 1
+        wait(folder)
+
+    with (
+        Child(read, "reading") as reader,
+        ahead(reader, 1, "receiver") as items,
+        ahead((item for item in items), 1, "model") as results,
+        cut_off(reader),
+    ):
+        list(results)
+
+
+class Parent:
+    """A command in a process and a session of its own, once its child is at work."""
+
+    def __init__(self, kind, folder: Path) -> None:
+        self._log = folder / "said"
+
+        def run() -> None:
+            os.setsid()
+            sys.stderr = self._log.open("w", buffering=1)
+            os.dup2(sys.stderr.fileno(), 2)
+            sys.exit(cli.run(lambda _: kind(str(folder)), []))
+
+        self.process = multiprocessing.get_context("fork").Process(target=run)
+        self.process.start()
+        until(lambda: (folder / "child").exists() or not self.process.is_alive())
+        assert self.process.is_alive(), self.said()
         self.child = int((folder / "child").read_text())
 
     def said(self) -> list[str]:
-        """Its last words."""
-        return self.process.communicate(timeout=LONG)[1].splitlines()
+        """Its last words, when it has ended."""
+        self.process.join(LONG)
+        assert self.process.exitcode is not None
+        return self._log.read_text().splitlines()
 
     def family(self) -> list[int]:
         """The processes of its session that are alive."""
@@ -55,7 +120,7 @@ def until(true) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[pool, loader, pipeline], ids=lambda kind: kind.__name__)
 def parent(request, tmp_path):
     parent = Parent(request.param, tmp_path)
     yield parent
@@ -66,7 +131,7 @@ def parent(request, tmp_path):
 def test_a_dead_child_is_one_sentence_and_status_2(parent):
     os.kill(parent.child, signal.SIGKILL)
     said = parent.said()
-    assert parent.process.returncode == 2
+    assert parent.process.exitcode == 2
     assert len(said) == 1 and said[0].startswith("error: ") and "ended" in said[0]
     until(lambda: not parent.family())
 
@@ -74,12 +139,12 @@ def test_a_dead_child_is_one_sentence_and_status_2(parent):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_child_does_not_keep_a_signal_from_ending_the_command(parent, number):
     os.kill(parent.child, signal.SIGSTOP)
-    parent.process.send_signal(number)
+    os.kill(parent.process.pid, number)
     said = parent.said()
     if number == signal.SIGINT:
-        assert parent.process.returncode == 130 and len(said) == 1
+        assert parent.process.exitcode == 130 and len(said) == 1
     else:
-        assert parent.process.returncode == -number
+        assert parent.process.exitcode == -number
     until(lambda: not parent.family())
 
 
@@ -88,7 +153,7 @@ def test_no_child_outlives_a_killed_command(parent, stopped):
     if stopped:
         os.kill(parent.child, signal.SIGSTOP)
     parent.process.kill()
-    parent.process.communicate(timeout=LONG)
+    parent.said()
     until(lambda: not parent.family())
 
 

@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -16,6 +13,7 @@ import torch
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from tests.cache_schema.helpers import die, in_child
 from tests.synthetic import write_cache
 from train import sweep
 from train.__main__ import main as train
@@ -122,19 +120,19 @@ def test_a_killed_sweep_ends_where_an_uninterrupted_one_ends(
     folder: Path, swept: Path, tmp_path: Path
 ) -> None:
     work_dir = tmp_path / "killed"
-    command = [sys.executable, "-m", "train.sweep", str(folder / "rows.py"), "--resume"]
-    command += ["--config", str(folder / "small.py"), "--cache", str(folder / "cache")]
-    command += ["--work-dir", str(work_dir), "--seeds", "0", "3", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    first = work_dir / "dmvs" / "seed-0" / "iter_4.pth"
-    while not first.is_file() and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (work_dir / "whole" / "seed-3" / "iter_10.pth").is_file()
-    # As if the kill had come between two heads of one iteration.
-    (work_dir / "random" / "seed-3" / "iter_4.pth").unlink(missing_ok=True)
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        real(source, target)
+        if Path(target) == work_dir / "dmvs" / "seed-3" / "iter_4.pth":
+            die()  # between two heads of one iteration
+
+    def killed() -> None:
+        os.replace = replace
+        run_sweep(folder, work_dir, "--seeds", "0", "3", "--resume")
+
+    assert in_child(killed) == -signal.SIGKILL
+    assert not (work_dir / "whole" / "seed-3" / "iter_4.pth").is_file()
     run_sweep(folder, work_dir, "--seeds", "0", "3", "--resume")
     for member in ("dmvs/seed-0", "random/seed-3", "whole/seed-3"):
         assert_equal(swept / member / "iter_10.pth", work_dir / member / "iter_10.pth")

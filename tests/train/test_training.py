@@ -187,8 +187,7 @@ def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_we
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project)},
     )
-    deadline = time.monotonic() + 120
-    while latest_checkpoint(work_dir) is None and time.monotonic() < deadline:
+    while latest_checkpoint(work_dir) is None:  # far from its 100,000 iterations
         assert long.poll() is None, "training ended by itself"
         time.sleep(0.02)
     long.send_signal(signal.SIGKILL)
