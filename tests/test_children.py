@@ -1,6 +1,5 @@
 """Children of every kind: a dead one is a sentence, a stopped one holds nobody up, none is left."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,11 +13,11 @@ from torch.utils.data import DataLoader
 from cache_schema.host import cli
 from extract.pipeline.child import Child, cut_off
 from extract.pipeline.prefetch import ahead
+from tests.processes import LONG, Command
 from train.data import workers
 from train.evaluation import parallel
 
 ROOT = Path(__file__).parents[1]
-LONG = 600  # seconds; only a test that fails takes so long
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
@@ -76,29 +75,14 @@ def pipeline(folder: str) -> None:
         list(results)
 
 
-class Parent:
-    """A command in a process and a session of its own, once its child is at work."""
+class Parent(Command):
+    """A command, once its child is at work."""
 
     def __init__(self, kind, folder: Path) -> None:
-        self._log = folder / "said"
-
-        def run() -> None:
-            os.setsid()
-            sys.stderr = self._log.open("w", buffering=1)
-            os.dup2(sys.stderr.fileno(), 2)
-            sys.exit(cli.run(lambda _: kind(str(folder)), []))
-
-        self.process = multiprocessing.get_context("fork").Process(target=run)
-        self.process.start()
-        until(lambda: (folder / "child").exists() or not self.process.is_alive())
-        assert self.process.is_alive(), self.said()
+        super().__init__(lambda: cli.run(lambda _: kind(str(folder)), []), folder / "said")
+        until(lambda: (folder / "child").exists() or self.status is not None)
+        assert self.status is None, self.said()
         self.child = int((folder / "child").read_text())
-
-    def said(self) -> list[str]:
-        """Its last words, when it has ended."""
-        self.process.join(LONG)
-        assert self.process.exitcode is not None
-        return self._log.read_text().splitlines()
 
     def family(self) -> list[int]:
         """The processes of its session that are alive."""
@@ -108,7 +92,7 @@ class Parent:
                 state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
             except OSError:
                 continue
-            if int(session) == self.process.pid and state not in "ZX":
+            if int(session) == self.pid and state not in "ZX":
                 found.append(int(path.parent.name))
         return found
 
@@ -130,8 +114,8 @@ def parent(request, tmp_path):
 
 def test_a_dead_child_is_one_sentence_and_status_2(parent):
     os.kill(parent.child, signal.SIGKILL)
-    said = parent.said()
-    assert parent.process.exitcode == 2
+    said = parent.said().splitlines()
+    assert parent.status == 2
     assert len(said) == 1 and said[0].startswith("error: ") and "ended" in said[0]
     until(lambda: not parent.family())
 
@@ -139,12 +123,12 @@ def test_a_dead_child_is_one_sentence_and_status_2(parent):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_child_does_not_keep_a_signal_from_ending_the_command(parent, number):
     os.kill(parent.child, signal.SIGSTOP)
-    os.kill(parent.process.pid, number)
-    said = parent.said()
+    os.kill(parent.pid, number)
+    said = parent.said().splitlines()
     if number == signal.SIGINT:
-        assert parent.process.exitcode == 130 and len(said) == 1
+        assert parent.status == 130 and len(said) == 1
     else:
-        assert parent.process.exitcode == -number
+        assert parent.status == -number
     until(lambda: not parent.family())
 
 
@@ -152,8 +136,7 @@ def test_a_stopped_child_does_not_keep_a_signal_from_ending_the_command(parent, 
 def test_no_child_outlives_a_killed_command(parent, stopped):
     if stopped:
         os.kill(parent.child, signal.SIGSTOP)
-    parent.process.kill()
-    parent.said()
+    parent.kill()
     until(lambda: not parent.family())
 
 

@@ -134,7 +134,7 @@ def rate_of(bench: Bench, run: Callable[[], Any], frames: int) -> dict[str, floa
     exhaust(run() for _ in range(2))
     took: list[float] = []
     peak = peak_mb(bench.device, lambda: took.append(seconds_each(
-        run, bench.device, turn=bench.sizes.seconds, warm_up=0, wait=True
+        run, bench.device, turn=bench.sizes.seconds, warm_up=1, wait=True
     )))  # fmt: skip
     return {"rate": frames / took[0], "peak MB": peak}
 

@@ -5,8 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -38,6 +36,7 @@ from extract.segmenters import VITA
 from extract.segmenters.vita import FrameOutput
 from extract.stage import RANDOM, load_stage
 from tests.cache_schema.helpers import contents, in_child
+from tests.processes import Command, module
 
 
 @pytest.fixture(autouse=True)
@@ -541,14 +540,6 @@ def whole(long_data, tmp_path_factory, one_thread):
     return contents(out)
 
 
-def start(long_data, out):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    arguments = [sys.executable, "-m", "extract", *command(long_data, out)]
-    return subprocess.Popen(
-        arguments, cwd=DEMO.parents[2], env=environment, stderr=subprocess.PIPE, text=True
-    )
-
-
 @contextmanager
 def held_up(long_data, tmp_path, name):
     """The same videos with a frame of one that never comes: a pipe that nobody writes to."""
@@ -563,7 +554,7 @@ def held_up(long_data, tmp_path, name):
 
 def wait_for_shards(process, out, count):
     while len(list(out.glob("shard-*.h5"))) < count:
-        assert process.poll() is None, process.communicate()
+        assert process.status is None, process.said()
         time.sleep(0.01)
 
 
@@ -571,11 +562,11 @@ def wait_for_shards(process, out, count):
 def test_an_interrupted_command_says_so_and_continues(long_data, whole, tmp_path, number):
     out = tmp_path / "cache"
     with held_up(long_data, tmp_path, "v4") as data:
-        process = start(data, out)
+        process = Command(module("extract", command(data, out)), tmp_path / "said")
         wait_for_shards(process, out, 2)
-        process.send_signal(number)
-        _, said = process.communicate()
-    assert process.returncode == 130 and "same command continues" in said
+        os.kill(process.pid, number)
+        said = process.said()
+    assert process.status == 130 and "same command continues" in said
     assert "Traceback" not in said
     assert not list(out.glob(".shard*"))  # the shard in progress was closed
     assert verify(out).sound and 2 <= len(CacheReader(out)) <= 4
@@ -587,10 +578,9 @@ def test_a_killed_command_leaves_nothing_running_and_continues(long_data, whole,
     out = tmp_path / "cache"
     with held_up(long_data, tmp_path, "v6") as data:
         for count in (2, 5):
-            process = start(data, out)
+            process = Command(module("extract", command(data, out)), tmp_path / "said")
             wait_for_shards(process, out, count)
             process.kill()
-            process.wait()
             assert not verify(out).damaged and len(manifest.read(out).videos) <= 6
     # The same command at once: whoever wrote is gone, and so is its lock.
     assert cli.run(main, command(data, out)) == 0
