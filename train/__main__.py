@@ -22,10 +22,11 @@ from cache_schema.host.cli import InputError
 from cache_schema.host.cores import model_threads
 from cache_schema.host.launch import LAUNCHERS, find_rank
 from cache_schema.reader import CacheReader
+from train.commands import pick_device
 from train.config import Options, load_config
 from train.distributed import join, leave
-from train.evaluation.cache_scores import pick_rule
-from train.evaluation.validation import validate
+from train.evaluation.from_cache.contents import pick_rule
+from train.evaluation.from_cache.validation import validate
 from train.memory import keep_freed_memory
 from train.models import DMVS
 from train.runner import alone_in, build_runner, num_workers
@@ -106,27 +107,9 @@ def _validation(
         reader=reader,
         num_videos=config.train.val_videos,
         sigma=config.evaluation.sigma,
-        rule=pick_rule(config, reader.dataset),
+        rule=pick_rule(config, reader),
         device=device,
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of ``--device``; "auto" is a GPU where there is one. It becomes CUDA's current.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.empty(0, device=name).device
-        if device.type == "cuda":  # streams and graphs belong to the current one
-            torch.cuda.set_device(device)
-        return device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: {reason}; use auto, cpu or cuda:N") from error
 
 
 if __name__ == "__main__":

@@ -28,10 +28,17 @@ from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import model_threads
 from cache_schema.reader import CacheReader
-from train.__main__ import pick_device
+from train.commands import pick_device
 from train.config import Options
 from train.data.compatible import check_compatible
-from train.evaluation.cache_scores import list_expressions, pick_rule
+from train.evaluation.from_cache.contents import list_expressions, pick_rule
+from train.evaluation.from_cache.head_scores import (
+    HeadScores,
+    collect_metrics,
+    from_json,
+    score_videos,
+    to_json,
+)
 from train.evaluation.report import write_metrics
 from train.memory import keep_freed_memory
 from train.params import count
@@ -39,7 +46,6 @@ from train.provenance import cache_identity, describe_run
 from train.runner import alone_in, load_head
 from train.sweeping.engine import Trained, train_members
 from train.sweeping.report import write_report
-from train.sweeping.scores import HeadScores, collect_metrics, from_json, score_videos, to_json
 from train.sweeping.variants import Member, Sweep, load_sweep, make_members
 from train.trainable import build_head
 
@@ -161,7 +167,7 @@ def _score(
 ) -> dict[str, dict]:
     """The content of metrics.json of each head, by `Member.name`."""
     heads = {m.name: load_head(m.config, path, device) for m, path in checkpoints.items()}
-    rule = {m.name: pick_rule(m.config, reader.dataset) for m in checkpoints}
+    rule = {m.name: pick_rule(m.config, reader) for m in checkpoints}
     sigma = {m.name: m.config.evaluation.sigma for m in checkpoints}
     digests = {m.name: file_sha256(path) for m, path in checkpoints.items()}
     header = json.dumps([reader.fingerprint_hex, digests, rule, sigma], sort_keys=True)

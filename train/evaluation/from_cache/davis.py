@@ -1,4 +1,4 @@
-"""One Ref-DAVIS17 sequence of a cache: replayed, merged for each annotator, scored and written."""
+"""Stored predictions scored annotator by annotator, as Ref-DAVIS17 is: replayed and merged."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,23 +8,57 @@ import torch
 
 from cache_schema.codecs import Codec
 from cache_schema.reader import Video
-from train.evaluation.davis import (
+from train.evaluation.from_cache.task import ReplayTask
+from train.evaluation.pngs.files import map_name, write_png
+from train.evaluation.pngs.png import encode_labels
+from train.evaluation.protocols.davis import (
     ANNOTATORS,
     Result,
     SequenceTally,
     SequenceTruth,
+    mean_of_rounds,
     merge,
+    metrics,
     place,
 )
-from train.evaluation.png_codec import encode_labels
-from train.evaluation.pngs import map_path, write_png
-from train.evaluation.records import AnnotatedVideo, Item
+from train.records import AnnotatedVideo, ExpressionRef
 from train.replay import probabilities
+
+
+def score_davis(task: ReplayTask) -> list[dict]:
+    """Annotator by annotator, as Ref-DAVIS17 is scored. The only control is shuffled text.
+
+    Returns:
+        The content of metrics.json for each sigma; empty if there is no ground truth.
+    """
+    rounds: list[list[Result]] = [[] for _ in range(task.num_rounds)]
+    for video, expressions, kept in task:
+        results = score_sequence(
+            video,
+            expressions,
+            kept,
+            codec=task.reader.codec,
+            has_truth=video.num_objects > 0,
+            masks=task.masks,
+            device=task.device,
+        )
+        for total, result in zip(rounds, results, strict=bool(results)):
+            total.append(result)
+    if not rounds[0]:
+        return []
+    contents = []
+    for results, shuffled in task.by_sigma(rounds):
+        content = metrics(results)
+        if shuffled:
+            controls = [metrics(of_round) for of_round in shuffled]
+            content["controls"] = {"shuffled": mean_of_rounds(controls)}
+        contents.append(content)
+    return contents
 
 
 def score_sequence(
     video: Video,
-    items: Sequence[Item],
+    expressions: Sequence[ExpressionRef],
     rounds: Sequence[Sequence[np.ndarray]],
     *,
     codec: Codec,
@@ -35,7 +69,7 @@ def score_sequence(
     """Replay and score all annotators of one sequence, frame by frame.
 
     Args:
-        items: its expressions.
+        expressions: its sentences.
         rounds: for each round the kept mask embeddings (N, C) of each expression; the first round
             is the head's own, the others have shuffled texts.
         codec: of the cache.
@@ -47,7 +81,7 @@ def score_sequence(
         One result a round; nothing without ground truth.
     """
     size = (video.geometry.height, video.geometry.width)
-    record = AnnotatedVideo(video.id, video.frame_names, list(items), video.objects(), size)
+    record = AnnotatedVideo(video.id, video.frame_names, list(expressions), video.objects(), size)
     truth = SequenceTruth(record.objects, size=size, where=video.id) if has_truth else None
     tallies = [
         [SequenceTally(truth.num_objects, where=video.id) for _ in range(ANNOTATORS)]
@@ -55,14 +89,14 @@ def score_sequence(
         if truth is not None
     ]
     frames = zip(
-        *(object_maps(video, items, kept, codec=codec, device=device) for kept in rounds),
+        *(object_maps(video, expressions, kept, codec=codec, device=device) for kept in rounds),
         strict=True,
     )
     for t, of_rounds in enumerate(frames):  # rounds of annotators of (H, W)
         if masks is not None:
             for annotator, ids in enumerate(of_rounds[0]):
-                path = map_path(masks, annotator, video.id, video.frame_names[t])
-                write_png(path, encode_labels(ids))
+                name = map_name(annotator, video.id, video.frame_names[t])
+                write_png(masks / name, encode_labels(ids))
         if truth is not None:
             true = truth.frame(t)
             for of_round, maps in zip(tallies, of_rounds, strict=True):
@@ -76,7 +110,7 @@ def score_sequence(
 
 def object_maps(
     video: Video,
-    items: Sequence[Item],
+    expressions: Sequence[ExpressionRef],
     kept: Sequence[np.ndarray],
     *,
     codec: Codec,
@@ -85,10 +119,10 @@ def object_maps(
     """For each frame and annotator a map of object ids, (H, W) uint8.
 
     Args:
-        items: the expressions of the video.
+        expressions: of the video.
         kept: mask embeddings (N, C) of each expression's kept queries.
     """
-    places = [place(item) for item in items]
+    places = [place(expression) for expression in expressions]
     # Objects in ascending order, whatever that of the expressions: the first of equals wins.
     of_annotators = [
         sorted((number, i) for i, (number, a) in enumerate(places) if a == annotator)

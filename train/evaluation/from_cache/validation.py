@@ -5,11 +5,11 @@ import torch
 
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from train.evaluation.cache_scores import list_items, scored_videos
-from train.evaluation.mevis import average
-from train.evaluation.records import Item
+from train.evaluation.from_cache.contents import list_of_video, scored_videos
+from train.evaluation.from_cache.head_scores import score_videos
+from train.evaluation.protocols.expressions import average
 from train.models import DMVS
-from train.sweeping.scores import score_videos
+from train.records import ExpressionRef
 
 
 def validate(
@@ -49,7 +49,7 @@ def validate(
     return average(score for _, of_heads in found for score in of_heads[""].values())
 
 
-def choose_videos(reader: CacheReader, num_videos: int) -> dict[str, list[Item]]:
+def choose_videos(reader: CacheReader, num_videos: int) -> dict[str, list[ExpressionRef]]:
     """The expressions of some videos, evenly spaced among those that can be scored.
 
     Args:
@@ -67,4 +67,4 @@ def choose_videos(reader: CacheReader, num_videos: int) -> dict[str, list[Item]]
             "that has both"
         )
     places = np.linspace(0, len(known) - 1, min(num_videos, len(known))).round().astype(int)
-    return {known[i]: list_items(reader, known[i]) for i in places}
+    return {known[i]: list_of_video(reader, known[i]) for i in places}

@@ -6,11 +6,11 @@ from cache_schema.records import RLE
 
 
 @dataclass(frozen=True)
-class Item:
+class ExpressionRef:
     """One expression, without its features."""
 
     video: str
-    expression: str
+    id: str
     text: str
     tag: str
     object_ids: list[str]
@@ -19,7 +19,7 @@ class Item:
     @property
     def key(self) -> str:
         """Its name in metrics.json."""
-        return f"{self.video}/{self.expression}"
+        return f"{self.video}/{self.id}"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AnnotatedVideo:
 
     id: str
     frames: list[str]
-    items: list[Item]
+    expressions: list[ExpressionRef]
     objects: dict[str, list[RLE | None]]
     size: tuple[int, int] | None
 

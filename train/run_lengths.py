@@ -4,7 +4,11 @@
 to be turned round. Here a mask stays in the order of its runs, column by column.
 """
 
+import cv2
 import numpy as np
+
+from cache_schema.records import RLE
+from cache_schema.run_lengths import run_ends
 
 Sides = tuple[int, int, int, int]
 """First row, row after the last, first column and column after the last of a mask's pixels."""
@@ -21,6 +25,19 @@ def paint(ends: np.ndarray, mask: np.ndarray) -> None:
     values = np.ones(len(runs), np.uint8)
     values[1::2] = 0
     mask[ends[0] : ends[0] + runs.sum()] = values.repeat(runs)
+
+
+def decode(rle: RLE) -> np.ndarray:
+    """The mask of a run-length code, row by row: (H, W) bool.
+
+    Raises:
+        ValueError: the code is malformed, or does not fill its mask exactly.
+    """
+    height, width = rle["size"]
+    (ends,) = run_ends([rle["counts"]], (height, width))
+    mask = np.zeros(height * width, np.uint8)
+    paint(ends, mask)
+    return cv2.transpose(mask.reshape(width, height)).view(bool)
 
 
 def sides(ends: np.ndarray, height: int) -> Sides | None:

@@ -17,17 +17,12 @@ import torch
 
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from train.evaluation.cache_scores import (
-    DAVIS,
-    expression_metrics,
-    list_expressions,
-    scored_videos,
-)
-from train.evaluation.mevis import Score
-from train.evaluation.records import Item
-from train.evaluation.scoring import score_video
+from train.evaluation.from_cache.contents import list_expressions, scored_videos
+from train.evaluation.from_cache.expressions import score_video
+from train.evaluation.protocols.expressions import Score, metrics
 from train.inference import predict_video, read_expression
 from train.models import DMVS
+from train.records import ExpressionRef
 from train.replay import keep
 
 #: Of one video: head to expression ("video/expression") to score.
@@ -41,7 +36,7 @@ def score_heads(
     rule: Mapping[str, str],
     sigma: Mapping[str, float],
     device: torch.device | str = "cpu",
-    videos: Mapping[str, Sequence[Item]] | None = None,
+    videos: Mapping[str, Sequence[ExpressionRef]] | None = None,
 ) -> dict[str, dict]:
     """The content of metrics.json of each head, equal to that of evaluating it alone.
 
@@ -49,8 +44,8 @@ def score_heads(
     """
     videos = list_expressions(reader) if videos is None else videos
     how = {"rule": rule, "sigma": sigma, "device": device}
-    found = (scores for _, scores in score_videos(reader, heads, videos=videos, **how))
-    return collect_metrics(videos, found)
+    scored = (of_heads for _, of_heads in score_videos(reader, heads, videos=videos, **how))
+    return collect_metrics(videos, scored)
 
 
 def score_videos(
@@ -60,7 +55,7 @@ def score_videos(
     rule: Mapping[str, str],
     sigma: Mapping[str, float],
     device: torch.device | str = "cpu",
-    videos: Mapping[str, Sequence[Item]] | None = None,
+    videos: Mapping[str, Sequence[ExpressionRef]] | None = None,
 ) -> Iterator[tuple[str, HeadScores]]:
     """Evaluate all heads, video by video.
 
@@ -82,10 +77,10 @@ def score_videos(
         InputError: the cache has no ground truth, or is of Ref-DAVIS17, whose protocol scores
             annotators and not expressions.
     """
-    if reader.dataset == DAVIS:
+    if reader.facts.protocol == "davis":
         raise InputError(
-            f"{reader.path} holds {DAVIS}, which is scored annotator by annotator and not for many "
-            "heads at once; evaluate each checkpoint with train.evaluate"
+            f"{reader.path} holds {reader.dataset}, which is scored annotator by annotator and not "
+            "for many heads at once; evaluate each checkpoint with train.evaluate"
         )
     videos = list_expressions(reader) if videos is None else videos
     with_truth = scored_videos(reader, videos)
@@ -93,30 +88,31 @@ def score_videos(
         raise InputError(
             f"{reader.path} has no ground truth to score heads with; give a split that has masks"
         )
-    for video_id, items in videos.items():
+    for video_id, expressions in videos.items():
         if video_id not in with_truth:
             continue
-        kept = _kept_embeds(reader, heads, video_id, items, rule=rule, sigma=sigma, device=device)
-        found = score_video(
+        how = {"rule": rule, "sigma": sigma, "device": device}
+        kept = _kept_embeds(reader, heads, video_id, expressions, **how)
+        scored = score_video(
             reader.video(video_id),
-            items,
+            expressions,
             list(kept.values()),
             codec=reader.codec,
             has_truth=True,
             device=device,
         )
-        keys = [item.key for item in items]
+        keys = [expression.key for expression in expressions]
         yield (
             video_id,
             {
                 name: dict(zip(keys, scores, strict=True))
-                for name, scores in zip(kept, found.rounds, strict=True)
+                for name, scores in zip(kept, scored.rounds, strict=True)
             },
         )
 
 
 def collect_metrics(
-    videos: Mapping[str, Sequence[Item]], scores: Iterable[HeadScores]
+    videos: Mapping[str, Sequence[ExpressionRef]], scores: Iterable[HeadScores]
 ) -> dict[str, dict]:
     """The content of metrics.json of each head.
 
@@ -124,34 +120,32 @@ def collect_metrics(
         videos: from `list_expressions`.
         scores: of each video, from `score_videos`, in any order.
     """
-    found: HeadScores = {}
+    merged: HeadScores = {}
     for of_video in scores:
         for name, of_head in of_video.items():
-            found.setdefault(name, {}).update(of_head)
-    items = [item for of_video in videos.values() for item in of_video]
+            merged.setdefault(name, {}).update(of_head)
+    listed = [expression for of_video in videos.values() for expression in of_video]
     return {
-        name: expression_metrics(
-            items, {item.key: of_head[item.key] for item in items if item.key in of_head}
-        )
-        for name, of_head in found.items()
+        name: metrics(listed, {e.key: of_head[e.key] for e in listed if e.key in of_head})
+        for name, of_head in merged.items()
     }
 
 
 def to_json(scores: HeadScores) -> dict:
     """The scores of one video as JSON types; no figure loses a bit."""
-    return {name: {k: asdict(s) for k, s in found.items()} for name, found in scores.items()}
+    return {name: {k: asdict(s) for k, s in of_head.items()} for name, of_head in scores.items()}
 
 
 def from_json(scores: Mapping) -> HeadScores:
     """What `to_json` made."""
-    return {name: {k: Score(**s) for k, s in found.items()} for name, found in scores.items()}
+    return {name: {k: Score(**s) for k, s in of_head.items()} for name, of_head in scores.items()}
 
 
 def _kept_embeds(
     reader: CacheReader,
     heads: Mapping[str, DMVS],
     video_id: str,
-    items: Sequence[Item],
+    expressions: Sequence[ExpressionRef],
     *,
     rule: Mapping[str, str],
     sigma: Mapping[str, float],
@@ -162,7 +156,7 @@ def _kept_embeds(
     for head in training:
         head.eval()
     try:
-        texts = [read_expression(reader, item) for item in items]
+        texts = [read_expression(reader, expression) for expression in expressions]
         kept: dict[str, list[np.ndarray]] = {name: [] for name in heads}
         for name, _, scores, embeds in predict_video(reader, heads, video_id, texts, device=device):
             kept[name].append(embeds[keep(scores, rule=rule[name], sigma=sigma[name])])

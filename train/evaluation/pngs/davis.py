@@ -5,16 +5,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from cache_schema.host.cli import InputError
-from train.evaluation import davis_report, parallel
-from train.evaluation.davis import ANNOTATORS, Result, SequenceTally, SequenceTruth
-from train.evaluation.mask_files import MaskFiles, open_masks
-from train.evaluation.png_codec import PNG, labels
-from train.evaluation.pngs import map_name
-from train.evaluation.records import AnnotatedVideo
+from train.evaluation import parallel
+from train.evaluation.pngs.files import map_name, open_masks
+from train.evaluation.pngs.png import labels
+from train.evaluation.protocols.davis import (
+    ANNOTATORS,
+    Result,
+    SequenceTally,
+    SequenceTruth,
+    metrics,
+)
+from train.records import AnnotatedVideo
 
 
 def score_maps(
@@ -25,10 +29,10 @@ def score_maps(
     workers: int,
     strict: bool = False,
 ) -> dict:
-    """Score a folder or zip of palette PNGs; arguments as `mask_scores.score_masks`.
+    """Score a folder or zip of palette PNGs; arguments as those of `score_masks`.
 
     Returns:
-        The content of metrics.json: that of `davis_report.metrics`, and ``missing``.
+        The content of metrics.json: that of `metrics`, and ``missing``.
 
     Raises:
         InputError: there are no maps at all, or a broken one, one of another size, one with more
@@ -44,7 +48,7 @@ def score_maps(
             f"{path} has none of the maps to be scored, such as "
             f"{map_name(0, video.id, video.frames[0])}"
         )
-    return {**davis_report.metrics(results), "missing": missing}
+    return {**metrics(results), "missing": missing}
 
 
 def list_missing(results: Sequence[Result]) -> dict[str, list[str]]:
@@ -79,28 +83,10 @@ def score_sequence(video: AnnotatedVideo, *, path: Path, strict: bool) -> Result
         true = truth.frame(t)
         for annotator, (tally, gaps) in enumerate(zip(tallies, missing, strict=True)):
             name = map_name(annotator, video.id, frame)
-            ids = read_map(files, name, size)
+            ids = files.pixels(name, labels, size)
             if ids is None and strict:
                 raise InputError(f"{path} has no {name}; without --strict that scores 0")
             if ids is None:
                 gaps.append(frame)
             tally.add(true, ids)
     return Result(replace(video, objects={}), [tally.scores() for tally in tallies], missing)
-
-
-def read_map(files: MaskFiles, name: str, size: tuple[int, int]) -> np.ndarray | None:
-    """A map of object ids, (H, W) uint8; None if it is missing.
-
-    Raises:
-        InputError: it is broken, no palette or grey PNG, or not of the size (H, W).
-    """
-    data = files.read(name)
-    if data is None:
-        return None
-    try:
-        png = PNG.parse(data)
-        if png.size != size:
-            raise ValueError("it is {}x{} pixels, the video {}x{}".format(*png.size, *size))
-        return labels(png)
-    except ValueError as error:
-        raise InputError(f"the map {files.path / name} cannot be scored: {error}") from None

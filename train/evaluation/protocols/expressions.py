@@ -14,8 +14,10 @@ import numpy as np
 
 from cache_schema.host.cli import InputError
 from cache_schema.records import RLE
-from train.evaluation import bits, jf, rle
+from train.evaluation import jf
 from train.evaluation.jf import Outline
+from train.records import ExpressionRef
+from train.run_lengths import decode
 
 TAGS = ("static", "reversible", "irreversible")  # what an expression of the demo needs
 
@@ -110,48 +112,45 @@ class Truth:
 
     def outlines(self, t: int) -> list[Outline]:
         """Truth of frame t for every expression; those that mean the same share theirs."""
-        masks = self._masks(t)
-        distinct = {ids: Outline(masks[ids], self._size) for ids in masks}
+        distinct = {ids: Outline(mask) for ids, mask in self._masks(t).items()}
         return [distinct[ids] for ids in self._sets]
 
     def frame(self, t: int) -> np.ndarray:
         """Truth of frame t: (E, H, W) bool."""
         masks = self._masks(t)
-        unpacked = [bits.unpack(masks[ids], self._size[1]) for ids in self._sets]
-        return np.stack(unpacked) if unpacked else np.zeros((0, *self._size), bool)
+        return np.array([masks[ids] for ids in self._sets], bool).reshape(-1, *self._size)
 
     def _masks(self, t: int) -> dict[tuple[str, ...], np.ndarray]:
-        """The union of each set of annotations that some expression means, (H, words) uint64."""
+        """The union of each set of annotations that some expression means, (H, W) bool."""
         decoded = {
-            annotation: unpack_object(
+            annotation: decode_object(
                 self._objects[annotation][t],
                 self._size,
                 where=f"video {self._where}: the mask of object {annotation} in frame {t}",
             )
             for annotation in {a for ids in self._sets for a in ids}
         }
-        empty = unpack_object(None, self._size, where="")
+        empty = np.zeros(self._size, bool)
         return {
-            ids: np.bitwise_or.reduce([decoded[a] for a in ids] or [empty])
+            ids: np.logical_or.reduce([decoded[a] for a in ids] or [empty])
             for ids in set(self._sets)
         }
 
 
-def unpack_object(code: RLE | None, size: tuple[int, int], *, where: str) -> np.ndarray:
-    """An object's mask in one frame, packed: (H, `jf.row_words`) uint64; None is empty.
+def decode_object(code: RLE | None, size: tuple[int, int], *, where: str) -> np.ndarray:
+    """An object's mask in one frame, (H, W) bool; None is empty.
 
     Raises:
         InputError: the mask is malformed or of another size.
     """
-    words = jf.row_words(*size)
     if code is None:
-        return np.zeros((size[0], words), np.uint64)
+        return np.zeros(size, bool)
     if tuple(code["size"]) != size:
         raise InputError(
             f"{where} has the size {code['size']}, the frame {list(size)}; check mask_dict.json"
         )
     try:
-        return rle.pack(code, words)
+        return decode(code)
     except ValueError as error:
         raise InputError(f"{where} cannot be decoded: {error}; extract the video again") from None
 
@@ -197,3 +196,52 @@ def summary(scores: Mapping[str, Score], tags: Mapping[str, str]) -> dict:
     ordered = [t for t in TAGS if t in present] + sorted(present - set(TAGS))
     per_tag = {t: average(s for key, s in scores.items() if tags[key] == t) for t in ordered}
     return {**average(scores.values()), "per_tag": per_tag}
+
+
+def metrics(
+    expressions: Iterable[ExpressionRef],
+    scores: Mapping[str, Score],
+    controls: Mapping[str, Sequence[Mapping[str, Score]]] | None = None,
+) -> dict:
+    """The content of metrics.json; every score from 0 to 1.
+
+    Args:
+        expressions: those that were not scored, too.
+        scores: the head's, by expression ("video/expression").
+        controls: for each control the same, one or more rounds; rounds are averaged, and with
+            several the standard deviation of J&F over them is added as ``J&F_std``.
+    """
+    listed = {expression.key: expression for expression in expressions}
+    tags = {key: expression.tag for key, expression in listed.items()}
+    result = {**summary(scores, tags), **accuracies(scores.values())}
+    result["per_expression"] = {
+        key: {
+            "J": score.region,
+            "F": score.boundary,
+            "J&F": score.mean,
+            "tag": tags[key],
+            "text": listed[key].text,
+        }
+        for key, score in scores.items()
+    }
+    if controls:
+        result["controls"] = {
+            name: _mean_of_rounds([summary(round_, tags) for round_ in rounds])
+            for name, rounds in controls.items()
+        }
+    return result
+
+
+def _mean_of_rounds(rounds: Sequence[dict]) -> dict:
+    """Mean over the rounds, tag by tag; each round scores the same expressions."""
+    if len(rounds) == 1:
+        return rounds[0]
+    mean = _mean(rounds)
+    mean["per_tag"] = {tag: _mean([r["per_tag"][tag] for r in rounds]) for tag in mean["per_tag"]}
+    return mean
+
+
+def _mean(figures: Sequence[dict]) -> dict:
+    made = {key: float(np.mean([f[key] for f in figures])) for key in ("J", "F", "J&F")}
+    made["J&F_std"] = float(np.std([f["J&F"] for f in figures]))
+    return {**figures[0], **made}

@@ -17,15 +17,18 @@ from scipy.optimize import linear_sum_assignment
 
 from cache_schema.host.cli import InputError
 from cache_schema.records import RLE
-from train.evaluation import bits, jf
+from train.evaluation import jf
 from train.evaluation.jf import Outline
-from train.evaluation.mevis import unpack_object
-from train.evaluation.records import AnnotatedVideo, Item
+from train.evaluation.protocols.expressions import decode_object
+from train.records import AnnotatedVideo, ExpressionRef
 
 ANNOTATORS = 4
 VOID = 255
 MAX_OBJECTS = 20  # more, and the benchmark's evaluator stops
 SURE, BACKGROUND = 0.5, 0.1
+
+FIGURES = ("J", "J-Recall", "J-Decay", "F", "F-Recall", "F-Decay")
+COLUMNS = ("J&F", *FIGURES)
 
 
 def merge(probabilities: np.ndarray, ids: Sequence[int]) -> np.ndarray:
@@ -77,41 +80,40 @@ class SequenceTruth:
         void = self._mask(str(VOID), t)
         names = map(str, range(1, self.num_objects + 1))
         masks = [self._mask(name, t) & ~void for name in names]
-        return TruthFrame(self._size, void, [Outline(mask, self._size) for mask in masks])
+        return TruthFrame(void, [Outline(mask) for mask in masks])
 
     def _mask(self, name: str, t: int) -> np.ndarray:
         where = f"video {self._where}: the mask of object {name} in frame {t}"
         rles = self._objects.get(name)
-        return unpack_object(rles[t] if rles else None, self._size, where=where)
+        return decode_object(rles[t] if rles else None, self._size, where=where)
 
 
 @dataclass(frozen=True)
 class TruthFrame:
-    """One frame: void pixels (H, words) uint64 and the O true objects without them."""
+    """One frame: void pixels (H, W) bool and the O true objects without them."""
 
-    size: tuple[int, int]
     void: np.ndarray
     objects: list[Outline]
 
     def outline(self, mask: np.ndarray) -> Outline:
         """A predicted mask (H, W) bool, without the void pixels."""
-        packed = bits.pack(mask, jf.row_words(*self.size))
-        return Outline(packed & ~self.void, self.size)
+        return Outline(mask & ~self.void)
 
 
-def place(item: Item) -> tuple[int, int]:
+def place(expression: ExpressionRef) -> tuple[int, int]:
     """The object that an expression means, 1 to 254, and its annotator, 0 to 3.
 
     Raises:
         InputError: the expression's id is no number, or it does not mean exactly one object.
     """
-    named = [name for name in item.object_ids if name.isdecimal() and 0 < int(name) < VOID]
-    if not item.expression.isdecimal() or len(named) != 1 or len(item.object_ids) != 1:
+    named = [name for name in expression.object_ids if name.isdecimal() and 0 < int(name) < VOID]
+    if not expression.id.isdecimal() or len(named) != 1 or len(expression.object_ids) != 1:
         raise InputError(
-            f"expression {item.expression!r} of video {item.video} means the objects "
-            f"{item.object_ids}; in Ref-DAVIS17 expression 4k + a is annotator a's of object k"
+            f"expression {expression.id!r} of video {expression.video} means the objects "
+            f"{expression.object_ids}; in Ref-DAVIS17 expression 4k + a is annotator a's of the "
+            "one object k"
         )
-    return int(named[0]), int(item.expression) % ANNOTATORS
+    return int(named[0]), int(expression.id) % ANNOTATORS
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,13 @@ class Result:
         Where the sentences are not at hand, the expressions are still numbered as if they were.
         """
         num_objects = self.scores[0].strict.shape[1]
-        if not self.video.items:
+        if not self.video.expressions:
             return {
                 f"{self.video.id}/{o * ANNOTATORS + a}": (o, a, "")
                 for o in range(num_objects)
                 for a in range(ANNOTATORS)
             }
-        placed = {item.key: (*place(item), item.text) for item in self.video.items}
+        placed = {e.key: (*place(e), e.text) for e in self.video.expressions}
         return {
             key: (number - 1, annotator, text)
             for key, (number, annotator, text) in placed.items()
@@ -202,8 +204,8 @@ class SequenceTally:
         )  # fmt: skip
         table = table.transpose(3, 1, 2, 0)  # T, predicted, true, 2 -> 2, predicted, true, T
         matched = linear_sum_assignment(-table.mean(axis=(0, 3)))
-        own = np.arange(self._num_objects)
-        return SequenceScores(table[:, *matched], table[:, own, own])
+        same = np.arange(self._num_objects)
+        return SequenceScores(table[:, *matched], table[:, same, same])
 
 
 def statistics(values: np.ndarray) -> tuple[float, float, float]:
@@ -214,3 +216,76 @@ def statistics(values: np.ndarray) -> tuple[float, float, float]:
     edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     first, last = values[: edges[1] + 1], values[edges[3] :]
     return float(values.mean()), float((values > 0.5).mean()), float(first.mean() - last.mean())
+
+
+def metrics(results: Sequence[Result]) -> dict:
+    """The content of metrics.json.
+
+    Returns:
+        ``J``, ``F``, ``J&F`` with recall and decay: means over the objects of all sequences, then
+        over the annotators. The same of each of ``annotators`` with ``per_object``, and
+        ``per_video``. Without matching: ``strict`` and ``per_expression``.
+    """
+    matched, strict = (
+        [
+            _figures([getattr(result.scores[a], which) for result in results])
+            for a in range(ANNOTATORS)
+        ]
+        for which in ("matched", "strict")
+    )
+    for annotator, figures in enumerate(matched):
+        figures["per_object"] = {
+            f"{result.video.id}_{o + 1}": _pair(values)
+            for result in results
+            for o, values in enumerate(result.scores[annotator].matched.swapaxes(0, 1))
+        }
+    return {
+        **_mean(matched),
+        "num_expressions": sum(len(result.expressions()) for result in results),
+        "annotators": {f"anno_{a}": figures for a, figures in enumerate(matched)},
+        "strict": {
+            **_mean(strict),
+            "annotators": {f"anno_{a}": figures for a, figures in enumerate(strict)},
+        },
+        "per_video": {
+            result.video.id: _pair(np.stack([s.matched for s in result.scores], axis=1))
+            for result in results
+        },
+        "per_expression": {
+            key: {**_pair(result.scores[annotator].strict[:, o]), "text": text}
+            for result in results
+            for key, (o, annotator, text) in result.expressions().items()
+        },
+    }
+
+
+def _figures(sequences: Sequence[np.ndarray]) -> dict:
+    """Means over the objects of all sequences, each (2, O, T)."""
+    rows = [
+        statistics(region) + statistics(boundary)
+        for values in sequences
+        for region, boundary in values.swapaxes(0, 1)
+    ]
+    figures = dict(zip(FIGURES, np.mean(rows, axis=0).tolist(), strict=True))
+    return {"J&F": (figures["J"] + figures["F"]) / 2, **figures}
+
+
+def _mean(of_annotators: Sequence[Mapping]) -> dict[str, float]:
+    return {key: float(np.mean([figures[key] for figures in of_annotators])) for key in COLUMNS}
+
+
+def mean_of_rounds(rounds: Sequence[Mapping]) -> dict:
+    """Means over several rounds, with the standard deviation of J&F as ``J&F_std``."""
+    strict = {key: float(np.mean([r["strict"][key] for r in rounds])) for key in COLUMNS}
+    return {
+        **_mean(rounds),
+        "J&F_std": float(np.std([r["J&F"] for r in rounds])),
+        "num_expressions": rounds[0]["num_expressions"],
+        "strict": strict,
+    }
+
+
+def _pair(values: np.ndarray) -> dict[str, float]:
+    """Means of (2, ...)."""
+    region, boundary = values.reshape(2, -1).mean(1).tolist()
+    return {"J": region, "F": boundary, "J&F": (region + boundary) / 2}

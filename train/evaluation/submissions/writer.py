@@ -1,8 +1,8 @@
-"""Writes the zip of a submission; what belongs into it says `train.evaluation.submission_check`.
+"""Writes the zip of a submission; what belongs into it says `train.evaluation.submissions.layout`.
 
 Masks go straight into the zip, one video after the other. Each is checked before it is written, and
 the zip appears under its name only if it is complete. Here they come from somebody's files; from
-stored predictions see `train.evaluation.cache_submission`.
+stored predictions see `train.evaluation.submissions.from_cache`.
 """
 
 import zipfile
@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from cache_schema.host.files import replacing
 from train.evaluation import parallel
-from train.evaluation.mask_files import open_masks
-from train.evaluation.png_codec import (
+from train.evaluation.pngs.files import open_masks
+from train.evaluation.pngs.png import (
     PNG,
     Undecided,
     encode_labels,
@@ -26,23 +26,8 @@ from train.evaluation.png_codec import (
     labels,
     object_pixels,
 )
-from train.evaluation.records import AnnotatedVideo
-from train.evaluation.submission_check import (
-    DAVIS,
-    TOP,
-    Problem,
-    check_png,
-    file_names,
-    list_missing,
-)
-
-
-class Rejected(Exception):
-    """The masks do not make a submission; ``problems`` says why."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__(f"{len(problems)} problems")
-        self.problems = problems
+from train.evaluation.submissions.layout import Layout, Problem, Rejected
+from train.records import AnnotatedVideo
 
 
 class SubmissionWriter:
@@ -50,14 +35,14 @@ class SubmissionWriter:
 
     Args:
         path: the zip; a present one is replaced.
-        dataset: one of `LAYOUTS`.
+        layout: of the server.
 
     Raises:
         InputError: the zip cannot be written.
     """
 
-    def __init__(self, path: Path, dataset: str) -> None:
-        self.path, self._dataset = path, dataset
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.path, self._layout = path, layout
         self._open = _new_zip(path)
         self._zip = self._open.__enter__()
         self.num_files = 0
@@ -69,7 +54,7 @@ class SubmissionWriter:
             Rejected: one is missing, or not one of the video.
             OSError: of the storage, which leaving the context turns into `InputError`.
         """
-        missing = {name for row in file_names(self._dataset, video) for name in row}
+        missing = {name for row in self._layout.file_names(video) for name in row}
         for name, data in masks:
             if name not in missing:
                 raise Rejected([Problem("extra file", name)])
@@ -98,7 +83,7 @@ def _new_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def from_files(
     source: Path,
-    dataset: str,
+    layout: Layout,
     videos: Iterable[AnnotatedVideo],
     path: Path,
     *,
@@ -109,7 +94,7 @@ def from_files(
 
     Args:
         source: folder or zip of the masks; with or without the folder Annotations.
-        dataset: one of `LAYOUTS`.
+        layout: of the server.
         videos: what has to be in it; truth is not needed.
         path: the zip to write.
         num_videos: for the progress bar.
@@ -122,14 +107,12 @@ def from_files(
         InputError: neither folder nor zip.
         Rejected: masks are missing, broken or of another size.
     """
-    top = TOP[dataset].rstrip("/")
-    prefix = TOP[dataset] if top and open_masks(source).has_folder(top) else ""
-    pack = partial(_pack_video, source=source, dataset=dataset, prefix=prefix)
+    top = layout.top.rstrip("/")
+    prefix = layout.top if top and open_masks(source).has_folder(top) else ""
+    pack = partial(_pack_video, source=source, layout=layout, prefix=prefix)
     problems: list[Problem] = []
-    with SubmissionWriter(path, dataset) as writer:
-        work = parallel.run(
-            pack, (v for v in videos if v.items or dataset == DAVIS), workers=workers
-        )
+    with SubmissionWriter(path, layout) as writer:
+        work = parallel.run(pack, layout.wanted(videos), workers=workers)
         for video, masks, found in tqdm(
             work, total=num_videos, desc="pack", unit="video", disable=None
         ):
@@ -142,34 +125,34 @@ def from_files(
 
 
 def _pack_video(
-    video: AnnotatedVideo, *, source: Path, dataset: str, prefix: str
+    video: AnnotatedVideo, *, source: Path, layout: Layout, prefix: str
 ) -> tuple[AnnotatedVideo, list[tuple[str, bytes]], list[Problem]]:
     """The masks of a video as names and checked PNGs, or what is wrong with them."""
     files, size = open_masks(source), video.annotated_size
     masks: list[tuple[str, bytes]] = []
     problems: list[Problem] = []
-    rows, gaps = file_names(dataset, video), []
+    rows, gaps = layout.file_names(video), []
     for row in rows:
         gaps.append([])
         for name in row:
-            data = files.read(prefix + name.removeprefix(TOP[dataset]))
+            data = files.read(prefix + name.removeprefix(layout.top))
             if data is None:
                 gaps[-1].append(name)
                 continue
             try:
-                data = _converted(data, dataset)
+                data = _converted(data, layout)
             except Undecided as error:
                 problems.append(Problem("unclear mask", f"{name}: {error}"))
                 continue
-            problem, size = check_png(data, dataset, size)
+            problem, size = layout.check_png(data, size)
             if problem is None:
                 masks.append((name, data))
             else:
                 problems.append(Problem(problem.kind, f"{name}: {problem.where}"))
-    return video, masks, problems + list(list_missing(dataset, video, rows, gaps))
+    return video, masks, problems + list(layout.list_missing(video, rows, gaps))
 
 
-def _converted(data: bytes, dataset: str) -> bytes:
+def _converted(data: bytes, layout: Layout) -> bytes:
     """A mask in the mode that the server wants; as it is if it cannot be read.
 
     Raises:
@@ -177,7 +160,7 @@ def _converted(data: bytes, dataset: str) -> bytes:
     """
     try:
         png = PNG.parse(data)
-        if dataset == DAVIS:
+        if layout.maps:
             return data if png.mode == "P" else encode_labels(labels(png))
         if png.mode == "L":
             values = grey_values(png)

@@ -10,8 +10,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from cache_schema.codecs import Codec
+from cache_schema.reader import Video
 from train.data.affinity import objectness
+from train.evaluation.jf import Outline
+from train.evaluation.protocols.expressions import Score, Tally
+from train.replay import vita_masks
 
 SURE = 0.5  # a video query counts as an object if that is its probability of being any at all
 
@@ -113,3 +119,45 @@ def _region(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     overlap = np.bitwise_count(prediction & truth).sum(-1, dtype=np.int64)  # (..., T)
     union = np.bitwise_count(prediction | truth).sum(-1, dtype=np.int64)
     return np.where(union == 0, 1.0, overlap / np.maximum(union, 1)).sum(-1)
+
+
+class SegmenterControls:
+    """The controls that need no head, from one pass over the segmenter's own masks.
+
+    Args:
+        video: of the cache.
+        targets: for each of the E expressions whether it means anything.
+        codec: of the cache.
+        device: where the masks are computed.
+    """
+
+    def __init__(
+        self, video: Video, targets: Sequence[bool], *, codec: Codec, device: torch.device | str
+    ) -> None:
+        self._sure = every_object(video.video_logits())
+        self._frames = vita_masks(video, codec=codec, device=device)
+        size = (video.geometry.height, video.geometry.width)
+        self._masks, self._truth = PackedMasks(size), PackedMasks(size)
+        self._every, self._nothing, self._best = (Tally(targets) for _ in range(3))
+
+    def add(self, truth: Sequence[Outline], truth_masks: np.ndarray) -> None:
+        """Count the next frame; its truth is (E, H, W) bool."""
+        masks = next(self._frames)  # (N_v, H, W)
+        every, nothing = masks[self._sure].any(0), np.zeros(masks.shape[1:], bool)
+        self._every.add(truth, [Outline(every)] * len(truth))
+        self._nothing.add(truth, [Outline(nothing)] * len(truth))
+        self._masks.add(masks)
+        self._truth.add(truth_masks)
+
+    def scores(self) -> dict[str, list[Score]]:
+        """For each control one score an expression, after the last frame."""
+        masks, truths = self._masks.words(), self._truth.words()  # (N_v or E, T, words)
+        best = np.stack([best_choice(masks, truth)[0] for truth in truths])
+        for t in range(truths.shape[1]):
+            true, chosen = self._truth.unpack(truths[:, t]), self._masks.unpack(best[:, t])
+            self._best.add(list(map(Outline, true)), list(map(Outline, chosen)))
+        return {
+            "every_object": self._every.scores(),
+            "nothing": self._nothing.scores(),
+            "best_choice": self._best.scores(),
+        }
