@@ -18,7 +18,7 @@ from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from scripts.annotations import DATASETS, open_dataset, without_truth
-from train.__main__ import pick_device
+from train.commands import pick_device
 from train.evaluation import cache_submission, parallel
 from train.evaluation.records import AnnotatedVideo
 from train.evaluation.submission import Rejected, from_files

@@ -26,8 +26,8 @@ from cache_schema.fingerprint import file_sha256
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from train.__main__ import pick_device
 from train.checkpoint import latest_checkpoint, read_checkpoint
+from train.commands import pick_device
 from train.config import Options, load_config
 from train.data.compatible import check_models
 from train.evaluation import controls, davis_report, report

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from train.sweeping.engine import Pass
 
 from cache_schema.reader import CacheReader
 from extract.config import load_config as load_extract_config
@@ -25,7 +26,6 @@ from train.config import load_row
 from train.config import merge as merge_row
 from train.data import Batch
 from train.runner import build_dataset, build_loader, build_runner, on_device
-from train.sweeping.engine import Pass
 from train.sweeping.variants import Member
 
 PROFILED = 5  # steps

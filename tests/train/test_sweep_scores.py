@@ -14,9 +14,15 @@ from train import replay
 from train.config import load_config
 from train.evaluate import main
 from train.evaluation.cache_scores import list_expressions
+from train.evaluation.head_scores import (
+    collect_metrics,
+    from_json,
+    score_heads,
+    score_videos,
+    to_json,
+)
 from train.evaluation.jf import Outline
 from train.models import DMVS
-from train.sweeping.scores import collect_metrics, from_json, score_heads, score_videos, to_json
 from train.trainable import build_head
 
 #: Name to N_m, rule and sigma.

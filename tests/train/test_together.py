@@ -10,9 +10,8 @@ from tests.synthetic import write_cache
 from train.config import load_config
 from train.losses import Diverged, criterion, supervision
 from train.runner import build_dataset, build_loader
-from train.sweeping.engine import Trainee
-from train.sweeping.together import Together, kind_of
-from train.sweeping.variants import Member
+from train.together import Together, kind_of
+from train.trainee import Member, Trainee
 
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,

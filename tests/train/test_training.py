@@ -130,7 +130,7 @@ def test_the_head_learns_which_object_a_word_means() -> None:
         return Batch(inputs, [features] * 4, targets, [torch.zeros(4, 1)] * 4)
 
     for _ in range(120):
-        model.train_step(batch(), optimizer)
+        model.step(batch(), optimizer, 0)
     output = head.eval()(batch().inputs)[-1]
     best = output.logits.argmax(dim=1)
     for b in range(4):

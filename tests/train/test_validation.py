@@ -11,13 +11,13 @@ from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import write_cache, write_head
 from train.config import load_config
+from train.evaluation.head_scores import score_heads
 from train.evaluation.validation import choose_videos, validate
-from train.hooks import Validation
+from train.hooks import best_so_far
 from train.models import DMVS
-from train.sweeping.scores import score_heads
 from train.trainable import build_head
 
-HOW = {"sigma": 0.5, "rule": "threshold"}
+HOW = {"sigma": {"a": 0.5}, "rule": {"a": "threshold"}}
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +47,12 @@ def test_figures_are_those_of_an_evaluation_of_these_videos(tmp_path: Path, head
     reader = CacheReader(tmp_path / "cache")
     head.train()
     state = torch.get_rng_state()
-    found = validate(head, reader, num_videos=4, **HOW)
+    found = validate({"a": head}, reader, num_videos=4, **HOW)["a"]
     assert head.training and torch.equal(torch.get_rng_state(), state)
-    metrics = score_heads(reader, {"a": head}, rule={"a": "threshold"}, sigma={"a": 0.5})["a"]
+    metrics = score_heads(reader, {"a": head}, **HOW)["a"]
     assert found == {key: metrics[key] for key in ("J", "F", "J&F", "num_expressions")}
 
-    some = validate(head, reader, num_videos=2, **HOW)
+    some = validate({"a": head}, reader, num_videos=2, **HOW)["a"]
     entries = metrics["per_expression"]
     chosen = [entries[k]["J"] for k in entries if k.startswith(("video000", "video003"))]
     assert some["num_expressions"] == len(chosen) == 8
@@ -62,12 +62,11 @@ def test_figures_are_those_of_an_evaluation_of_these_videos(tmp_path: Path, head
 def test_a_cache_without_truth_is_refused(tmp_path: Path, head: DMVS) -> None:
     write_cache(tmp_path / "secret", "mevis", truth=False)
     with pytest.raises(InputError, match="no expressions with ground truth to validate with"):
-        validate(head, CacheReader(tmp_path / "secret"), num_videos=1, **HOW)
+        validate({"a": head}, CacheReader(tmp_path / "secret"), num_videos=1, **HOW)
 
 
 @pytest.mark.parametrize("said", [None, {}, {"J&F": "0.5"}, {"J&F": float("nan")}, {"J&F": 7.0}, 5])
 def test_a_best_checkpoint_that_does_not_say_how_good_it_is(tmp_path: Path, said: object) -> None:
     torch.save({"meta": {"validation": said}, "state_dict": {}}, tmp_path / "best.pth")
-    hook = Validation(lambda head: {}, 1, tmp_path, {})
     with pytest.raises(InputError, match="best.pth does not say how good it is"):
-        hook.before_train(None)
+        best_so_far(tmp_path)
