@@ -247,15 +247,20 @@ def build_runner(
         name = Path(head.member.config.filename).name
         head.member.config.dump(head.folder / name)
         head.backends = backends(config, head.folder / runner.timestamp / "vis_data")
-    parameters = sum(p.numel() for p in heads[0].model.head.parameters())
+    parameters = sum(p.numel() for head in heads for p in head.model.head.parameters())
     runner.logger.info(
-        f"{len(dataset)} expressions from {len(caches)} cache(s), {parameters / 1e6:.2f} M "
-        f"parameters, {train.max_iters} iterations on {device}; checkpoints and logs in {work_dir}"
+        f"{len(dataset)} expressions from {len(caches)} cache(s), {len(heads)} head(s) with "
+        f"{parameters / 1e6:.2f} M parameters, {train.max_iters} iterations on {device}; "
+        f"checkpoints and logs in {work_dir}"
+    )
+    rates = dict.fromkeys(
+        f"{learning_rate(own):.3g} = {own.optimizer.lr:.3g} x {train.batch_size} / "
+        f"{own.optimizer.lr_batch_size}"
+        for own in (head.member.config for head in heads)
     )
     runner.logger.info(
         f"effective batch {train.batch_size} = {get_world_size()} process(es) x "
-        f"{train.batch_size // get_world_size()}; learning rate {learning_rate(config):.3g} = "
-        f"{config.optimizer.lr:.3g} x {train.batch_size} / {config.optimizer.lr_batch_size}"
+        f"{train.batch_size // get_world_size()}; learning rate {', '.join(rates)}"
     )
     return runner
 

@@ -8,16 +8,18 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
 import torch
+from mmengine.visualization.vis_backend import LocalVisBackend
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from tests.synthetic import write_cache
-from train import sweep
+from train import runner, sweep
 from train.__main__ import main as train
 from train.checkpoint import checkpoints, read_checkpoint
 from train.config import BASE, ROWS, load_config, load_row
@@ -191,23 +193,23 @@ def test_a_row_that_was_added_is_trained_alone(
     work_dir = shutil.copytree(swept, tmp_path / "more")
     (work_dir / "whole" / "seed-3" / "iter_10.pth").unlink()  # one that was not done
     before = {path: path.stat().st_mtime_ns for path in work_dir.glob("*/*/iter_*.pth")}
-    (folder / "more.py").write_text(SWEEP + 'rows["text"] = "init_text"\n')
-    options = ["--cfg-options", "loss.prior_weight=0"]
-    with pytest.raises(InputError, match=r"belongs to another run \(loss.prior_weight"):
-        run_sweep(folder, work_dir, "--seeds", "3", "--resume", *options, rows="more.py")
-    (folder / "more.py").write_text(SWEEP + 'rows["text"] = ["init_text", NO_PRIOR]\n')
-    text = "NO_PRIOR = dict(loss=dict(prior_weight=0.0))\n" + (folder / "more.py").read_text()
-    (folder / "more.py").write_text(text)
-    run_sweep(folder, work_dir, "--seeds", "3", "--resume", rows="more.py")
+    (folder / "more.py").write_text(SWEEP + 'rows["plain"] = "encoder_plain"\n')
+    options = ("--seeds", "0", "3", "--resume")
+    with pytest.raises(InputError, match=r"belongs to another run \(loss.prior_weight: 0.0 != 1"):
+        run_sweep(
+            folder, work_dir, *options, "--cfg-options", "loss.prior_weight=0", rows="more.py"
+        )
+    run_sweep(folder, work_dir, *options, rows="more.py")
     said = capsys.readouterr().out
-    assert "trained already, and left as it is: dmvs/seed-3, random/seed-3\n" in said
+    done = "dmvs/seed-0, dmvs/seed-3, random/seed-0, random/seed-3, whole/seed-0"
+    assert f"trained already, and left as it is: {done}\n" in said
     assert "pass 1 of 2 from iteration 8: whole/seed-3\n" in said
-    assert "pass 2 of 2 from iteration 0: text/seed-3\n" in said
-    after = {path for path in work_dir.glob("*/*/iter_*.pth") if path in before}
-    assert all(path.stat().st_mtime_ns == before[path] for path in after)
+    assert "pass 2 of 2 from iteration 0: plain/seed-0, plain/seed-3\n" in said
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.exists())
     assert_equal(swept / "whole/seed-3/iter_10.pth", work_dir / "whole/seed-3/iter_10.pth")
-    run_sweep(folder, tmp_path / "new", "--seeds", "3", rows="more.py")
-    assert_equal(tmp_path / "new/text/seed-3/iter_10.pth", work_dir / "text/seed-3/iter_10.pth")
+    (folder / "new.py").write_text('reference = "a"\nrows = dict(a="encoder_plain")\n')
+    run_sweep(folder, tmp_path / "new", "--seeds", "0", "3", rows="new.py")
+    assert_equal(tmp_path / "new/a/seed-3/iter_10.pth", work_dir / "plain/seed-3/iter_10.pth")
 
 
 def test_heads_go_on_together_from_where_all_of_them_have_been(tmp_path: Path) -> None:
@@ -223,21 +225,23 @@ def test_heads_go_on_together_from_where_all_of_them_have_been(tmp_path: Path) -
     assert found == [(4, ["a", "b", "f"]), (0, ["c", "d"]), (6, ["e"])]
 
 
-def test_a_sweep_leaves_what_a_run_leaves(folder: Path, tmp_path: Path) -> None:
+def test_a_sweep_leaves_what_a_run_leaves(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Validation with the best checkpoint, averages, TensorBoard, records: those of a run."""
-    (folder / "two.py").write_text(
-        'reference = "dmvs"\nrows = dict(dmvs="dmvs", r="init_random")\n'
-    )
+    events = partial(LocalVisBackend, scalar_save_file="events.json")
+    monkeypatch.setattr(runner, "TensorboardVisBackend", events)
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: name)
+    (folder / "two.py").write_text('reference = "a"\nrows = dict(a="dmvs", b="init_random")\n')
     val = ["--val-cache", str(folder / "cache")]
     options = ["train.val_interval=5", "train.val_videos=2", "optimizer.ema_decay=0.5"]
     options += ["train.tensorboard=True", "data.seed=0"]
-    run_sweep(
-        folder, tmp_path / "sweep", "--seeds", "3", *val, "--cfg-options", *options, rows="two.py"
-    )
+    more = ("--seeds", "3", *val, "--cfg-options", *options)
+    run_sweep(folder, tmp_path / "sweep", *more, rows="two.py")
     command = [str(folder / "small.py"), "--cache", str(folder / "cache"), "--device", "cpu", *val]
     command += ["--work-dir", str(tmp_path / "run"), "--row", "init_random", "--cfg-options"]
     assert train([*command, *options, "train.seed=3"]) == 0
-    ours, alone = tmp_path / "sweep" / "r" / "seed-3", tmp_path / "run"
+    ours, alone = tmp_path / "sweep" / "b" / "seed-3", tmp_path / "run"
     for name in ("iter_10.pth", "best.pth"):
         assert_equal(ours / name, alone / name)
         assert any(key.startswith("average.") for key in read_checkpoint(ours / name)["state_dict"])
@@ -245,12 +249,12 @@ def test_a_sweep_leaves_what_a_run_leaves(folder: Path, tmp_path: Path) -> None:
     assert first["validation"] == second["validation"] and first["iter"] == second["iter"]
     first, second = (json.loads((path / "run.json").read_text()) for path in (ours, alone))
     assert first.keys() == second.keys() and first["config"] == second["config"]
-    for path in (tmp_path / "sweep" / "dmvs" / "seed-3", ours, alone):
-        assert list(path.glob("*/vis_data/events.out.tfevents.*"))
-        (scalars,) = (p.read_text() for p in path.glob("*/vis_data/scalars.json"))
-        lines = [json.loads(line) for line in scalars.splitlines()]
-        assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10]
-        assert [line["step"] for line in lines if "val/J&F" in line] == [5, 10]
+    for path in (tmp_path / "sweep" / "a" / "seed-3", ours, alone):
+        for name in ("scalars.json", "events.json"):
+            (written,) = path.glob(f"*/vis_data/{name}")
+            lines = [json.loads(line) for line in written.open()]
+            assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10]
+            assert [line["step"] for line in lines if "val/J&F" in line] == [5, 10]
 
 
 def test_only_the_last_checkpoints_are_kept(folder: Path, swept: Path, tmp_path: Path) -> None:
