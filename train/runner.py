@@ -35,9 +35,9 @@ from cache_schema.reader import CacheReader
 from train.checkpoint import load_weights, read_checkpoint
 from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
+from train.heads import CacheSizes, Head
 from train.hooks import Checkpoints, Log, RunFile, Validation
 from train.losses import Diverged
-from train.models import DMVS
 from train.together import Together, grouped
 from train.trainable import Losses, build_head, learning_rate
 from train.trainee import Trainee
@@ -291,14 +291,7 @@ def build_dataset(
         del settings[name]
     if settings["seed"] is None:
         settings["seed"] = config.train.seed
-    dataset = ClipDataset(caches, staged=torch.device(device).type == "cuda", **settings)
-    for name, value in dataset.dims.items():
-        if config.model[name] != value:
-            raise InputError(
-                f"config key model.{name} is {config.model[name]}, but {caches[0].path} was "
-                f"extracted with {value}; set model.{name}={value}"
-            )
-    return dataset
+    return ClipDataset(caches, staged=torch.device(device).type == "cuda", **settings)
 
 
 def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:
@@ -344,21 +337,28 @@ def on_device(loader: DataLoader, device: torch.device) -> Iterator[Batch]:
     return iter(loader)
 
 
-def load_head(config: Config, checkpoint: str | Path, device: torch.device | str = "cpu") -> DMVS:
+def load_head(
+    config: Config,
+    checkpoint: str | Path,
+    sizes: CacheSizes,
+    device: torch.device | str = "cpu",
+) -> Head:
     """The trained head of a checkpoint, in eval mode; the average of its weights where kept.
 
     Args:
         config: from `load_config`; its model has to be the checkpoint's.
         checkpoint: an ``iter_N.pth`` of this project; only weights are read from it.
+        sizes: of the cache that the head is to read.
         device: where the head goes.
 
     Raises:
-        InputError: the checkpoint does not exist, cannot be read, or holds another head.
+        InputError: the checkpoint does not exist, cannot be read, or holds another head or
+            one for a cache of other sizes.
     """
     weights = read_checkpoint(checkpoint, device)["state_dict"]
     average = "average.module."
     prefix = average if any(name.startswith(average) for name in weights) else "head."
     own = {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}
-    head = build_head(config)
+    head = build_head(config, sizes)
     load_weights(head, own, where=f"checkpoint {checkpoint}")
     return head.to(device).eval()

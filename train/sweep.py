@@ -32,6 +32,7 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.commands import add_training_options, alone_in, check_validation, one_of_several
 from train.data.compatible import check_compatible
+from train.data.sizes import common_sizes
 from train.distributed import leave
 from train.evaluation.cache_scores import list_expressions, pick_rule
 from train.evaluation.head_scores import (
@@ -43,7 +44,6 @@ from train.evaluation.head_scores import (
 )
 from train.evaluation.report import write_metrics
 from train.members import Trained, train_members
-from train.params import count
 from train.provenance import cache_identity, describe_run
 from train.runner import load_head, ram_bytes
 from train.sweeping.report import write_report
@@ -176,7 +176,8 @@ def _score(
     reader: CacheReader, checkpoints: Mapping[Member, Path], work_dir: Path, device: torch.device
 ) -> dict[str, dict]:
     """The content of metrics.json of each head, by `Member.name`."""
-    heads = {m.name: load_head(m.config, path, device) for m, path in checkpoints.items()}
+    sizes = common_sizes([reader])
+    heads = {m.name: load_head(m.config, path, sizes, device) for m, path in checkpoints.items()}
     rule = {m.name: pick_rule(m.config, reader.dataset) for m in checkpoints}
     sigma = {m.name: m.config.evaluation.sigma for m in checkpoints}
     digests = {m.name: file_sha256(path) for m, path in checkpoints.items()}
@@ -220,10 +221,13 @@ def report(
     seconds: dict[str, list[float]] = defaultdict(list)
     parameters = {}
     for member, content in metrics.items():
+        sizes = common_sizes(caches[member.caches])
         results[member.label].append(content)
         seconds[member.label].append(trained.seconds[member])
         with torch.device("meta"):
-            parameters[member.label] = count(build_head(member.config)).total()
+            head = build_head(member.config, sizes)
+        learnable = (p.numel() for p in head.parameters() if p.requires_grad)
+        parameters[member.label] = sum(learnable)
     return write_report(
         work_dir,
         results,

@@ -26,7 +26,9 @@ def kind_of(config: Config) -> str | None:
     """What heads have to have in common to take their steps together; None for one that cannot."""
     if config.train.autocast == "float16":  # each scales its gradients by itself
         return None
-    names = ("num_motion_queries", "num_layers", "mask_dim", "initialisation")
+    if config.model.type != "dmvs":  # the outputs of others may have any shape
+        return None
+    names = ("num_motion_queries", "num_layers", "initialisation")
     model = {name: config.model[name] for name in names}
     return json.dumps([model, config.loss.to_dict()])
 
@@ -61,7 +63,7 @@ class Together:
         outputs = [model.decode(batch, iteration) for model in models]
         count = len(batch.targets)
         seeds = [seed for model in models for seed in model.point_seeds(iteration, count)]
-        priors = [m.prior(own, batch) for m, own in zip(models, outputs, strict=True)]
+        priors = [m.criterion.prior(own, batch) for m, own in zip(models, outputs, strict=True)]
         terms, _ = models[0].criterion.compare(
             layers_of(outputs),
             batch.supervision.repeated(len(models)),

@@ -29,6 +29,7 @@ from train.checkpoint import (
     save_checkpoint,
 )
 from train.data import Batch
+from train.data.sizes import common_sizes
 from train.distributed import mean_over_ranks, wrap
 from train.resume import training_facts
 from train.trainable import Losses, build_optimizer, build_trainable, scheduler_configs
@@ -82,7 +83,7 @@ class Trainee:
         self.member, self.name, self.folder = member, member.name, work_dir / member.name
         self.facts = training_facts(config, caches)
         mean = mean_over_ranks if get_world_size() > 1 else None
-        self.model = build_trainable(config, device, mean).train()
+        self.model = build_trainable(config, common_sizes(caches), device, mean).train()
         self.optimizer = build_optimizer(config, self.model)
         self.schedulers = [
             PARAM_SCHEDULERS.build({**settings, "optimizer": self.optimizer})

@@ -14,9 +14,9 @@ from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.affinity import objectness, track_distance
 from train.data.targets import Boxes, ClipRuns
+from train.heads.base import HeadInputs
 from train.losses import Supervision, Targets
 from train.mask_logits import MaskFeatures
-from train.models import HeadInputs
 
 
 @dataclass

@@ -11,11 +11,11 @@ from train.evaluation.cache_scores import list_items, scored_videos
 from train.evaluation.head_scores import score_videos
 from train.evaluation.mevis import average
 from train.evaluation.records import Item
-from train.models import DMVS
+from train.heads import Head
 
 
 def validate(
-    heads: Mapping[str, DMVS],
+    heads: Mapping[str, Head],
     reader: CacheReader,
     *,
     num_videos: int,
