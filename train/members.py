@@ -1,5 +1,6 @@
 """The training of a run or a sweep: who still has to be trained from where, and pass after pass."""
 
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,22 +72,41 @@ def train_members(
         if resume:
             names = ", ".join(member.name or "this run" for member in some)
             _say(f"{title} from iteration {start}: {names}")
-        for member in some if is_main_process() else ():
-            files.make_folder(work_dir / member.name)
-        own = caches[some[0].caches]
-        heads = [Trainee(member, own, work_dir, device) for member in some]
-        for head in heads if start else ():
-            head.load(start)
-        model = build_runner(
-            heads, own, work_dir, device=device, start=start, title=title,
-            validation=validation[some[0].caches][0] if validation else None,
-        ).train()  # fmt: skip
-        barrier()  # nobody goes on while the main process still writes
-        for head in model.alive:
-            trained.checkpoints[head.member] = latest_checkpoint(head.folder)
-            trained.seconds[head.member] = head.seconds
-        trained.dropped |= {head.member: reason for head, reason in model.dropped.items()}
+        _train_pass(
+            some, caches, work_dir, trained,
+            device=device, start=start, title=title, validation=validation,
+        )  # fmt: skip
+        gc.collect()  # a runner and its loop hold each other, and the heads
     return trained
+
+
+def _train_pass(
+    members: Sequence[Member],
+    caches: Caches,
+    work_dir: Path,
+    trained: Trained,
+    *,
+    device: torch.device,
+    start: int,
+    title: str,
+    validation: Caches | None,
+) -> None:
+    """Train members that read the same batches, and note what came of them."""
+    for member in members if is_main_process() else ():
+        files.make_folder(work_dir / member.name)
+    names = members[0].caches
+    heads = [Trainee(member, caches[names], work_dir, device) for member in members]
+    for head in heads if start else ():
+        head.load(start)
+    model = build_runner(
+        heads, caches[names], work_dir, device=device, start=start, title=title,
+        validation=validation[names][0] if validation else None,
+    ).train()  # fmt: skip
+    barrier()  # nobody goes on while the main process still writes
+    for head in model.alive:
+        trained.checkpoints[head.member] = latest_checkpoint(head.folder)
+        trained.seconds[head.member] = head.seconds
+    trained.dropped |= {head.member: reason for head, reason in model.dropped.items()}
 
 
 def _is_done(

@@ -159,7 +159,7 @@ class HeadRunner(Runner):
         logger = super().build_logger(**how)
         console = logger.handlers[0]
         console.emit = lambda record: tqdm.write(console.format(record))
-        console.addFilter(lambda line: not hasattr(line, "progress") or self.bar.disable)
+        console.addFilter(lambda record: not getattr(record, "behind_bar", False))
         return logger
 
     def open_bar(self) -> tqdm:
@@ -172,7 +172,7 @@ class HeadRunner(Runner):
 
     def progress(self, line: str, **shown: str) -> None:
         """Say how far training is: a line of the log, and a few words beside the bar."""
-        self.logger.info(line, extra={"progress": True})
+        self.logger.info(line, extra={"behind_bar": not self.bar.disable})
         self.bar.set_postfix(shown)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:

@@ -1,5 +1,6 @@
 """Training: determinism, resume after a stop or a kill, the cache alone, and bad input."""
 
+import gc
 import io
 import os
 import shutil
@@ -300,6 +301,15 @@ def test_a_checkpoint_of_another_head_is_refused(straight: tuple, config: Path) 
     other = load_config(config, {"model.hidden_dim": 8, "model.num_layers": 3})
     with pytest.raises(InputError, match="frame_projection.weight is missing.*and .* more"):
         load_head(other, straight[0] / "iter_10.pth", SIZES)
+
+
+def test_nothing_holds_a_head_when_its_training_is_over(
+    config: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Several processes must not part before."""
+    train(config, cache, tmp_path / "run", "--cfg-options", "train.max_iters=2")
+    gc.collect()
+    assert not [found for found in gc.get_objects() if type(found) is TrainableHead]
 
 
 class Nasty:
