@@ -35,7 +35,7 @@ from cache_schema.reader import CacheReader
 from train.checkpoint import load_weights, read_checkpoint
 from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
-from train.heads import CacheSizes, Head
+from train.heads import CacheSizes, Head, find_head
 from train.hooks import Checkpoints, Log, RunFile, Validation
 from train.losses import Diverged
 from train.together import Together, grouped
@@ -221,7 +221,7 @@ def build_runner(
     device = torch.device(device)
     config = heads[0].member.config
     train = config.train
-    dataset = build_dataset(config, caches, device)
+    dataset = build_dataset([head.member.config for head in heads], caches, device)
     loader = build_loader(config, dataset)
     hooks = [Log(train.log_interval), Checkpoints(train.checkpoint_interval), RunFile()]
     if validation is not None:
@@ -279,19 +279,25 @@ def backends(config: Config, folder: Path) -> list[BaseVisBackend]:
 
 
 def build_dataset(
-    config: Config, caches: Sequence[CacheReader], device: torch.device | str = "cpu"
+    configs: Sequence[Config], caches: Sequence[CacheReader], device: torch.device | str = "cpu"
 ) -> ClipDataset:
-    """The samples of a run.
+    """The samples of heads that are trained together, with what any of them needs.
+
+    Args:
+        configs: of the heads, equal in the section ``data``.
 
     Raises:
         InputError: the caches cannot be trained on or do not fit the config.
     """
+    config = configs[0]
+    needs = frozenset().union(*(find_head(own.model.type).needs() for own in configs))
     settings = dict(config.data)
     for name in ("num_workers", "ram_gb"):
         del settings[name]
     if settings["seed"] is None:
         settings["seed"] = config.train.seed
-    return ClipDataset(caches, staged=torch.device(device).type == "cuda", **settings)
+    staged = torch.device(device).type == "cuda"
+    return ClipDataset(caches, staged=staged, needs=needs, **settings)
 
 
 def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:

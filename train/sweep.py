@@ -43,6 +43,7 @@ from train.evaluation.head_scores import (
     to_json,
 )
 from train.evaluation.report import write_metrics
+from train.heads import find_head
 from train.members import Trained, train_members
 from train.provenance import cache_identity, describe_run
 from train.runner import load_head, ram_bytes
@@ -176,7 +177,8 @@ def _score(
     reader: CacheReader, checkpoints: Mapping[Member, Path], work_dir: Path, device: torch.device
 ) -> dict[str, dict]:
     """The content of metrics.json of each head, by `Member.name`."""
-    sizes = common_sizes([reader])
+    needs = {name for m in checkpoints for name in find_head(m.config.model.type).needs()}
+    sizes = common_sizes([reader], needs)
     heads = {m.name: load_head(m.config, path, sizes, device) for m, path in checkpoints.items()}
     rule = {m.name: pick_rule(m.config, reader.dataset) for m in checkpoints}
     sigma = {m.name: m.config.evaluation.sigma for m in checkpoints}
