@@ -10,9 +10,8 @@ from tests.synthetic import write_cache
 from train.config import load_config
 from train.losses import Diverged, criterion, supervision
 from train.runner import build_dataset, build_loader
-from train.sweeping.engine import Trainee
-from train.sweeping.together import Together, kind_of
-from train.sweeping.variants import Member
+from train.together import Together, kind_of
+from train.trainee import Member, Trainee
 
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
@@ -53,7 +52,7 @@ def test_steps_together_end_where_steps_alone_end(
     assert len({kind_of(trainee.member.config) for trainee in alone}) == 1
     config = alone[0].member.config
     together = Together(beside)
-    batches = build_loader(config, build_dataset(config, [reader], "cpu"))
+    batches = build_loader(config, build_dataset([config], [reader], "cpu"))
     for iteration, batch in enumerate(batches):
         found = dict(together.step(batch, iteration))
         for ours, theirs in zip(beside, alone, strict=True):
@@ -78,7 +77,7 @@ def test_no_head_takes_a_step_when_one_has_diverged(
         heads[1].model.head.class_head.weight.fill_(torch.nan)
     before = heads[0].model.head.class_head.weight.clone()
     config = heads[0].member.config
-    batch = next(iter(build_loader(config, build_dataset(config, [reader], "cpu"))))
+    batch = next(iter(build_loader(config, build_dataset([config], [reader], "cpu"))))
     with pytest.raises(Diverged):
         list(Together(heads).step(batch, 0))
     assert torch.equal(heads[0].model.head.class_head.weight, before)

@@ -7,7 +7,7 @@ follows the other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import reduce
 from operator import add
 
@@ -48,6 +48,7 @@ class SetCriterion:
     """
 
     classification: Binary | Softmax
+    _: KW_ONLY
     num_points: int = 12544
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75

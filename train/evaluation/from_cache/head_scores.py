@@ -20,8 +20,8 @@ from cache_schema.reader import CacheReader
 from train.evaluation.from_cache.contents import list_expressions, scored_videos
 from train.evaluation.from_cache.expressions import score_video
 from train.evaluation.protocols.expressions import Score, metrics
+from train.heads import Head
 from train.inference import predict_video, read_expression
-from train.models import DMVS
 from train.records import ExpressionRef
 from train.replay import keep
 
@@ -31,7 +31,7 @@ HeadScores = dict[str, dict[str, Score]]
 
 def score_heads(
     reader: CacheReader,
-    heads: Mapping[str, DMVS],
+    heads: Mapping[str, Head],
     *,
     rule: Mapping[str, str],
     sigma: Mapping[str, float],
@@ -50,7 +50,7 @@ def score_heads(
 
 def score_videos(
     reader: CacheReader,
-    heads: Mapping[str, DMVS],
+    heads: Mapping[str, Head],
     *,
     rule: Mapping[str, str],
     sigma: Mapping[str, float],
@@ -143,7 +143,7 @@ def from_json(scores: Mapping) -> HeadScores:
 
 def _kept_embeds(
     reader: CacheReader,
-    heads: Mapping[str, DMVS],
+    heads: Mapping[str, Head],
     video_id: str,
     expressions: Sequence[ExpressionRef],
     *,

@@ -47,8 +47,8 @@ class ReplayTask:
         """
         for video_id, expressions in tqdm(self.videos.items(), "masks", unit="video", leave=False):
             video = self.reader.video(video_id)
-            channels = video.video_mask_embeds().shape[-1]
-            told = [self.predictions.get(video_id, e.id, channels) for e in expressions]
+            sizes = video.video_mask_embeds().shape[-2:]
+            told = [self.predictions.get(video_id, e.id, sizes) for e in expressions]
             others = [[of_round[e.key] for e in expressions] for of_round in self.shuffled]
             rounds = [
                 [self._kept(scores, embeds, sigma) for scores, embeds in of_round]

@@ -1,4 +1,6 @@
-"""Validation during training: J and F of one head over a few videos that are always the same."""
+"""Validation during training: J and F of heads over a few videos that are always the same."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -8,45 +10,43 @@ from cache_schema.reader import CacheReader
 from train.evaluation.from_cache.contents import list_of_video, scored_videos
 from train.evaluation.from_cache.head_scores import score_videos
 from train.evaluation.protocols.expressions import average
-from train.models import DMVS
+from train.heads import Head
 from train.records import ExpressionRef
 
 
 def validate(
-    head: DMVS,
+    heads: Mapping[str, Head],
     reader: CacheReader,
     *,
     num_videos: int,
-    sigma: float,
-    rule: str,
+    sigma: Mapping[str, float],
+    rule: Mapping[str, str],
     device: torch.device | str = "cpu",
-) -> dict[str, float | int]:
-    """Mean J, F and J&F of a head over the expressions of some videos.
+) -> dict[str, dict[str, float | int]]:
+    """Mean J, F and J&F of each head over the expressions of some videos.
 
-    Neither the head's mode nor any random state is changed.
+    Neither a head's mode nor any random state is changed.
 
     Args:
-        head: on the device.
+        heads: by name, on the device.
         reader: of a cache with ground truth.
         num_videos: see `choose_videos`.
-        sigma, rule: how queries are kept; the rule is not "auto", see `pick_rule`.
-        device: where the head is.
+        sigma, rule: of each head, how queries are kept; the rule is not "auto", see `pick_rule`.
+        device: where the heads are.
 
     Returns:
-        ``J``, ``F``, ``J&F`` and ``num_expressions``.
+        ``J``, ``F``, ``J&F`` and ``num_expressions`` of each.
 
     Raises:
         InputError: the cache has no ground truth, or is of Ref-DAVIS17.
     """
-    found = score_videos(
-        reader,
-        {"": head},
-        rule={"": rule},
-        sigma={"": sigma},
-        device=device,
-        videos=choose_videos(reader, num_videos),
-    )
-    return average(score for _, of_heads in found for score in of_heads[""].values())
+    videos = choose_videos(reader, num_videos)
+    scored = score_videos(reader, heads, rule=rule, sigma=sigma, device=device, videos=videos)
+    of_videos = [of_heads for _, of_heads in scored]
+    return {
+        name: average(score for of_heads in of_videos for score in of_heads[name].values())
+        for name in heads
+    }
 
 
 def choose_videos(reader: CacheReader, num_videos: int) -> dict[str, list[ExpressionRef]]:

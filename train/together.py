@@ -12,32 +12,23 @@ trial with four of them at once did not end.
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper
 
 from train.data import Batch
 from train.fetch import Fetch
 from train.losses.points import sample_points
-from train.trainable import Losses, TrainableHead, layers_of
-
-
-class Stepping(Protocol):
-    """What is needed of a head in training."""
-
-    model: TrainableHead
-    optimizer: OptimWrapper
-
-    def stepped(self, seconds: float) -> None:
-        """To be called after each step."""
+from train.trainable import Losses, layers_of
+from train.trainee import Trainee
 
 
 def kind_of(config: Config) -> str | None:
     """What heads have to have in common to take their steps together; None for one that cannot."""
     if config.train.autocast == "float16":  # each scales its gradients by itself
         return None
-    names = ("num_motion_queries", "num_layers", "mask_dim", "initialisation")
+    if config.model.type != "dmvs":  # the outputs of others may have any shape
+        return None
+    names = ("num_motion_queries", "num_layers", "initialisation")
     model = {name: config.model[name] for name in names}
     return json.dumps([model, config.loss.to_dict()])
 
@@ -53,11 +44,11 @@ class Together:
         heads: from two to `MOST`.
     """
 
-    def __init__(self, heads: Sequence[Stepping]) -> None:
+    def __init__(self, heads: Sequence[Trainee]) -> None:
         self.heads = list(heads)
         self.device = next(heads[0].model.head.parameters()).device
 
-    def step(self, batch: Batch, iteration: int) -> Iterator[tuple[Stepping, Losses]]:
+    def step(self, batch: Batch, iteration: int) -> Iterator[tuple[Trainee, Losses]]:
         """One optimiser step of each.
 
         Yields:
@@ -72,7 +63,7 @@ class Together:
         outputs = [model.decode(batch, iteration) for model in models]
         count = len(batch.targets)
         seeds = [seed for model in models for seed in model.point_seeds(iteration, count)]
-        priors = [m.prior(own, batch) for m, own in zip(models, outputs, strict=True)]
+        priors = [m.criterion.prior(own, batch) for m, own in zip(models, outputs, strict=True)]
         terms, _ = models[0].criterion.compare(
             layers_of(outputs),
             batch.supervision.repeated(len(models)),
@@ -93,3 +84,13 @@ class Together:
             head.stepped(took)
             own = {name: values[number].detach() for name, values in terms.items()}
             yield head, {**own, "grad_norm": head.optimizer.norm}
+
+
+def grouped(heads: Sequence[Trainee]) -> list[Together]:
+    """Heads by what they can do together; those that are left over take their steps alone."""
+    alike: dict[str, list[Trainee]] = {}
+    for head in heads:
+        if kind := kind_of(head.member.config):
+            alike.setdefault(kind, []).append(head)
+    parts = [own[i : i + MOST] for own in alike.values() for i in range(0, len(own), MOST)]
+    return [Together(own) for own in parts if len(own) > 1]
