@@ -34,9 +34,10 @@ from extract.config import load_config
 from extract.demo.world import Scene, make_scene
 from extract.segmenters import VITA, SegmenterConfig, VITAHead
 from extract.segmenters.weights import save_safetensors
-from train.losses.criterion import Targets
 from train.losses.vita import Similarity, VITACriterion
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
+from train.masks.supervision import Match
+from train.masks.targets import Targets
 
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92]
 WORLD = 7  # seed of the scenes; the demo's own splits use others
@@ -130,7 +131,7 @@ class EncodedClip:
 
     queries: Tensor  # (T, N_f, C) float32
     features: Tensor  # (T, C, h, w) float16, before VITA's own projection
-    matches: list[tuple[Tensor, Tensor]]  # per frame: frame queries and the objects they found
+    matches: list[Match]  # per frame: frame queries and the objects they found
     masks: Tensor  # (N, T, H, W) uint8
     labels: Tensor  # (N,)
 
@@ -179,7 +180,7 @@ def _encoded(vita: VITA, number: int) -> EncodedClip:
     return EncodedClip(
         queries=queries.contiguous(),
         features=finest[0].half(),
-        matches=[(q.long(), n.long()) for q, n in matches],
+        matches=[Match(q.long(), n.long()) for q, n in matches],
         masks=masks.byte(),
         labels=labels,
     )

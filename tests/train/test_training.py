@@ -24,7 +24,7 @@ from train.config import BASE, load_config
 from train.data import Batch
 from train.data.compatible import signature
 from train.losses import Binary, SetCriterion, Targets
-from train.mask_logits import MaskFeatures, mask_logits
+from train.masks.logits import MaskFeatures, mask_logits
 from train.models import DMVS, HeadInputs
 from train.provenance import CONTENTS, contents
 from train.runner import load_head

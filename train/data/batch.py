@@ -14,8 +14,9 @@ from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.affinity import objectness, track_distance
 from train.data.targets import Boxes, ClipRuns
-from train.losses import Supervision, Targets
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
+from train.masks.supervision import Supervision
+from train.masks.targets import Targets
 from train.models import HeadInputs
 
 

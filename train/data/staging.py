@@ -24,7 +24,7 @@ from cache_schema.reader import CacheReader
 from train.data.batch import Batch, Sample, distance, head_inputs
 from train.data.buffers import torch_dtype
 from train.data.targets import ClipRuns, paint_all, toggles
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
 from train.models import HeadInputs
 
 #: Batches that are ready or being made while training is at one.

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.losses.classification import Matches, Softmax
+from train.losses.classification import Softmax
 from train.losses.criterion import SetCriterion
 from train.losses.points import RandomPoints
-from train.losses.supervision import Supervision, Targets
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
+from train.masks.supervision import Matches, Supervision
+from train.masks.targets import Targets
 
 
 @dataclass
@@ -110,10 +111,10 @@ def similarity_loss(similarity: Similarity, video_matches: Matches) -> Tensor:
         (similarity.video_embeds, video_matches, similarity.video_ids),
     ]
     for per_video, (rows, matches, own_ids) in zip((frames, 1), sources, strict=True):
-        for row, (queries, targets) in enumerate(matches):
-            embeds.append(rows[row][queries.to(rows.device)])
-            ids.append(own_ids[row].cpu()[targets])
-            videos.append(torch.full_like(targets, row // per_video))
+        for row, match in enumerate(matches):
+            embeds.append(rows[row][match.queries.to(rows.device)])
+            ids.append(own_ids[row].cpu()[match.targets])
+            videos.append(torch.full_like(match.targets, row // per_video))
     embed, obj, video = torch.cat(embeds), torch.cat(ids), torch.cat(videos)  # (R, C), (R,), (R,)
     if len(embed) == 0:
         return similarity.frame_embeds.sum() * 0.0
