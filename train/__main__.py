@@ -26,8 +26,8 @@ from train.config import Options, load_config
 from train.distributed import join, leave
 from train.evaluation.cache_scores import pick_rule
 from train.evaluation.validation import validate
+from train.heads import Head
 from train.memory import keep_freed_memory
-from train.models import DMVS
 from train.runner import alone_in, build_runner, num_workers
 
 
@@ -91,7 +91,7 @@ def _train(
 
 def _validation(
     config: Config, path: str | None, device: torch.device
-) -> Callable[[DMVS], dict[str, float]] | None:
+) -> Callable[[Head], dict[str, float]] | None:
     """What evaluates a head during training; None if nothing does."""
     if (path is None) != (config.train.val_interval == 0):
         raise InputError(

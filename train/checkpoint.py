@@ -231,7 +231,7 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, where: 
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InputError(
             f"{where} does not fit the config's head: {'; '.join(wrong[:3])}{more}; use the config "
-            "it was trained with"
+            "it was trained with, and a cache of the same models"
         )
     module.load_state_dict(weights)
 

@@ -30,6 +30,7 @@ from train.__main__ import pick_device
 from train.checkpoint import latest_checkpoint, read_checkpoint
 from train.config import Options, load_config
 from train.data.compatible import check_models
+from train.data.sizes import common_sizes
 from train.evaluation import controls, davis_report, report
 from train.evaluation.cache_scores import (
     DAVIS,
@@ -42,8 +43,8 @@ from train.evaluation.cache_scores import (
     score_expressions,
 )
 from train.evaluation.records import Item
+from train.heads import Head
 from train.inference import predict_video, read_expression
-from train.models import DMVS
 from train.predictions import Predictions, PredictionsWriter
 from train.provenance import cache_identity, describe_run
 from train.replay import keep
@@ -127,8 +128,7 @@ def _predict_all(
     )
     if problem:
         print(f"warning: {problem}", file=sys.stderr)
-    head = load_head(config, checkpoint, device)
-    _check_sizes(config, reader, videos)
+    head = load_head(config, checkpoint, common_sizes([reader]), device)
     with PredictionsWriter(
         Path(arguments.out) / "predictions.h5",
         fingerprint=reader.fingerprint_hex,
@@ -160,7 +160,7 @@ def _origin(training: Any) -> dict[str, Any]:
 
 def predict(
     reader: CacheReader,
-    head: DMVS,
+    head: Head,
     videos: Mapping[str, Sequence[Item]],
     *,
     donors: Mapping[str, Item] | None = None,
@@ -184,7 +184,7 @@ def predict(
 
 def predict_shuffled(
     reader: CacheReader,
-    head: DMVS,
+    head: Head,
     videos: Mapping[str, Sequence[Item]],
     *,
     seed: int,
@@ -277,22 +277,6 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
             raise InputError(f"--sigma {sigma}: a score is from 0 to 1, and so is sigma")
     if arguments.keep is not None and arguments.keep < 1:
         raise InputError(f"--keep {arguments.keep}: give the number of queries, 1 or more")
-
-
-def _check_sizes(config: Config, reader: CacheReader, videos: Mapping[str, Sequence[Item]]) -> None:
-    """Refuse a cache with other channels than the head was built for."""
-    item = next(iter(videos.values()))[0]
-    video = reader.video(item.video)
-    for name, array in (
-        ("hidden_dim", video.video_queries()),
-        ("mask_dim", video.video_mask_embeds()),
-        ("text_dim", read_expression(reader, item).sentence),
-    ):
-        if config.model[name] != array.shape[-1]:
-            raise InputError(
-                f"config key model.{name} is {config.model[name]}, but {reader.path} was extracted "
-                f"with {array.shape[-1]}; give a cache and a head that belong together"
-            )
 
 
 def _parser() -> argparse.ArgumentParser:

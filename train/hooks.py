@@ -16,7 +16,7 @@ from train.checkpoint import read_checkpoint, save_checkpoint
 from train.data import Batch
 from train.distributed import unwrapped
 from train.evaluation.report import write_metrics
-from train.models import DMVS
+from train.heads import Head
 from train.provenance import describe_run, peak_memory_mb
 
 
@@ -109,7 +109,7 @@ class Validation(Hook):
 
     def __init__(
         self,
-        validate: Callable[[DMVS], dict[str, float]],
+        validate: Callable[[Head], dict[str, float]],
         interval: int,
         work_dir: Path,
         training: dict[str, Any],

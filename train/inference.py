@@ -5,7 +5,6 @@ expressions at a time; several heads share it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from cache_schema.reader import CacheReader
 from cache_schema.records import Expression
 from train.data import video_batch
 from train.evaluation.records import Item
-from train.models import DMVS, HeadInputs
+from train.heads import Head, HeadInputs
 
 BATCH = 16  # expressions of one video that go through a head together
 
@@ -27,7 +26,7 @@ def read_expression(reader: CacheReader, item: Item) -> Expression:
 @torch.no_grad()
 def predict_video(
     reader: CacheReader,
-    heads: Mapping[str, DMVS],
+    heads: Mapping[str, Head],
     video_id: str,
     texts: Sequence[Expression],
     *,
@@ -50,11 +49,9 @@ def predict_video(
     """
     inputs = _to(video_batch(reader.video(video_id), texts), device)
     for start in range(0, len(texts), BATCH):
-        part = HeadInputs(
-            **{f.name: getattr(inputs, f.name)[start : start + BATCH] for f in fields(inputs)}
-        )
+        part = {name: tensor[start : start + BATCH] for name, tensor in inputs.present().items()}
         for name, head in heads.items():
-            output = head(part)[-1]
+            output = head(HeadInputs.of(part))[-1]
             scores = output.logits.float().sigmoid().cpu().numpy()  # (B, N_m)
             embeds = output.mask_embeds.float().cpu().numpy()  # (B, N_m, C)
             for b in range(len(scores)):
@@ -64,10 +61,7 @@ def predict_video(
 def _to(inputs: HeadInputs, device: torch.device | str) -> HeadInputs:
     """On another device; what only looks repeated for every expression is copied once."""
     moved = {}
-    for field in fields(inputs):
-        tensor = getattr(inputs, field.name)
-        if len(tensor) > 1 and tensor.stride(0) == 0:
-            moved[field.name] = tensor[:1].to(device).expand_as(tensor)
-        else:
-            moved[field.name] = tensor.to(device)
-    return HeadInputs(**moved)
+    for name, tensor in inputs.present().items():
+        once = len(tensor) > 1 and tensor.stride(0) == 0
+        moved[name] = tensor[:1].to(device).expand_as(tensor) if once else tensor.to(device)
+    return HeadInputs.of(moved)

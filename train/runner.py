@@ -33,8 +33,8 @@ from train.config import differences, load_config
 from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
 from train.data.compatible import signature
 from train.distributed import mean_over_ranks, unwrapped, wrap
+from train.heads import CacheSizes, Head
 from train.hooks import LossLog, PeakMemory, RunFile, Validation
-from train.models import DMVS
 from train.provenance import CONTENTS, cache_identity, contents
 from train.trainable import (
     build_head,
@@ -132,14 +132,7 @@ def build_dataset(
         del settings[name]
     if settings["seed"] is None:
         settings["seed"] = config.train.seed
-    dataset = ClipDataset(caches, staged=torch.device(device).type == "cuda", **settings)
-    for name, value in dataset.dims.items():
-        if config.model[name] != value:
-            raise InputError(
-                f"config key model.{name} is {config.model[name]}, but {caches[0].path} was "
-                f"extracted with {value}; set model.{name}={value}"
-            )
-    return dataset
+    return ClipDataset(caches, staged=torch.device(device).type == "cuda", **settings)
 
 
 def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:
@@ -203,7 +196,7 @@ def build_runner(
     *,
     device: torch.device | str = "cpu",
     resume: bool = False,
-    validate: Callable[[DMVS], dict[str, float]] | None = None,
+    validate: Callable[[Head], dict[str, float]] | None = None,
 ) -> Runner:
     """Everything a training run needs; call ``.train()`` on it.
 
@@ -226,7 +219,9 @@ def build_runner(
     loader = build_loader(config, dataset)
     training = training_facts(config, caches)
     checkpoint = _start(work_dir, training, resume=resume)
-    model = build_trainable(config, mean=mean_over_ranks if get_world_size() > 1 else None)
+    model = build_trainable(
+        config, dataset.sizes, mean=mean_over_ranks if get_world_size() > 1 else None
+    )
     hooks = [PeakMemory(), PlainCheckpoint(training), RunFile(work_dir, training)]
     if validate is not None:
         hooks.append(Validation(validate, train.val_interval, work_dir, training))
@@ -291,22 +286,29 @@ def _log_backends(config: Config) -> list[dict[str, Any]]:
     return backends
 
 
-def load_head(config: Config, checkpoint: str | Path, device: torch.device | str = "cpu") -> DMVS:
+def load_head(
+    config: Config,
+    checkpoint: str | Path,
+    sizes: CacheSizes,
+    device: torch.device | str = "cpu",
+) -> Head:
     """The trained head of a checkpoint, in eval mode; the average of its weights where kept.
 
     Args:
         config: from `load_config`; its model has to be the checkpoint's.
         checkpoint: an ``iter_N.pth`` of this project; only weights are read from it.
+        sizes: of the cache that the head is to read.
         device: where the head goes.
 
     Raises:
-        InputError: the checkpoint does not exist, cannot be read, or holds another head.
+        InputError: the checkpoint does not exist, cannot be read, or holds another head or
+            one for a cache of other sizes.
     """
     weights = read_checkpoint(checkpoint, device)["state_dict"]
     average = "average.module."
     prefix = average if any(name.startswith(average) for name in weights) else "head."
     own = {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}
-    head = build_head(config)
+    head = build_head(config, sizes)
     load_weights(head, own, where=f"checkpoint {checkpoint}")
     return head.to(device).eval()
 

@@ -31,6 +31,7 @@ from cache_schema.reader import CacheReader
 from train.__main__ import pick_device
 from train.config import Options
 from train.data.compatible import check_compatible
+from train.data.sizes import common_sizes
 from train.evaluation.cache_scores import list_expressions, pick_rule
 from train.evaluation.report import write_metrics
 from train.memory import keep_freed_memory
@@ -160,7 +161,8 @@ def _score(
     reader: CacheReader, checkpoints: Mapping[Member, Path], work_dir: Path, device: torch.device
 ) -> dict[str, dict]:
     """The content of metrics.json of each head, by `Member.name`."""
-    heads = {m.name: load_head(m.config, path, device) for m, path in checkpoints.items()}
+    sizes = common_sizes([reader])
+    heads = {m.name: load_head(m.config, path, sizes, device) for m, path in checkpoints.items()}
     rule = {m.name: pick_rule(m.config, reader.dataset) for m in checkpoints}
     sigma = {m.name: m.config.evaluation.sigma for m in checkpoints}
     digests = {m.name: file_sha256(path) for m, path in checkpoints.items()}
@@ -204,10 +206,11 @@ def report(
     seconds: dict[str, list[float]] = defaultdict(list)
     parameters = {}
     for member, content in metrics.items():
+        sizes = common_sizes(caches[member.caches])
         results[member.label].append(content)
         seconds[member.label].append(trained.seconds[member])
         with torch.device("meta"):
-            parameters[member.label] = count(build_head(member.config)).total()
+            parameters[member.label] = count(build_head(member.config, sizes)).total()
     return write_report(
         work_dir,
         results,

@@ -13,7 +13,8 @@ from extract.config import load_config
 from extract.frozen import freeze
 from extract.segmenters import VITA, SegmenterConfig, load_vita
 from extract.text import TextEncoder
-from train.models import DMVS, HeadInputs
+from train.heads import CacheSizes, HeadInputs
+from train.heads.dmvs import DMVS
 
 STEPS = 3
 
@@ -110,9 +111,10 @@ def test_training_a_head_leaves_the_segmenter_as_it_is(vita: VITA) -> None:
     torch.manual_seed(0)
     config = vita.config
     head = DMVS(
+        CacheSizes(
+            config.hidden_dim, 8, config.mask_dim, config.num_video_queries, config.num_classes
+        ),
         hidden_dim=config.hidden_dim,
-        text_dim=8,
-        mask_dim=config.mask_dim,
         num_motion_queries=4,
         num_layers=1,
         num_heads=2,

@@ -15,6 +15,7 @@ from tests.train.test_affinity import boxes_of
 from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate, video_batch
 from train.data.targets import clip_targets
+from train.heads import CacheSizes
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_videos_of_other_sizes_and_codecs_share_a_batch(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'codec\.name: "float32" != "float16".*mixed_codecs'):
         ClipDataset(caches, seed=0)
     dataset = ClipDataset(caches, seed=0, mixed_codecs=True)
-    assert dataset.dims == {"hidden_dim": 16, "text_dim": 24, "mask_dim": 16}
+    assert dataset.sizes == CacheSizes(16, 24, 16, num_video_queries=4, num_classes=3)
     samples = [dataset[n] for n in range(len(dataset))]
     batch = collate(samples).to("cpu")
     assert {features.shape for features in batch.mask_features} == {(3, 8, 12), (5, 12, 6)}
@@ -259,7 +260,8 @@ def test_workers_and_memory_change_nothing(tmp_path: Path, codec: str, ram_bytes
 
 
 def assert_equal(batch: Batch, other: Batch) -> None:
-    for name, tensor in vars(batch.inputs).items():
+    assert batch.inputs.present().keys() == other.inputs.present().keys()
+    for name, tensor in batch.inputs.present().items():
         assert torch.equal(tensor, getattr(other.inputs, name)), name
     for features, theirs in zip(batch.mask_features, other.mask_features, strict=True):
         assert features.stored.keys() == theirs.stored.keys()

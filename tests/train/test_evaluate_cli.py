@@ -370,4 +370,4 @@ def test_shuffling_needs_a_second_video(place: Path, capsys: pytest.CaptureFixtu
 def test_a_cache_of_other_channels_is_refused(place: Path, capsys: pytest.CaptureFixture) -> None:
     synthetic.write_cache(place / "wide", num_videos=1, C=20)  # whose fingerprint does not say so
     assert _run(place, place / "wide_out", cache="wide") == 2
-    assert "model.hidden_dim is 16" in capsys.readouterr().err
+    assert "model.mask_dim is 16, but the cache was extracted with 20" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import torch
 
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
+from tests.train.protocol_caches import SIZES
 from train.config import load_config
 from train.losses import Diverged
 from train.masks import pairs, supervision
@@ -36,7 +37,7 @@ def trainees(folder: Path, reader: CacheReader) -> list[Trainee]:
     for seed, encoder in ((0, "full"), (1, "full"), (2, "plain")):
         options = {"train.seed": seed, "data.seed": 0, "model.encoder": encoder}
         member = Member("dmvs", seed, load_config(folder / "small.py", options))
-        found.append(Trainee(member, [reader], folder, torch.device("cpu")))
+        found.append(Trainee(member, [reader], folder, torch.device("cpu"), SIZES))
     return found
 
 

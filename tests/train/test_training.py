@@ -23,9 +23,10 @@ from train.checkpoint import latest_checkpoint, read_checkpoint
 from train.config import BASE, load_config
 from train.data import Batch
 from train.data.compatible import signature
-from train.losses import Binary, SetCriterion, Targets
+from train.heads import CacheSizes, HeadInputs
+from train.heads.dmvs import DMVS
+from train.losses import HeadCriterion, Targets
 from train.masks.logits import MaskFeatures, mask_logits
-from train.models import DMVS, HeadInputs
 from train.provenance import CONTENTS, contents
 from train.runner import load_head
 from train.trainable import TrainableHead
@@ -39,6 +40,7 @@ optimizer = dict(lr=1e-3)
 schedule = dict(warmup_iters=3, milestones=[7])
 train = dict(max_iters=10, batch_size=3, log_interval=2, checkpoint_interval=4)
 """
+SIZES = CacheSizes(16, 24, 16, num_video_queries=4, num_classes=3)
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +104,14 @@ def test_the_head_learns_which_object_a_word_means() -> None:
     targets = [Targets(q[None, None].byte(), torch.zeros(1).long()) for q in quadrants]
     torch.manual_seed(0)
     head = DMVS(
+        CacheSizes(16, 24, mask_dim=4, num_video_queries=4, num_classes=1),
         hidden_dim=16,
-        text_dim=24,
-        mask_dim=4,
         num_motion_queries=4,
         num_layers=2,
         num_heads=2,
         feedforward_dim=32,
     )
-    model = TrainableHead(head, SetCriterion(Binary(), num_points=16))
+    model = TrainableHead(head, HeadCriterion(num_points=16))
     optimizer = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=5e-3))
 
     def batch() -> Batch:
@@ -250,7 +251,7 @@ def test_the_log_shows_losses_rate_time_and_memory(straight: tuple) -> None:
 
 
 def test_the_trained_head_is_loaded_as_it_was(straight: tuple, config: Path) -> None:
-    head = load_head(load_config(config), straight[0] / "iter_10.pth")
+    head = load_head(load_config(config), straight[0] / "iter_10.pth", SIZES)
     assert not head.training
     weights = head.state_dict()
     assert all(
@@ -261,8 +262,8 @@ def test_the_trained_head_is_loaded_as_it_was(straight: tuple, config: Path) -> 
 
 def test_a_checkpoint_of_another_head_is_refused(straight: tuple, config: Path) -> None:
     other = load_config(config, {"model.hidden_dim": 8, "model.num_layers": 3})
-    with pytest.raises(InputError, match="decoder.layers.2.*is missing.*and .* more"):
-        load_head(other, straight[0] / "iter_10.pth")
+    with pytest.raises(InputError, match="frame_projection.weight is missing.*and .* more"):
+        load_head(other, straight[0] / "iter_10.pth", SIZES)
 
 
 class Nasty:
@@ -284,7 +285,7 @@ def test_a_broken_or_foreign_checkpoint_is_refused(
     elif content == "tensor":
         torch.save(torch.zeros(3), path)
     with pytest.raises(InputError, match=r"iter_1\.pth"):
-        load_head(load_config(config), path)
+        load_head(load_config(config), path, SIZES)
     assert "was run" not in capsys.readouterr().out
 
 
@@ -308,8 +309,8 @@ def test_divergence_ends_in_one_sentence(config: Path, cache: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modle = dict()", "unknown config key 'modle'; known are model, data"),
-        ("model = dict(layers=3)", "unknown config key 'model.layers'; known in model are hidden"),
+        ("modle = dict()", "unknown config key 'modle'; did you mean model.*known are model, data"),
+        ("model = dict(layers=3)", "unknown config key 'model.layers'; did you mean num_layers"),
         ("model = 3", "model has to be a dict"),
         ("train = dict(max_iters='many')", "train.max_iters is 'many'; it has to be a whole"),
         ("train = dict(batch_size=0)", "train.batch_size is 0; it has to be from 1"),
@@ -334,7 +335,7 @@ def test_a_wrong_config_is_named(tmp_path: Path, text: str, message: str) -> Non
 
 @pytest.mark.parametrize("option", ["train.sede", "seed", "train", "train.seed.x"])
 def test_a_wrong_option_is_named(config: Path, option: str) -> None:
-    with pytest.raises(InputError, match=f"--cfg-options {option}: unknown key; known are model"):
+    with pytest.raises(InputError, match=f"--cfg-options: unknown config key '{option}"):
         load_config(config, {option: 1})
 
 

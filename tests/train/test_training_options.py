@@ -11,6 +11,7 @@ from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
+from tests.train.protocol_caches import SIZES
 from train import runner
 from train.__main__ import main
 from train.checkpoint import checkpoints, read_checkpoint
@@ -60,7 +61,7 @@ def test_the_average_of_the_weights_is_kept_and_evaluated(folder: Path, tmp_path
     expected = steps[0]
     for step in steps[1:]:
         expected = {name: 0.5 * value + 0.5 * step[name] for name, value in expected.items()}
-    head = load_head(load_config(folder / "small.py"), averaged / "iter_6.pth")
+    head = load_head(load_config(folder / "small.py"), averaged / "iter_6.pth", SIZES)
     for name, value in head.state_dict().items():
         torch.testing.assert_close(value, expected[name])
         assert torch.equal(value, weights(averaged / "iter_6.pth", "average.module.")[name])
@@ -98,7 +99,7 @@ def test_the_best_checkpoint_of_the_validations_is_kept(folder: Path, tmp_path: 
     config = load_config(folder / "small.py")
     found = {
         iteration: validate(
-            load_head(config, work_dir / f"iter_{iteration}.pth"),
+            load_head(config, work_dir / f"iter_{iteration}.pth", SIZES),
             CacheReader(folder / "cache"),
             num_videos=2,
             sigma=0.3,

@@ -9,11 +9,11 @@ import torch
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests import synthetic
-from tests.train.protocol_caches import write_cache, write_head
+from tests.train.protocol_caches import SIZES, write_cache, write_head
 from train.config import load_config
 from train.evaluation.validation import choose_videos, validate
+from train.heads import Head
 from train.hooks import Validation
-from train.models import DMVS
 from train.sweeping.scores import score_heads
 from train.trainable import build_head
 
@@ -21,9 +21,9 @@ HOW = {"sigma": 0.5, "rule": "threshold"}
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> DMVS:
+def head(tmp_path_factory: pytest.TempPathFactory) -> Head:
     config, checkpoint = write_head(tmp_path_factory.mktemp("head"))
-    head = build_head(load_config(config))
+    head = build_head(load_config(config), SIZES)
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     head.load_state_dict({name.removeprefix("head."): value for name, value in weights.items()})
     return head
@@ -42,7 +42,7 @@ def test_videos_are_evenly_spaced_and_can_be_scored(tmp_path: Path) -> None:
     assert [item.expression for item in choose_videos(reader, 1)["video001"]] == list("0123")
 
 
-def test_figures_are_those_of_an_evaluation_of_these_videos(tmp_path: Path, head: DMVS) -> None:
+def test_figures_are_those_of_an_evaluation_of_these_videos(tmp_path: Path, head: Head) -> None:
     synthetic.write_cache(tmp_path / "cache", num_videos=4, num_frames=3)
     reader = CacheReader(tmp_path / "cache")
     head.train()
@@ -59,7 +59,7 @@ def test_figures_are_those_of_an_evaluation_of_these_videos(tmp_path: Path, head
     assert some["J"] == pytest.approx(np.mean(chosen)) != found["J"]
 
 
-def test_a_cache_without_truth_is_refused(tmp_path: Path, head: DMVS) -> None:
+def test_a_cache_without_truth_is_refused(tmp_path: Path, head: Head) -> None:
     write_cache(tmp_path / "secret", "mevis", truth=False)
     with pytest.raises(InputError, match="no expressions with ground truth to validate with"):
         validate(head, CacheReader(tmp_path / "secret"), num_videos=1, **HOW)

@@ -14,6 +14,7 @@ from train.data.batch import Sample
 from train.data.buffers import Buffers
 from train.data.compatible import check_compatible
 from train.data.mixture import Mixture
+from train.data.sizes import common_sizes
 from train.data.targets import clip_runs, clip_targets
 
 
@@ -36,7 +37,7 @@ class ClipDataset(Dataset):
         staged: samples say where their mask features and targets are, see `train.data.staging`.
 
     Attributes:
-        dims: ``hidden_dim``, ``text_dim`` and ``mask_dim`` of the caches.
+        sizes: of the caches, which heads are built for.
 
     Raises:
         InputError: an unknown choice, no expressions, no objects, or caches that do not fit.
@@ -84,7 +85,7 @@ class ClipDataset(Dataset):
         pairs = [self._pairs(index) for index in range(len(caches))]
         self.pairs = [pair for own in pairs for pair in own]
         self.mixture = Mixture([len(own) for own in pairs], cache_weights, seed=seed)
-        self.dims = self._common_dims()
+        self.sizes = common_sizes(caches)
 
     def __len__(self) -> int:
         """Pairs of an epoch; counters go on beyond it."""
@@ -157,32 +158,3 @@ class ClipDataset(Dataset):
                 "ground truth"
             )
         return pairs
-
-    def _common_dims(self) -> dict[str, int]:
-        """Channels of the first pair of each cache, which have to agree."""
-        first: dict[int, tuple[str, str]] = {}
-        for cache, *names in self.pairs:
-            first.setdefault(cache, tuple(names))
-        sizes = []
-        for cache, (video_id, expression_id) in first.items():
-            video = self.caches[cache].video(video_id)
-            sizes.append(
-                {
-                    "frame queries": video.frame_queries([0]).shape[1:],
-                    "video queries": video.video_queries().shape,
-                    "class logits": video.video_logits().shape,
-                    "mask embeddings": video.video_mask_embeds().shape,
-                    "sentence": video.expression(expression_id).sentence.shape,
-                }
-            )
-            for name, shape in sizes[-1].items():
-                if shape != sizes[0][name]:
-                    raise InputError(
-                        f"{self.caches[cache].path} does not fit {self.caches[0].path}: {name} are "
-                        f"{shape} and {sizes[0][name]}; extract both with the same models"
-                    )
-        return {
-            "hidden_dim": sizes[0]["video queries"][-1],
-            "text_dim": sizes[0]["sentence"][-1],
-            "mask_dim": sizes[0]["mask embeddings"][-1],
-        }

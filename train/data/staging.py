@@ -24,8 +24,8 @@ from cache_schema.reader import CacheReader
 from train.data.batch import Batch, Sample, distance, head_inputs
 from train.data.buffers import torch_dtype
 from train.data.targets import ClipRuns, paint_all, toggles
+from train.heads.base import HeadInputs
 from train.masks.logits import MaskFeatures
-from train.models import HeadInputs
 
 #: Batches that are ready or being made while training is at one.
 AHEAD = 2

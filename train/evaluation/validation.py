@@ -8,12 +8,12 @@ from cache_schema.reader import CacheReader
 from train.evaluation.cache_scores import list_items, scored_videos
 from train.evaluation.mevis import average
 from train.evaluation.records import Item
-from train.models import DMVS
+from train.heads import Head
 from train.sweeping.scores import score_videos
 
 
 def validate(
-    head: DMVS,
+    head: Head,
     reader: CacheReader,
     *,
     num_videos: int,

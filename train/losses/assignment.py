@@ -37,19 +37,19 @@ def assign(cost: np.ndarray) -> Match:
     return Match(torch.from_numpy(predictions), torch.from_numpy(targets))
 
 
-def own_overlaps(overlaps: Sequence[Tensor | None], sources: Tensor | None) -> Tensor | None:
+def own_overlaps(overlaps: Sequence[Tensor], sources: Tensor | None) -> Tensor | None:
     """How much of each target each motion query's own mask covers.
 
     Args:
-        overlaps: IoU of the video queries with the targets of each sample, (N_v, M_b); None where
-            the cache does not hold it.
+        overlaps: IoU of the video queries with the targets of each sample, (N_v, M_b); empty where
+            a cache does not hold it.
         sources: (B, N_m), the video query that each motion query is; None where there is none.
 
     Returns:
         (B, N_m, largest M) float32, zero for targets that a sample does not have; None where it is
         not known.
     """
-    if sources is None or any(own is None for own in overlaps):
+    if sources is None or not overlaps:
         return None
     rows = [own.float().T for own in overlaps]  # (M_b, N_v)
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, M, N_v)

@@ -13,7 +13,7 @@ from train.losses.assignment import by_overlap, own_matches, own_overlaps
 from train.losses.classification import Binary
 from train.losses.criterion import Average, SetCriterion
 from train.losses.points import RandomPoints
-from train.masks.supervision import Matches
+from train.masks.supervision import joined
 
 if TYPE_CHECKING:
     from train.data import Batch
@@ -106,38 +106,33 @@ class HeadCriterion(SetCriterion):
         """The same for several heads at once whose outputs have one shape, each term (heads,)."""
         count = len(heads)
         layers = [
-            (
-                _joined([output.logits for output in layer]),
-                _joined([output.mask_embeds for output in layer]),
-            )
+            (joined([own.logits for own in layer]), joined([own.mask_embeds for own in layer]))
             for layer in zip(*heads, strict=True)
         ]
         sources = [outputs[-1].sources for outputs in heads]
-        joined = None if any(own is None for own in sources) else _joined(sources)  # (B', N_m)
-        own = own_overlaps(list(batch.overlaps) * count, joined)  # (B', N_m, M)
+        starts = None if sources[0] is None else joined(sources)  # (heads * B, N_m)
+        own = own_overlaps(batch.overlaps * count, starts)  # (heads * B, N_m, M)
         prior = matches = None
         if self.assignment == "overlap":
-            matches = self._by_overlap(own, joined, batch, count)
-        elif self.prior_weight and joined is not None:
-            rows = zip(list(batch.distances) * count, joined, strict=True)
+            if own is None:
+                raise InputError(f"config key loss.assignment is 'overlap', and {missing(starts)}")
+            weights = objectness(batch.inputs.video_logits).repeat(count, 1).gather(1, starts)
+            matches = by_overlap(own, weights, self.overlap_threshold)
+        elif self.prior_weight and starts is not None:
+            rows = zip(batch.distances * count, starts, strict=True)
             prior = [distance[row] for distance, row in rows]
         truth = batch.supervision if count == 1 else batch.supervision.repeated(count)
         losses, found = self.compare(
             layers, truth, prior=prior, matches=matches, random=random, average=average
         )
         if matches is None and own is not None and any(len(match.queries) for match in found):
-            parts = zip(own.chunk(count), _chunks(found, count), strict=True)
-            shares = torch.stack([own_matches(*part) for part in parts])
-            losses["own_matches"] = shares[0] if count == 1 else shares
+            size = len(found) // count
+            shares = [
+                own_matches(part, found[k * size : (k + 1) * size])
+                for k, part in enumerate(own.chunk(count))
+            ]
+            losses["own_matches"] = shares[0] if count == 1 else torch.stack(shares)
         return losses
-
-    def _by_overlap(
-        self, own: Tensor | None, sources: Tensor | None, batch: Batch, count: int
-    ) -> Matches:
-        if own is None or sources is None:
-            raise InputError(f"config key loss.assignment is 'overlap', and {missing(sources)}")
-        weights = objectness(batch.inputs.video_logits).repeat(count, 1).gather(1, sources)
-        return by_overlap(own, weights, self.overlap_threshold)
 
 
 def missing(sources: Tensor | None) -> str:
@@ -156,14 +151,3 @@ def missing(sources: Tensor | None) -> str:
 def objectness(video_logits: Tensor) -> Tensor:
     """Probability (B, N_v) of being any object at all, from logits (B, N_v, K+1)."""
     return 1.0 - video_logits.softmax(dim=-1)[..., -1]
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """`torch.cat`, but one tensor is not copied."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
-def _chunks(matches: Matches, count: int) -> list[Matches]:
-    """The matches of each head."""
-    size = len(matches) // count
-    return [matches[first : first + size] for first in range(0, len(matches), size)]

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class SelectionCriterion:
     """Weighted binary cross-entropy of "its own mask is a target's", Eq. (9) without Eq. (10).
 
-    Every query counts by its objectness: what is no object, and the worse half of an object that
-    was found twice, say little either way. Nothing is matched and no mask is read.
+    A query that is meant counts by its objectness, one that is not counts whole, for replay goes by
+    the scores alone: what is no object has to learn to stay low. Nothing is matched and no mask is
+    read.
 
     Args:
         overlap_threshold: the least IoU of a query's own mask with a target that makes it one.
@@ -62,13 +63,15 @@ class SelectionCriterion:
             raise InputError(f"the head learns from overlaps, and {missing(sources)}")
         logits = torch.stack([output.logits.float() for output in outputs])  # (L, B, N_m)
         meant = (own >= self.overlap_threshold).any(dim=2).float()  # (B, N_m)
-        weight = objectness(batch.inputs.video_logits).gather(1, sources)
+        scores = objectness(batch.inputs.video_logits).gather(1, sources)
+        weight = torch.where(meant > 0, scores, 1.0)
         losses = weight * F.binary_cross_entropy_with_logits(
             logits, meant.expand_as(logits), reduction="none"
         )
         sums, counts = class_sums(losses, weight.expand_as(logits), self.class_term)  # (L,) both
-        # How much each pair of a query that is meant and one that is not counts, (B, N_m, N_m).
-        pairs = (weight * meant)[:, :, None] * (weight * (1.0 - meant))[:, None]
+        # How much each pair of a query that is meant and one that is not counts, (B, N_m, N_m): its
+        # look-alikes are objects.
+        pairs = (scores * meant)[:, :, None] * (scores * (1.0 - meant))[:, None]
         counts = torch.cat([counts, pairs.sum()[None]])
         if average is not None:
             counts = average(counts)

@@ -115,7 +115,7 @@ class Group:
         sizes = [count * width for count in found for width in widths]
         split = [targets.split(sizes), all_maps.split(sizes)]  # sample by sample, part by part
         for number, width in enumerate(widths):
-            own, maps = (_joined(pieces[number :: len(widths)]) for pieces in split)
+            own, maps = (joined(pieces[number :: len(widths)]) for pieces in split)
             maps = maps.flatten(0, 1)  # (I * T, h, w)
             samples = np.repeat(self.samples, np.array(found) * width)
             points = choose(maps.detach(), np.repeat(samples, frames).tolist())  # (I * T, P, 2)
@@ -156,7 +156,7 @@ def _side_by_side(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     return predicted.flatten(1, 2), true.flatten(1, 2)
 
 
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
+def joined(tensors: Sequence[Tensor]) -> Tensor:
     """`torch.cat`, but one tensor is not copied."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 

@@ -30,6 +30,7 @@ from train.checkpoint import (
     save_checkpoint,
 )
 from train.data import Batch, workers
+from train.heads import CacheSizes
 from train.losses import Diverged
 from train.runner import build_dataset, build_loader, check_same_run, on_device, training_facts
 from train.sweeping.together import MOST, Together, kind_of
@@ -50,15 +51,23 @@ class Trainee:
         caches: on what.
         folder: for its checkpoints (``iter_N.pth``, as `train.runner` writes them) and its log.
         device: where.
+        sizes: of the caches.
 
     Attributes:
         seconds: that its own steps took so far.
     """
 
-    def __init__(self, member: Member, caches: Caches, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        member: Member,
+        caches: Caches,
+        folder: Path,
+        device: torch.device,
+        sizes: CacheSizes,
+    ) -> None:
         self.member, self.folder = member, folder
         self.facts = training_facts(member.config, caches)
-        self.model = build_trainable(member.config, device).train()
+        self.model = build_trainable(member.config, sizes, device).train()
         self.optimizer = build_optimizer(member.config, self.model)
         self.schedulers = [
             PARAM_SCHEDULERS.build({**settings, "optimizer": self.optimizer})
@@ -241,7 +250,7 @@ class Pass:
             if (folder / DROPPED).is_file():
                 self.dropped[member] = _reason(folder / DROPPED)
             else:
-                self.alive.append(Trainee(member, caches, folder, device))
+                self.alive.append(Trainee(member, caches, folder, device, self.dataset.sizes))
         if resume and self.alive:
             self._go_back()
 

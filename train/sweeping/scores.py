@@ -26,8 +26,8 @@ from train.evaluation.cache_scores import (
 from train.evaluation.mevis import Score
 from train.evaluation.records import Item
 from train.evaluation.scoring import score_video
+from train.heads import Head
 from train.inference import predict_video, read_expression
-from train.models import DMVS
 from train.replay import keep
 
 #: Of one video: head to expression ("video/expression") to score.
@@ -36,7 +36,7 @@ HeadScores = dict[str, dict[str, Score]]
 
 def score_heads(
     reader: CacheReader,
-    heads: Mapping[str, DMVS],
+    heads: Mapping[str, Head],
     *,
     rule: Mapping[str, str],
     sigma: Mapping[str, float],
@@ -55,7 +55,7 @@ def score_heads(
 
 def score_videos(
     reader: CacheReader,
-    heads: Mapping[str, DMVS],
+    heads: Mapping[str, Head],
     *,
     rule: Mapping[str, str],
     sigma: Mapping[str, float],
@@ -149,7 +149,7 @@ def from_json(scores: Mapping) -> HeadScores:
 
 def _kept_embeds(
     reader: CacheReader,
-    heads: Mapping[str, DMVS],
+    heads: Mapping[str, Head],
     video_id: str,
     items: Sequence[Item],
     *,

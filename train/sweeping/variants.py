@@ -22,7 +22,7 @@ from typing import Any
 from mmengine.config import Config
 
 from cache_schema.host.cli import InputError
-from train.config import BASE, complete, load_row, merge, read_config
+from train.config import BASE, complete, from_options, load_row, merge, read_config
 
 SWEEPS = BASE.parent / "sweeps"
 LABEL = re.compile(r"[A-Za-z0-9][\w.+-]*")
@@ -130,14 +130,13 @@ def make_members(
     """
     if len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {' '.join(map(str, seeds))}: each may stand there once")
-    members = []
+    given, members = read_config(config), []
     for label, row in sweep.rows.items():
-        given = read_config(config)
-        merge(given, row)
         for seed in seeds:
             own = {"data.seed": seeds[0], **(options or {}), "train.seed": seed}
+            layers = [(str(config), given), ("in the sweep", row), from_options(own)]
             try:
-                complete_config = complete(given, own, path=config)
+                complete_config = complete(layers, path=config)
             except InputError as error:
                 raise InputError(f"row {label}: {error}") from None
             members.append(Member(label, seed, complete_config, sweep.caches.get(label, ())))

@@ -4,9 +4,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from train.models.attention import Attention
-from train.models.frames import read_frames
-from train.models.text import keys_with_stand_in
+from train.heads.parts.attention import Attention
+from train.heads.parts.frames import read_frames
+from train.heads.parts.text import keys_with_stand_in
 
 #: The rows of the paper's Table 4: what the sentence reads, and what has cues put in before.
 #: "none" is no encoder, F_me = F_se; "plain" reads Q_f and Q_v as they are; "static" is plain with

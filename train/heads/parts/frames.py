@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from train.models.attention import Attention
+from train.heads.parts.attention import Attention
 
 #: Frames that are read at once when no gradient is kept; videos up to this are not cut.
 CHUNK_FRAMES = 32

@@ -1,0 +1,46 @@
+"""The sizes that heads are built for, from the caches that they read."""
+
+from collections.abc import Sequence
+
+from cache_schema.host.cli import InputError
+from cache_schema.reader import CacheReader
+from train.heads.base import CacheSizes
+
+
+def common_sizes(caches: Sequence[CacheReader]) -> CacheSizes:
+    """The sizes of caches, which have to agree.
+
+    Raises:
+        InputError: they do not, or a cache has no expressions.
+    """
+    every = [_shapes(reader) for reader in caches]
+    for reader, shapes in zip(caches, every, strict=True):
+        for name, shape in shapes.items():
+            if shape != every[0][name]:
+                raise InputError(
+                    f"{reader.path} does not fit {caches[0].path}: {name} are {shape} and "
+                    f"{every[0][name]}; extract both with the same models"
+                )
+    shapes = every[0]
+    return CacheSizes(
+        query_dim=shapes["video queries"][1],
+        text_dim=shapes["sentence"][0],
+        mask_dim=shapes["mask embeddings"][1],
+        num_video_queries=shapes["video queries"][0],
+        num_classes=shapes["class logits"][1] - 1,
+    )
+
+
+def _shapes(reader: CacheReader) -> dict[str, tuple[int, ...]]:
+    """Of what the first video with an expression holds."""
+    videos = (reader.video(video_id) for video_id in reader.video_ids)
+    video = next((video for video in videos if video.expression_ids), None)
+    if video is None:
+        raise InputError(f"{reader.path} has no expressions; extract a data set that has them")
+    return {
+        "frame queries": video.frame_queries([0]).shape[1:],
+        "video queries": video.video_queries().shape,
+        "class logits": video.video_logits().shape,
+        "mask embeddings": video.video_mask_embeds().shape[-2:],  # without T
+        "sentence": video.expression(video.expression_ids[0]).sentence.shape,
+    }
