@@ -4,7 +4,7 @@
 
 Two phases, as the two halves of VITA are frozen one after the other. The frame level (Mask2Former)
 learns from single frames with the losses of `transformers`; the video level (Object Encoder and
-Decoder) learns from the frozen frame level's queries and features with VITA's criterion.
+Decoder) learns from the frozen frame level's queries and features with VITA's losses.
 
 Classes say what an object is and what it does (stays, moves sideways, spins, ...), as far as its
 blur shows it. Trained on kinds alone, the video queries turned out to hold nothing about motion,
@@ -34,7 +34,8 @@ from extract.config import load_config
 from extract.demo.world import Scene, make_scene
 from extract.segmenters import VITA, SegmenterConfig, VITAHead
 from extract.segmenters.weights import save_safetensors
-from train.losses.vita import Similarity, VITACriterion
+from train.losses import SetCriterion, Softmax
+from train.losses.vita import Similarity, vita_losses
 from train.masks.logits import MaskFeatures
 from train.masks.supervision import Match
 from train.masks.targets import Targets
@@ -93,7 +94,7 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
     if run.start == run.steps:
         return head.state_dict()
     clips = _encoded_clips(vita, arguments.video_scenes, arguments.out)
-    criterion = VITACriterion(num_classes=vita.config.num_classes, num_points=128)
+    loss = SetCriterion(Softmax(vita.config.num_classes), num_points=128)
     exact = get_codec("float32")
     for step in run:
         rng = np.random.default_rng([WORLD, 2, step])
@@ -109,7 +110,8 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
             for c in batch
         ]
         ids = [torch.arange(len(c.labels)) for c in batch]
-        losses = criterion(
+        losses = vita_losses(
+            loss,
             [(layer.logits, layer.mask_embeds) for layer in layers],
             maps,
             [Targets(c.masks, c.labels) for c in batch],

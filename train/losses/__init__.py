@@ -6,7 +6,6 @@ from train.losses.criterion import SetCriterion
 from train.losses.head import Criterion, HeadCriterion
 from train.losses.points import sample_points
 from train.losses.selection import SelectionCriterion
-from train.losses.vita import VITACriterion
 from train.masks.supervision import Supervision
 from train.masks.targets import Targets
 
@@ -20,6 +19,5 @@ __all__ = [
     "Softmax",
     "Supervision",
     "Targets",
-    "VITACriterion",
     "sample_points",
 ]

@@ -15,9 +15,7 @@ from train.losses.assignment import assign, check_finite
 from train.losses.classification import Binary, Softmax
 from train.losses.plain import point_bce, point_dice
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
-from train.masks.logits import MaskFeatures
 from train.masks.supervision import Group, Match, Matches, Supervision
-from train.masks.targets import Targets
 
 Average = Callable[[Tensor], Tensor]
 """Counts (n,) of this process to their mean over all processes."""
@@ -51,25 +49,6 @@ class SetCriterion:
     dice_weight: float = 5.0
     prior_weight: float = 0.0
     class_term: str = "mean"
-
-    def __call__(
-        self,
-        layers: Sequence[tuple[Tensor, Tensor]],
-        maps: Sequence[MaskFeatures],
-        targets: Sequence[Targets],
-        *,
-        prior: Sequence[Tensor] | None = None,
-        random: RandomPoints | None = None,
-        average: Average | None = None,
-    ) -> dict[str, Tensor]:
-        """The loss terms that `compare` gives, for a batch that is used once.
-
-        Args:
-            maps: the mask features of each of the B samples, of any size.
-            targets: B targets.
-        """
-        truth = Supervision(maps, targets)
-        return self.compare(layers, truth, prior=prior, random=random, average=average)[0]
 
     def compare(
         self,
@@ -127,17 +106,8 @@ class SetCriterion:
         prior: Sequence[Tensor] | None = None,
         random: RandomPoints,
     ) -> list[Matches]:
-        """Match the queries of each layer with the targets; see `compare`.
-
-        Args:
-            logits: (L, B, N) or (L, B, N, K + 1).
-            embeds: (B, L, N, C).
-            truth: B targets.
-            prior: as for `compare`.
-            random: as for `compare`.
-
-        Returns:
-            The matches of each layer.
+        """The matches of each layer, of logits (L, B, N) or (L, B, N, K + 1) and embeddings
+        (B, L, N, C); see `compare`.
         """
         none = torch.zeros(0, dtype=torch.int64)
         matches: list[Matches] = [[Match(none, none)] * logits.shape[1] for _ in logits]
