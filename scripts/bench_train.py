@@ -47,11 +47,12 @@ from cache_schema.reader import CacheReader
 from cache_schema.writer import CacheWriter
 from extract.config import load_config as load_extract_config
 from extract.stage import RANDOM, Stage, load_stage
-from scripts.bench_cache import codecs, machine, write_video
+from scripts.bench_cache import ORIGIN, codecs, machine, write_video
 from train.config import load_config
 from train.data import Batch
 from train.masks.logits import MaskFeatures
 from train.memory import keep_freed_memory
+from train.params import usual_sizes
 from train.runner import build_dataset, build_loader, on_device
 from train.trainable import TrainableHead, build_optimizer, build_trainable
 
@@ -138,6 +139,7 @@ def write(path: Path, codec: Codec, sizes: argparse.Namespace) -> None:
         dataset="random",
         split="train",
         codec=codec,
+        **ORIGIN,
         shard_bytes=1 << 30,
     ) as writer:
         for video in range(sizes.videos):
@@ -252,7 +254,7 @@ def make(what: str, path: Path, arguments: argparse.Namespace, device: torch.dev
 def load(path: Path, arguments: argparse.Namespace, device: torch.device) -> Iterator[Batch]:
     """Batches without end on the device, as training loads them."""
     config = head_config(arguments)
-    loader = build_loader(config, build_dataset(config, [CacheReader(path)], device))
+    loader = build_loader(config, build_dataset([config], [CacheReader(path)], device))
     return iter(on_device(loader, device))
 
 
@@ -275,7 +277,7 @@ class Steps:
     def __init__(self, config: Config, device: torch.device, seed: int = 0) -> None:
         config = config.copy()
         config.train.seed = seed
-        self.model: TrainableHead = build_trainable(config, device).train()
+        self.model: TrainableHead = build_trainable(config, usual_sizes(config), device).train()
         self.optimizer = build_optimizer(config, self.model)
         self.iteration = 0
 
