@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from cache_schema.codecs import CODECS, LOWRANK
 from cache_schema.host.cli import InputError
+from extract.segmenters import DEFAULT
 
 #: Configurations that can be given by name; those that start with _ are parts of others.
 PRESETS = Path(__file__).parent / "configs"
@@ -38,11 +39,13 @@ LOWRANK_DEFAULTS: dict[str, Any] = {"rank": "auto", "iou": 0.99, "frames": 256}
 class ExtractConfig:
     """The keys of `KEYS`; ``text`` is None when no expressions are to be encoded.
 
-    ``codec`` has a ``name``; for ``lowrank-int8`` also every key of `LOWRANK_DEFAULTS`.
+    ``segmenter`` is what its key holds beside the type, for the segmenter to check. ``codec`` has a
+    ``name``; for ``lowrank-int8`` also every key of `LOWRANK_DEFAULTS`.
     """
 
     dataset: str
     dataset_settings: dict[str, Any]
+    segmenter_type: str
     segmenter: dict[str, Any]
     text: dict[str, str] | None
     resize: dict[str, int | None] | None
@@ -50,8 +53,8 @@ class ExtractConfig:
     clips: dict[str, int]
 
 
-#: Keys that are a name, or a dict with a name and settings.
-NAMED = ("codec", "dataset")
+#: Keys that are a name, or a dict with settings and a name under this key.
+NAMED = {"codec": "name", "dataset": "name", "segmenter": "type"}
 
 
 def presets() -> dict[str, Path]:
@@ -88,10 +91,10 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
     options = dict(options or {})
-    for key in NAMED:  # a name replaces all that was said; settings are added to it
+    for key, name in NAMED.items():  # it replaces all that was said; settings are added to it
         for given in (values, options):
             if isinstance(given.get(key), str):
-                values[key] = {"name": given[key]}
+                values[key] = {name: given[key]}
                 if given is options:
                     del options[key]
     wrapped = Config({"keys": values})
@@ -104,7 +107,11 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
     dataset = merged["dataset"]
     if not isinstance(dataset, dict) or not isinstance(dataset.get("name"), str):
         raise InputError(f"{path}: dataset is {dataset!r}, give a name or a dict with a name")
+    segmenter = merged["segmenter"]
+    if not isinstance(segmenter, dict):
+        raise InputError(f"{path}: segmenter is {segmenter!r}, give a dict of its settings")
     merged["dataset_settings"] = {key: dataset[key] for key in dataset if key != "name"}
+    merged["segmenter_type"] = segmenter.pop("type", DEFAULT)
     merged |= {"dataset": dataset["name"], "codec": _codec(path, merged["codec"])}
     return ExtractConfig(**merged)
 

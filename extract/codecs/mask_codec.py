@@ -1,7 +1,7 @@
 """Mask features into codes, on the segmenter's device: the torch side of `cache_schema.codecs`.
 
-Also fits the low-rank codec to a sample of the data set, and measures what a codec costs VITA's own
-masks.
+Also fits the low-rank codec to a sample of the data set, and measures what a codec costs the
+segmenter's own masks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,11 +32,17 @@ class Sample:
 
     Attributes:
         features: F_mask of some frames, (t, C, h, w).
-        embeds: mask embeddings of the video queries that count, (N, C).
+        embeds: mask embeddings of the video queries that count, (N, C), or (t, N, C) where they
+            change from frame to frame.
     """
 
     features: Tensor
     embeds: Tensor
+
+    def __getitem__(self, frames: slice | np.ndarray) -> "Sample":
+        """Some of the frames."""
+        embeds = self.embeds if self.embeds.dim() == 2 else self.embeds[frames]
+        return Sample(self.features[frames], embeds)
 
 
 def confident(logits: Tensor) -> Tensor:
@@ -187,9 +193,8 @@ def _at_least_two(samples: Iterable[Sample]) -> Iterator[Sample]:
     iterator = iter(samples)
     first = list(islice(iterator, 2))
     if len(first) == 1:
-        features, embeds = first[0].features, first[0].embeds
-        others = features[1::2] if len(features) > 1 else features
-        first = [Sample(features[::2], embeds), Sample(others, embeds)]
+        only = first[0]
+        first = [only[::2], only[1::2] if len(only.features) > 1 else only]
     return chain(first, iterator)
 
 
@@ -224,7 +229,7 @@ class Moments:
             self.pixels += flat.shape[1]
             self.sum = self.sum + flat.sum(1).cpu().numpy()
             self.products = self.products + (flat @ flat.T).cpu().numpy()
-        embeds = sample.embeds.double()
+        embeds = sample.embeds.flatten(0, -2).double()
         self.queries += len(embeds)
         self.metric = self.metric + (embeds.T @ embeds).cpu().numpy()
         if not np.isfinite(self.products).all() or not np.isfinite(self.metric).all():
@@ -258,10 +263,11 @@ class _Half:
         if not keep:
             return
         chosen = np.linspace(0, len(sample.features) - 1, KEPT_FRAMES).round().astype(int)
-        features = sample.features[np.unique(chosen)].float().cpu()
-        if self._bytes + features.nbytes <= KEPT_BYTES // 2 or not self._kept:
-            self._kept.append(Sample(features, sample.embeds.float().cpu()))
-            self._bytes += features.nbytes
+        some = sample[np.unique(chosen)]
+        some = Sample(some.features.float().cpu(), some.embeds.float().cpu())
+        if self._bytes + some.features.nbytes <= KEPT_BYTES // 2 or not self._kept:
+            self._kept.append(some)
+            self._bytes += some.features.nbytes
 
     def ious(self, basis: Basis) -> np.ndarray:
         """`iou_by_rank` of the kept frames, (R, M)."""
@@ -302,8 +308,13 @@ class CodedLogits:
             logits += self._bias[rows]
         return logits.unflatten(1, values.shape[1:])
 
-    def together(self, stored: Mapping[str, Tensor], rows: slice) -> Tensor:
-        """Logits (t, n, h, w) in t frames whose coded arrays are on the embeddings' device."""
+    def together(self, stored: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """Logits (t, n, h, w) in t frames whose coded arrays are on the embeddings' device.
+
+        Args:
+            stored: the coded arrays of the frames.
+            rows: which embeddings, (n,), or (t, n) in each frame.
+        """
         weights, values = self._weights[rows], stored["values"]
         if "scales" in stored:
             weights = weights * stored["scales"][:, None]  # (t, n, R)
@@ -365,20 +376,19 @@ def iou_by_rank(features: Tensor, embeds: Tensor, basis: Basis) -> np.ndarray:
 
     Args:
         features: (t, C, h, w).
-        embeds: (N, C).
+        embeds: (N, C), or (t, N, C).
         basis: of rank R.
 
     Returns:
         (R, M) float64 for the M masks that `codec_iou` compares.
     """
-    embeds = embeds.float()
     decoder, mean = (torch.from_numpy(a).to(embeds.device) for a in (basis.decoder, basis.mean))
-    weights, bias = embeds @ decoder.T, embeds @ mean  # (N, R), (N,)
     projection = _projection(basis, features.device)
     frames = []
-    for frame in features:
+    for frame, own in zip(features, embeds.float().expand(len(features), -1, -1), strict=True):
+        weights, bias = own @ decoder.T, own @ mean  # (N, R), (N,)
         flat = frame.float().flatten(1)
-        exact = embeds @ flat > 0  # (N, h*w)
+        exact = own @ flat > 0  # (N, h*w)
         shown = exact.any(1)
         exact = exact[shown]  # (M, h*w)
         buffer = flat.new_empty(basis.rank, flat.shape[1])

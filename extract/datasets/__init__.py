@@ -4,9 +4,11 @@ import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cache_schema.host.cli import InputError
+from cache_schema.host.lookup import find_class, nearest
+from cache_schema.records import Facts
 from extract.datasets.folder import VideoFolder
 from extract.datasets.mevis import MeViS
 from extract.datasets.records import RLE, SourceExpression, SourceVideo
@@ -14,8 +16,31 @@ from extract.datasets.ref_davis import RefDAVIS
 from extract.datasets.ref_youtube_vos import RefYouTubeVOS
 from extract.datasets.refcoco import RefCOCO, RefCOCOg, RefCOCOPlus
 
-#: The values of the config key ``dataset``. Each is built as ``cls(root, split)``.
-DATASETS = {
+
+class Dataset(Protocol):
+    """A split of a data set, built as ``cls(root, split)``.
+
+    Keyword-only arguments of the constructor are its settings, whole numbers: ``dataset.variants``.
+
+    Attributes:
+        facts: what it is; heads, evaluation and scoring go by it.
+    """
+
+    facts: Facts
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the videos, in their order."""
+
+    def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
+        """A video, with its masks or without; InputError if something is wrong with it."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What its annotations are, in plain JSON types: SHA-256 of each file."""
+
+
+#: The values of the config key ``dataset`` beside ``package.module:Class``.
+DATASETS: dict[str, type[Dataset]] = {
     "mevis": MeViS,
     "ref_youtube_vos": RefYouTubeVOS,
     "ref_davis": RefDAVIS,
@@ -28,20 +53,29 @@ DATASETS = {
 
 def open_dataset(
     name: str, root: Path, split: str | None, settings: Mapping[str, Any] | None = None
-):
+) -> Dataset:
     """The data set of a name.
 
     Args:
-        name: a key of `DATASETS`.
+        name: a key of `DATASETS`, or ``package.module:Class``.
         root, split: where it lies.
         settings: whole numbers that the data set takes beside them, such as ``variants``.
 
     Raises:
         InputError: an unknown name or setting, or what the data set itself refuses.
     """
-    if name not in DATASETS:
-        raise InputError(f"unknown dataset '{name}': known are {', '.join(DATASETS)}")
-    taken = inspect.signature(DATASETS[name]).parameters
+    kind = find_class(name, "dataset") if ":" in name else DATASETS.get(name)
+    if kind is None:
+        raise InputError(
+            f"unknown dataset '{name}'{nearest(name, DATASETS)}: known are {', '.join(DATASETS)}, "
+            "and package.module:Class"
+        )
+    if not isinstance(getattr(kind, "facts", None), Facts):
+        raise InputError(
+            f"dataset {name!r} does not say what it is: give {kind.__name__} the attribute facts, "
+            "a cache_schema.records.Facts"
+        )
+    taken = inspect.signature(kind).parameters
     known = [key for key, parameter in taken.items() if parameter.kind is parameter.KEYWORD_ONLY]
     for key, value in (settings or {}).items():
         if key not in known:
@@ -49,7 +83,7 @@ def open_dataset(
             raise InputError(f"unknown key 'dataset.{key}': dataset '{name}' {its}")
         if type(value) is not int or value < 0:
             raise InputError(f"dataset.{key} is {value!r}, give a whole number")
-    dataset = DATASETS[name](root, split, **(settings or {}))
+    dataset = kind(root, split, **(settings or {}))
     for note in getattr(dataset, "notes", ()):
         print(f"warning: {note}", file=sys.stderr)
     return dataset
@@ -58,6 +92,7 @@ def open_dataset(
 __all__ = [
     "DATASETS",
     "RLE",
+    "Dataset",
     "MeViS",
     "RefCOCO",
     "RefCOCOPlus",

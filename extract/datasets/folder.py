@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cache_schema.host.cli import InputError
+from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles, VideoDecoder
 from extract.datasets.records import SourceVideo
@@ -28,6 +29,8 @@ class VideoFolder:
         InputError: no such folder, no videos in it, two videos of one name, or images beside
             videos (it is then unclear what the videos are).
     """
+
+    facts = Facts(one_object=False, protocol="expressions", has_text=False)
 
     def __init__(self, root: str | Path, split: str | None = None) -> None:
         self.folder = existing_folder(Path(root), what="data root")

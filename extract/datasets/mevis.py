@@ -11,6 +11,7 @@ from typing import Any
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from cache_schema.records import Facts
 from extract.datasets.files import JsonTable, existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
 from extract.datasets.meta_expressions import MetaExpressions
@@ -28,6 +29,7 @@ class MeViS:
         InputError: folder or `meta_expressions.json` missing, malformed JSON, wrong shape.
     """
 
+    facts = Facts(one_object=False, protocol="expressions", has_text=True)
     SPLITS = ("train", "valid_u", "valid", "test")
 
     def __init__(self, root: str | Path, split: str | None) -> None:

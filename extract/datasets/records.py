@@ -1,6 +1,7 @@
 """What every data set hands to the pipeline: videos, their expressions and their masks."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
@@ -42,6 +43,8 @@ class SourceVideo:
         expressions: the sentences, possibly none.
         objects: annotation id -> one RLE (or None where the object is absent) a frame, at the
             size of the frames; empty without ground truth.
+        frame_times: which frame of the video each is, ascending from 0 on; by default they are all
+            that there are.
         categories: annotation id -> what the object is, where the data set says so.
         notes: what is worth knowing, such as files that are left out.
 
@@ -54,11 +57,14 @@ class SourceVideo:
     frames: FrameSource
     expressions: list[SourceExpression] = field(default_factory=list)
     objects: dict[str, list[RLE | None]] = field(default_factory=dict)
+    frame_times: Sequence[int] | None = None
     categories: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _size: tuple[int, int] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.frame_times is None:
+            self.frame_times = range(len(self.frame_names))
         check_text(self.id, "the id of a video")
         for name in self.frame_names:
             check_text(name, f"video {self.id!r}: the name of a frame")

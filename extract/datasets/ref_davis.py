@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from cache_schema.records import Facts
 from extract.datasets.davis_text import FILES, read_sentences
 from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
@@ -41,6 +42,8 @@ class RefDAVIS:
     Raises:
         InputError: neither layout is there, a file of text is missing or malformed.
     """
+
+    facts = Facts(one_object=True, protocol="davis", has_text=True)
 
     def __init__(self, root: str | Path, split: str | None, *, sentences: bool = True) -> None:
         if not plain_name(split):

@@ -11,6 +11,7 @@ from typing import Any
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.frames import ImageFiles
 from extract.datasets.meta_expressions import MetaExpressions
@@ -36,6 +37,7 @@ class RefYouTubeVOS:
         InputError: no sentences, no masks of train, no list of test to reduce valid by.
     """
 
+    facts = Facts(one_object=True, protocol="expressions", has_text=True)
     SPLITS = ("train", "valid", "test")
 
     def __init__(self, root: str | Path, split: str | None) -> None:

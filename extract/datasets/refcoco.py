@@ -16,6 +16,7 @@ from pycocotools import mask as coco
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.pickles import read_plain_pickle
 from extract.datasets.pseudo_video import Warp, WarpedImage, draw_clip, mirrored
@@ -42,6 +43,7 @@ class RefCOCO:
         InputError: a file is missing, malformed or not plain data; no such split.
     """
 
+    facts = Facts(one_object=True, protocol="expressions", has_text=True)
     name = "refcoco"
     #: Files refs(<partition>).p; the first is the usual one.
     partitions: tuple[str, ...] = ("unc", "google")

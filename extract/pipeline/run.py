@@ -1,4 +1,4 @@
-"""Stage one: every video of a data set through the frozen VITA and the text side, to the cache.
+"""Stage one: every video of a data set through segmenter and text side, both frozen, to the cache.
 
 Four generators, one after the other: `read` decodes and prepares frames and encodes sentences,
 `infer` runs the model, `code` brings codes to the host, `write` measures tracks and does everything
@@ -29,7 +29,7 @@ from cache_schema.records import CodecIoU
 from cache_schema.writer import CacheWriter
 from extract.codecs.calibration import fit_codec
 from extract.config import ExtractConfig
-from extract.datasets import open_dataset
+from extract.datasets import Dataset, open_dataset
 from extract.pipeline.child import Child, cut_off
 from extract.pipeline.coding import code
 from extract.pipeline.inference import infer
@@ -38,7 +38,7 @@ from extract.pipeline.prefetch import ahead
 from extract.pipeline.progress import Progress
 from extract.pipeline.ranks import share, wait_for
 from extract.pipeline.readers import reading
-from extract.pipeline.reading import Dataset, read
+from extract.pipeline.reading import read
 from extract.pipeline.writing import write
 from extract.stage import Stage, load_stage
 
@@ -120,7 +120,7 @@ def extract(
         config,
         weights,
         device,
-        has_text=config.dataset != "folder",
+        has_text=dataset.facts.has_text,
         chunk_frames=chunk_frames,
         autocast=autocast,
     )
@@ -147,7 +147,7 @@ def extract(
         )
 
     summary, start = Summary(total=len(own)), time.perf_counter()
-    readers = readers or default_readers(stage.vita.device)
+    readers = readers or default_readers(stage.segmenter.device)
     with closing(outcomes_of(stage, dataset, codec, open_cache, own, queue, readers)) as outcomes:
         summary.already_there = len(next(outcomes).intersection(own))
         with Progress(len(own) - summary.already_there, rank) as progress:

@@ -46,8 +46,14 @@ def _write_video(cache: CacheWriter, video_id: str, parts: Iterator[Any]) -> Ite
 
 
 def _finish(entry: VideoWriter, cache: CacheWriter, head: Head, clips: CodedClips) -> None:
-    whole, banked = clips.tracks or video_tracks(
-        entry.mask_features, cache.codec, clips.mask_embeds, clips.bank, entry.frames, head.geometry
+    (whole, _), *banked = clips.measured or video_tracks(
+        entry.mask_features,
+        cache.codec,
+        clips.mask_embeds,
+        clips.bank,
+        entry.frames,
+        head.geometry,
+        head.cells,
     )
     entry.finish(
         video_queries=clips.video_queries[0],
@@ -56,7 +62,7 @@ def _finish(entry: VideoWriter, cache: CacheWriter, head: Head, clips: CodedClip
         tracks=whole,
         clips=[
             Clip(frame_indices=indices, video_queries=queries, video_logits=logits, tracks=paths)
-            for indices, queries, logits, paths in zip(
+            for indices, queries, logits, (paths, _) in zip(
                 clips.bank, clips.video_queries[1:], clips.logits[1:], banked, strict=True
             )
         ],

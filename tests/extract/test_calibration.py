@@ -15,9 +15,9 @@ from extract.codecs.mask_codec import CodedLogits, encode
 from extract.datasets import VideoFolder
 from extract.pipeline import run as pipeline
 from extract.pipeline.run import extract
-from extract.segmenters import VITA
+from extract.segmenters.base import FrameOutput
 from extract.segmenters.masks import mask_logits
-from extract.segmenters.vita import FrameOutput
+from extract.segmenters.vita import VITA
 from extract.stage import RANDOM, load_stage
 
 LENGTHS = [10, 3, 6]
@@ -83,13 +83,13 @@ def test_videos_with_nan_are_left_out_of_the_sample_unless_all_have_them(
     frames, calls = VITA.frames, [0]
 
     def broken(every):
-        def call(self, images):
-            output = frames(self, images)
+        def call(self, images, state):
+            output, _ = frames(self, images)
             calls[0] += 1
             if every or calls[0] == 1:
                 features = torch.full_like(output.mask_features, torch.nan)
-                return FrameOutput(output.frame_queries, features)
-            return output
+                output = FrameOutput(output.frame_queries, features)
+            return output, None
 
         return call
 

@@ -47,10 +47,10 @@ def direct(stage, source):
     """What VITA says without any cache: queries, features, video output, masks (N_v, T, H, W)."""
     images = torch.stack([stage.preprocess(source.read_frame(t))[0] for t in range(12)])
     geometry = stage.preprocess(source.read_frame(0))[1]
-    frames = [stage.vita.frames(chunk) for chunk in images.split(8)]
+    frames = [stage.segmenter.frames(chunk)[0] for chunk in images.split(8)]
     queries = torch.cat([f.frame_queries for f in frames])
     features = torch.cat([f.mask_features for f in frames])
-    video = stage.vita.video(queries[None])
+    video = stage.segmenter.video(queries[None])
     logits = mask_logits(features, video.mask_embeds[0])  # (T, N_v, h, w)
     masks = torch.stack([to_original(frame, geometry) > 0 for frame in logits], dim=1)
     return queries, video, masks.numpy(), tracks(logits, geometry)
@@ -69,7 +69,7 @@ def test_the_cache_holds_what_the_models_say(exact, stage, data):
     assert video.frame_names == source.frame_names
     assert video.objects() == source.objects
     clip = video.clip(1)
-    again = stage.vita.video(queries[torch.from_numpy(clip.frame_indices).long()][None])
+    again = stage.segmenter.video(queries[torch.from_numpy(clip.frame_indices).long()][None])
     assert np.abs(clip.video_queries - again.video_queries[0].numpy()).max() < 1e-5
     assert clip.tracks.shape == (12, 4, 6)
 
@@ -200,10 +200,8 @@ def test_chunks_on_a_cpu_hold_a_number_of_pixels(tmp_path, stage, size, asked, e
     image_folder(tmp_path, "a", frames=9, size=size)
     video = VideoFolder(tmp_path, None).video("a")
     parts = list(chunks(replace(stage, chunk_frames=asked), video, range(9)))
-    assert [len(images.pixels) for images, _ in parts] == expected
-    assert {images.pixels.shape[1:] for images, _ in parts} == {
-        (parts[0][1].resized_height, parts[0][1].resized_width, 3)
-    }
+    assert [len(images.pixels) for images in parts] == expected
+    assert {images.pixels.shape[1:] for images in parts} == {(*size, 3)}
 
 
 @pytest.mark.parametrize(("autocast", "narrow"), [("tf32", None), ("float16+tf32", torch.float16)])
@@ -212,7 +210,7 @@ def test_tf32_is_a_matter_of_the_device(monkeypatch, autocast, narrow):
     set_to = []
     monkeypatch.setattr(stage_module, "allow_tf32", set_to.append)
     stage = load_stage(small_config(), RANDOM, "cpu", has_text=False, autocast=autocast)
-    assert stage.vita.autocast == narrow and not set_to
+    assert stage.segmenter.autocast == narrow and not set_to
     assert stage.identity()["autocast"] == autocast
 
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extract.segmenters import forms
-from extract.segmenters.deformable import sample, sampling_grid, value_table
-from extract.segmenters.deformable_kernel import KernelError, sample_by_kernel
-from extract.segmenters.deformable_padded import sample_padded
-from extract.segmenters.tokens import (
+from extract.segmenters.vita import forms
+from extract.segmenters.vita.deformable import sample, sampling_grid, value_table
+from extract.segmenters.vita.deformable_kernel import KernelError, sample_by_kernel
+from extract.segmenters.vita.deformable_padded import sample_padded
+from extract.segmenters.vita.tokens import (
     Shape,
     first_rows,
     map_of,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extract.segmenters.constants import constant
-from extract.segmenters.deformable import relative_centres
-from extract.segmenters.tokens import Shape, first_rows
+from extract.segmenters.vita.constants import constant
+from extract.segmenters.vita.deformable import relative_centres
+from extract.segmenters.vita.tokens import Shape, first_rows
 
 
 @dataclass(frozen=True)
