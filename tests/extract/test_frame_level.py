@@ -266,7 +266,7 @@ def test_autocast_changes_little_and_puts_out_float32(dtype: torch.dtype) -> Non
     for vita.autocast in (None, dtype):
         output = vita.frames(frames)[0]
         video = vita.video(output.frame_queries[None])
-        seen.append([*vars(output).values(), video.video_queries, video.logits, video.mask_embeds])
+        seen.append([output.frame_queries, output.mask_features, *vars(video).values()])
         logits = mask_logits(output.mask_features, video.mask_embeds[0])
         masks.append(to_original(logits, prepared[0][1]) > 0)
     for exact, narrow in zip(*seen, strict=True):
