@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from cache_schema.codecs import CODECS, LOWRANK
+from cache_schema.codecs import KNOWN, LOWRANK, get_codec
 from cache_schema.host.cli import InputError
 from extract.segmenters import DEFAULT
 
@@ -26,7 +26,11 @@ KEYS: dict[str, set[str] | None] = {
     "resize": {"short", "max"},
     "codec": None,
     "clips": {"num", "frames"},
+    "segmenter_masks": {"keep"},
 }
+#: Of those that a configuration may leave out. Masks of so many video queries go into a cache
+#: without mask features; None keeps all.
+DEFAULTS: dict[str, Any] = {"segmenter_masks": {"keep": None}}
 #: Those that may be None, and the most that a number may be.
 OPTIONAL = ("text", "resize")
 MOST = 1 << 20
@@ -51,6 +55,7 @@ class ExtractConfig:
     resize: dict[str, int | None] | None
     codec: dict[str, Any]
     clips: dict[str, int]
+    segmenter_masks: dict[str, int | None]
 
 
 #: Keys that are a name, or a dict with settings and a name under this key.
@@ -85,7 +90,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
         names = runpy.run_path(str(path))
     except Exception as error:  # whatever a file from outside may raise
         raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
-    values = {
+    values = DEFAULTS | {
         name: value
         for name, value in names.items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
@@ -143,6 +148,9 @@ def _check(path: Path, values: dict[str, Any]) -> None:
     for name, value in (resize or {}).items():
         if value is not None and not _is_count(value):
             raise InputError(f"{path}: resize.{name} is {value!r:.40}, give pixels or None")
+    keep = values["segmenter_masks"]["keep"]
+    if keep is not None and not _is_count(keep):
+        raise InputError(f"{path}: segmenter_masks.keep is {keep!r:.40}, give a number or None")
     for name, value in (text or {}).items():
         if not isinstance(value, str):
             raise InputError(f"{path}: text.{name} is {value!r:.40}, give a name or a folder")
@@ -154,11 +162,14 @@ def _codec(path: Path, given: Any) -> dict[str, Any]:
     where = f"{path} (with --cfg-options)"
     if not isinstance(codec, dict) or not isinstance(codec.get("name"), str):
         raise InputError(
-            f"{where}: codec is {given!r}, give a name ({', '.join(CODECS)}) or a dict with a name"
+            f"{where}: codec is {given!r}, give a name ({', '.join(KNOWN)}) or a dict with a name"
         )
     name = codec["name"]
-    if name not in CODECS:
-        raise InputError(f"{where}: unknown codec '{name}', known are {', '.join(CODECS)}")
+    if name != LOWRANK:
+        try:
+            get_codec(name)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
     for key in codec:
         if key != "name" and key not in LOWRANK_DEFAULTS:
             raise InputError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import cache_schema
+from cache_schema.codecs import LIGHT
 from cache_schema.host.cli import InputError
 from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
@@ -70,6 +71,7 @@ class Stage:
         The codec stands in it as it was asked for; what comes of that replaces it in the
         fingerprint.
         """
+        light = self.config.codec["name"] == LIGHT.name
         return {
             "code_version": cache_schema.__version__,
             "format_version": FORMAT_VERSION,
@@ -81,6 +83,7 @@ class Stage:
             "codec": self.config.codec,
             "clips": {**self.config.clips, "seed": CLIP_SEED},
             "text": self.text.identity() if self.text else None,
+            **({"segmenter_masks": self.config.segmenter_masks} if light else {}),
         }
 
     def frames_together(self, geometry: Geometry) -> int:

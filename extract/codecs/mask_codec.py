@@ -60,6 +60,17 @@ def confident(logits: Tensor) -> Tensor:
     return sure
 
 
+def carrier(codec: Codec) -> Codec:
+    """What brings mask features to the writer: the codec, or an exact one where it stores none."""
+    return get_codec("float32") if codec.dtype is None else codec
+
+
+def in_numpy(codec: Codec) -> bool:
+    """Whether only `Codec.encode` itself knows how a codec codes."""
+    plain = type(codec).encode is Codec.encode
+    return not plain or (codec.basis is not None and not codec.scaled)
+
+
 @torch.no_grad()
 def encode(features: Tensor, codec: Codec) -> dict[str, np.ndarray]:
     """Code mask features where they are; only codes travel to the host.
@@ -78,6 +89,8 @@ def encode(features: Tensor, codec: Codec) -> dict[str, np.ndarray]:
     Raises:
         InputError: NaN or infinite values, or values beyond the stored type.
     """
+    if in_numpy(codec):
+        return codec.encode(features.float().cpu().numpy())
     if not codec.scaled:
         dtype = getattr(torch, codec.dtype.name)
         # Rounding keeps the order, so all values are finite if the extremes are; NaN is both.
@@ -106,7 +119,7 @@ def encode_together(features: Tensor, codec: Codec) -> tuple[dict[str, Tensor], 
     """The same on a device that is better at few large steps: nothing waits, nothing travels.
 
     Args:
-        features, codec: see `encode`.
+        features, codec: see `encode`; not `in_numpy`.
 
     Returns:
         The arrays of ``codec.layout``, each with a leading t, and whether they can be stored (a

@@ -14,7 +14,7 @@ from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
 from extract.datasets.files import JsonTable, existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
-from extract.datasets.meta_expressions import MetaExpressions
+from extract.datasets.meta_expressions import MetaExpressions, times_of
 from extract.datasets.records import RLE, SourceExpression, SourceVideo, check_rle
 
 
@@ -85,6 +85,7 @@ class MeViS:
         return SourceVideo(
             id=video_id,
             frame_names=frames,
+            frame_times=times_of(frames),
             frames=ImageFiles([folder / f"{name}.jpg" for name in frames], video_id),
             expressions=made,
             objects=self._objects(video_id, made, frames) if objects else {},

@@ -17,7 +17,7 @@ from cache_schema.records import Facts
 from extract.datasets.davis_text import FILES, read_sentences
 from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
-from extract.datasets.meta_expressions import MetaExpressions
+from extract.datasets.meta_expressions import MetaExpressions, times_of
 from extract.datasets.palette import mask_paths, object_id, read_objects
 from extract.datasets.records import RLE, SourceExpression, SourceVideo
 
@@ -106,6 +106,7 @@ class RefDAVIS:
         return SourceVideo(
             id=video_id,
             frame_names=frames,
+            frame_times=times_of(frames),
             frames=ImageFiles([folder / f"{name}.jpg" for name in frames], video_id),
             expressions=expressions,
             objects=self._objects(video_id, frames, expressions) if objects else {},

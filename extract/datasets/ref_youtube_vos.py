@@ -14,7 +14,7 @@ from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.frames import ImageFiles
-from extract.datasets.meta_expressions import MetaExpressions
+from extract.datasets.meta_expressions import MetaExpressions, times_of
 from extract.datasets.palette import mask_paths, object_id, read_objects
 from extract.datasets.records import RLE, SourceExpression, SourceVideo
 
@@ -94,6 +94,7 @@ class RefYouTubeVOS:
         return SourceVideo(
             id=video_id,
             frame_names=frames,
+            frame_times=times_of(frames),
             frames=ImageFiles([folder / f"{name}.jpg" for name in frames], video_id),
             expressions=expressions,
             objects=self._objects(video_id, frames, expressions) if objects else {},

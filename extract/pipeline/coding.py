@@ -26,13 +26,15 @@ def code(stage: Stage, codec: Codec, parts: Iterable[tuple[str, Any]]) -> Iterat
 
     A video with NaN or infinite values fails.
     """
+    light, codec = codec.dtype is None, mask_codec.carrier(codec)
+    beside = stage.transfer.beside and not light and not mask_codec.in_numpy(codec)
 
     def work(video_id: str, parts: Iterator[Any]) -> Iterator[Head | CodedFrames | CodedClips]:
         for part in parts:
             if isinstance(part, Head):
-                compared = _Compared(video_id, len(part.frame_names), codec)
-                head = part
-                kept = KeptCodes() if stage.transfer.beside else None
+                frames = 0 if light else len(part.frame_names)  # exact features have no cost
+                compared = _Compared(video_id, frames, codec)
+                head, kept = part, KeptCodes() if beside else None
                 yield part
                 continue
             if isinstance(part, Frames):

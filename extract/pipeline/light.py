@@ -1,4 +1,4 @@
-"""A cache without mask features: where they are until a video has ended, and the masks they make."""
+"""Caches without mask features: where these are until a video has ended, and masks they make."""
 
 import os
 import tempfile
@@ -26,13 +26,14 @@ class Spilled:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it goes when this goes
         self._shape: tuple[int, ...] = ()
 
     def append(self, features: np.ndarray) -> None:
         """The next frames, (t, C_mask, h, w) float32."""
         self._shape = features.shape[1:]
         self._file.write(np.ascontiguousarray(features))
+        self._file.flush()
 
     def __call__(self, t: int) -> dict[str, np.ndarray]:
         """Frame t as codec ``float32`` codes it, with a leading axis of 1; from any thread."""

@@ -25,8 +25,7 @@ from cache_schema.host.cores import CORES
 from cache_schema.host.launch import SINGLE, Rank
 from cache_schema.host.lock import CacheLock
 from cache_schema.host.system import SystemTrouble
-from cache_schema.migrations import facts_of
-from cache_schema.records import CodecIoU, SegmenterFacts
+from cache_schema.records import CodecIoU
 from cache_schema.writer import CacheWriter
 from extract.codecs.calibration import fit_codec
 from extract.config import ExtractConfig
@@ -142,8 +141,8 @@ def extract(
             dataset=config.dataset,
             split=split or "",
             codec=codec,
-            facts=facts_of(config.dataset),
-            segmenter=SegmenterFacts("vita", identity=False),
+            facts=dataset.facts,
+            segmenter=stage.segmenter.facts(config.segmenter_type),
             shard_bytes=shard_bytes,
             rank=rank.rank,
             world_size=rank.world_size,
@@ -178,16 +177,18 @@ def outcomes_of(
 ) -> Iterator[Any]:
     """What `write` yields; the work is spread over processes and threads unless ``queue`` is 0."""
     done: set[str] = set()
+    keep = stage.config.segmenter_masks["keep"]
     if queue == 0:
         missing = (video_id for video_id in own if video_id not in done)  # once `done` is known
-        here = write(open_cache, code(stage, codec, infer(stage, read(stage, dataset, missing))))
+        coded = code(stage, codec, infer(stage, read(stage, dataset, missing)))
+        here = write(open_cache, coded, keep)
         with closing(here):
             done |= next(here)
             yield done
             yield from here
         return
     cv2.setNumThreads(0)  # a forked process must not look for threads that did not come along
-    with Child(lambda parts: write(open_cache, _received(parts)), "writing") as writer:
+    with Child(lambda parts: write(open_cache, _received(parts), keep), "writing") as writer:
         outcomes = iter(writer)
         done |= next(outcomes)
         yield done
@@ -235,7 +236,7 @@ def _codec(
     """The configured codec. One with a basis is fitted once for a cache, by rank 0."""
     name = stage.config.codec["name"]
     if name != LOWRANK:
-        return get_codec(name)
+        return get_codec(name).for_channels(stage.segmenter.mask_dim)
     codec = codec_file.load(out, settings)
     if codec is None and rank.rank == 0:
         codec = fit_codec(stage, dataset, queue)

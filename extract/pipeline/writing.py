@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
 from cache_schema.records import Clip
 from cache_schema.video_writer import VideoWriter
 from cache_schema.writer import CacheWriter
@@ -44,7 +42,7 @@ def _write_video(
     cache: CacheWriter, video_id: str, parts: Iterator[Any], keep: int | None
 ) -> Iterator[Written]:
     head: Head = next(parts)
-    spilled = None if cache.codec.dtype else Spilled(cache.path)
+    spilled = Spilled(cache.path) if cache.codec.dtype is None else None
     with cache.video(video_id, geometry=head.geometry, frame_names=head.frame_names) as entry:
         for part in parts:
             if isinstance(part, CodedClips):
@@ -71,9 +69,7 @@ def _finish(
     (tracks, overlaps), *banked = clips.measured or video_tracks(
         features, codec, embeds, bank, frames, geometry, head.cells
     )
-    masks = spilled and segmenter_masks(
-        spilled, frames, embeds[0], clips.logits[0], geometry, keep
-    )
+    masks = spilled and segmenter_masks(spilled, frames, embeds[0], clips.logits[0], geometry, keep)
     entry.finish(
         video_queries=clips.video_queries[0],
         video_logits=clips.logits[0],
