@@ -25,7 +25,8 @@ from cache_schema.host.cli import InputError
 from cache_schema.host.launch import Rank
 from extract.__main__ import find_device
 from extract.codecs.calibration import sample_clips
-from extract.codecs.mask_codec import Moments, Sample, codec_iou, confident, encode, iou_by_rank
+from extract.codecs.fitting import Moments, Sample
+from extract.codecs.mask_codec import codec_iou, confident, encode, iou_by_rank
 from extract.config import load_config
 from extract.datasets import Dataset, open_dataset
 from extract.pipeline.inference import clip_of

@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from cache_schema.codecs import Codec
 from cache_schema.host.cli import InputError
-from extract.codecs import mask_codec
+from extract.codecs.fitting import Sample, fit
+from extract.codecs.mask_codec import confident
 from extract.datasets import Dataset
 from extract.pipeline.inference import clip_of
 from extract.pipeline.parts import Images
@@ -36,7 +37,7 @@ def fit_codec(stage: Stage, dataset: Dataset, depth: int) -> Codec:
         tqdm(total=wanted["frames"], desc="fit codec", unit="frame", dynamic_ncols=True) as bar,
     ):
         samples = _samples(stage, prepared, bar)
-        return mask_codec.fit(samples, name=wanted["name"], rank=wanted["rank"], iou=wanted["iou"])
+        return fit(samples, name=wanted["name"], rank=wanted["rank"], iou=wanted["iou"])
 
 
 def sample_clips(stage: Stage, dataset: Dataset, frames: int) -> Iterator[tuple[str, list[Images]]]:
@@ -77,7 +78,7 @@ def sample_clips(stage: Stage, dataset: Dataset, frames: int) -> Iterator[tuple[
 
 def _samples(
     stage: Stage, clips: Iterable[tuple[str, list[Images]]], bar: tqdm
-) -> Iterator[mask_codec.Sample]:
+) -> Iterator[Sample]:
     found, reason = False, None
     for video_id, parts in clips:
         features, video = clip_of(stage.segmenter, map(stage.prepare, parts))
@@ -88,7 +89,7 @@ def _samples(
             reason = reason or error
             continue
         found = True
-        sure = mask_codec.confident(video.logits[0])
-        yield mask_codec.Sample(features, video.mask_embeds[0][..., sure, :])
+        sure = confident(video.logits[0])
+        yield Sample(features, video.mask_embeds[0][..., sure, :])
     if reason and not found:
         raise reason

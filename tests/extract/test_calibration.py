@@ -6,10 +6,10 @@ import torch
 from stage_one import image_folder, small_config
 
 from cache_schema import manifest
+from cache_schema.codecs import get_codec
 from cache_schema.host.cli import InputError
 from cache_schema.host.launch import Rank
 from cache_schema.reader import CacheReader
-from extract.codecs import calibration
 from extract.codecs.calibration import fit_codec, sample_clips
 from extract.codecs.mask_codec import CodedLogits, encode
 from extract.datasets import VideoFolder
@@ -171,7 +171,7 @@ def test_what_a_codec_costs_is_measured_for_every_video(videos, tmp_path, name):
 def test_logits_of_codes_are_those_of_the_reference(name, fitted):
     rng = np.random.default_rng(3)
     codec = CacheReader(fitted[0]).codec if name == "lowrank-int8" else config(name).codec
-    codec = codec if name == "lowrank-int8" else calibration.mask_codec.get_codec(name)
+    codec = codec if name == "lowrank-int8" else get_codec(name)
     features = torch.from_numpy(rng.normal(size=(2, 64, 5, 7)).astype(np.float32))
     embeds = torch.from_numpy(rng.normal(size=(9, 64)).astype(np.float32))
     coded = encode(features, codec)

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from cache_schema.codecs import CODECS, LOWRANK, Codec, get_codec
 from cache_schema.host.cli import InputError
 from cache_schema.records import Geometry
-from extract.codecs import mask_codec
+from extract.codecs import fitting, mask_codec
 from extract.codecs import video_tracks as video_tracks_module
+from extract.codecs.fitting import Sample, fit
 from extract.codecs.mask_codec import (
-    Sample,
     codec_iou,
     confident,
     encode,
     encode_together,
-    fit,
     iou_by_rank,
     summarise,
 )
@@ -260,8 +259,8 @@ def test_a_fit_is_the_same_every_time_and_reads_samples_once() -> None:
 
 
 def test_frames_are_kept_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mask_codec, "KEPT_BYTES", 6 * C * H * W * 4)  # one sample of two a half
-    half = mask_codec._Half()
+    monkeypatch.setattr(fitting, "KEPT_BYTES", 6 * C * H * W * 4)  # one sample of two a half
+    half = fitting._Half()
     for sample in samples(5):
         half.add(sample, keep=True)
     assert half.ious(half.moments.basis(C)).shape == (C, 2 * 3)

@@ -8,10 +8,12 @@ import pytest
 import torch
 from stage_one import DEMO, edit, image_folder, small_config, small_data
 
+from cache_schema import manifest
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from extract import stage as stage_module
 from extract.datasets import MeViS, VideoFolder
+from extract.datasets.records import encode_mask
 from extract.pipeline.reading import chunks
 from extract.pipeline.run import extract
 from extract.segmenters.masks import mask_logits, to_original, tracks
@@ -67,11 +69,19 @@ def test_the_cache_holds_what_the_models_say(exact, stage, data):
     assert np.array_equal(video.video_logits(), output.logits[0].numpy())
     assert np.abs(video.tracks().astype(float) - paths.numpy()).max() < 2e-3
     assert video.frame_names == source.frame_names
+    assert video.frame_times().tolist() == list(range(12))
+    assert video.overlaps().shape == (12, len(source.objects)) and video.overlaps().max() > 0
+    assert cache.facts == MeViS.facts and cache.segmenter.type == "vita"
+    own = stage.segmenter.head.mask_embed.layers
+    for (weight, bias), layer in zip(cache.segmenter.mask_head, own, strict=True):
+        assert np.array_equal(weight, layer.weight.numpy())
+        assert np.array_equal(bias, layer.bias.numpy())
     assert video.objects() == source.objects
     clip = video.clip(1)
     again = stage.segmenter.video(queries[torch.from_numpy(clip.frame_indices).long()][None])
     assert np.abs(clip.video_queries - again.video_queries[0].numpy()).max() < 1e-5
-    assert clip.tracks.shape == (12, 4, 6)
+    assert clip.tracks.shape == (12, 4, 6) and clip.overlaps.shape == video.overlaps().shape
+    assert np.abs(clip.mask_embeds - again.mask_embeds[0].numpy()).max() < 1e-5
 
 
 def test_expressions_are_those_of_the_data_set_with_their_encoding(exact, stage, data):
@@ -105,6 +115,35 @@ def test_masks_from_a_float16_cache_differ_in_at_most_a_thousandth(stage, data, 
         _, _, masks, _ = direct(stage, source)
         replayed = np.stack(list(vita_masks(cache.video(source.id), codec=cache.codec)), axis=1)
         assert (replayed != masks).mean() <= 1e-3
+
+
+@pytest.mark.parametrize("keep", [None, 3])
+def test_a_light_cache_holds_masks_to_the_pixel_and_no_features(stage, data, tmp_path, keep):
+    run(small_config(codec="none", **{"segmenter_masks.keep": keep}), data, tmp_path / "cache")
+    cache = CacheReader(tmp_path / "cache")
+    assert cache.light and all(
+        e.codec_iou is None for e in manifest.read(cache.path).videos.values()
+    )
+    for source in MeViS(data, "train"):
+        _, output, masks, paths = direct(stage, source)
+        stored = cache.video(source.id)
+        assert np.abs(stored.tracks().astype(float) - paths.numpy()).max() < 2e-3
+        scores = output.logits[0].softmax(-1)[:, :-1].amax(-1)
+        best = scores.topk(keep or len(scores)).indices.tolist()
+        found = stored.segmenter_masks()
+        assert sorted(found) == sorted(best)
+        for n in best:
+            for rle, mask in zip(found[n], masks[n], strict=True):
+                assert rle == (encode_mask(mask) if mask.any() else None)
+
+
+def test_a_light_cache_of_other_masks_is_another(data, tmp_path):
+    run(small_config(codec="none"), data, tmp_path / "cache")
+    with pytest.raises(InputError, match="segmenter_masks.keep"):
+        run(small_config(codec="none", **{"segmenter_masks.keep": 3}), data, tmp_path / "cache")
+    with pytest.raises(InputError, match="segmenter_masks.keep is 0, give a number or None"):
+        small_config(**{"segmenter_masks.keep": 0})
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.name.startswith("tmp")]
 
 
 def test_running_again_extracts_only_what_is_missing(data, tmp_path):

@@ -12,7 +12,7 @@ INTERPOLATE = True
 GROUP_NORM = True
 #: A Swin by `extract.segmenters.vita.swin`, not as the library wrote it.
 SWIN = True
-#: Deformable attention by `deformable_kernel`, not by `deformable_padded`; False once it failed.
+#: Deformable attention by `deformable_kernel`, not by `deformable`; False once it failed.
 KERNEL = True
 #: Convolutions with channels last: True, False, or None for where they run on tensor cores.
 CHANNELS_LAST: bool | None = None
