@@ -4,40 +4,17 @@ import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.lookup import find_class, nearest
 from cache_schema.records import Facts
 from extract.datasets.folder import VideoFolder
 from extract.datasets.mevis import MeViS
-from extract.datasets.records import RLE, SourceExpression, SourceVideo
+from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
 from extract.datasets.ref_davis import RefDAVIS
 from extract.datasets.ref_youtube_vos import RefYouTubeVOS
 from extract.datasets.refcoco import RefCOCO, RefCOCOg, RefCOCOPlus
-
-
-class Dataset(Protocol):
-    """A split of a data set, built as ``cls(root, split)``.
-
-    Keyword-only arguments of the constructor are its settings, whole numbers: ``dataset.variants``.
-
-    Attributes:
-        facts: what it is; heads, evaluation and scoring go by it.
-    """
-
-    facts: Facts
-
-    @property
-    def ids(self) -> list[str]:
-        """Of the videos, in their order."""
-
-    def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video, with its masks or without; InputError if something is wrong with it."""
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What its annotations are, in plain JSON types: SHA-256 of each file."""
-
 
 #: The values of the config key ``dataset`` beside ``package.module:Class``.
 DATASETS: dict[str, type[Dataset]] = {

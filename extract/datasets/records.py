@@ -1,7 +1,7 @@
 """What every data set hands to the pipeline: videos, their expressions and their masks."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
@@ -10,6 +10,7 @@ from pycocotools import mask as coco
 
 from cache_schema.host.cli import InputError
 from cache_schema.names import check_text
+from cache_schema.records import Facts
 from cache_schema.run_lengths import run_ends
 from extract.datasets.frames import SIDEWAYS, FrameSource, ImageFiles, image_header, orientation
 
@@ -143,6 +144,34 @@ class SourceVideo:
                 " size"
             )
         return image
+
+
+class Dataset:
+    """A split of a data set, built as ``cls(root, split)``.
+
+    Keyword-only arguments of the constructor are its settings, whole numbers: ``dataset.variants``.
+
+    Attributes:
+        facts: what it is; heads, evaluation and scoring go by it.
+        ids: of the videos, in their order.
+    """
+
+    facts: Facts
+    ids: list[str]
+
+    def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
+        """A video, with its masks or without; InputError if something is wrong with it."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What its annotations are, in plain JSON types: SHA-256 of each file; by default none."""
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[SourceVideo]:
+        return map(self.video, self.ids)
 
 
 def encode_mask(mask: np.ndarray) -> RLE:

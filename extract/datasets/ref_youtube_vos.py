@@ -5,7 +5,6 @@ under `Annotations`, whose values are the sentences' "obj_id"; `<root>/train/met
 objects' categories. Public are the masks of train. The frames listed are every fifth.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.frames import ImageFiles
 from extract.datasets.meta_expressions import MetaExpressions, times_of
 from extract.datasets.palette import mask_paths, object_id, read_objects
-from extract.datasets.records import RLE, SourceExpression, SourceVideo
+from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
 
 #: Videos of valid proper; its file lists those of test (305) as well.
 VALID_VIDEOS = 202
 
 
-class RefYouTubeVOS:
+class RefYouTubeVOS(Dataset):
     """Videos of a split. Objects and annotations have the same ids: the values in the PNGs.
 
     Of the split valid those are left out that are in test. Where a split other than train has
@@ -64,12 +63,6 @@ class RefYouTubeVOS:
     def splits(cls, root: Path) -> list[str]:
         """The splits that lie under a root."""
         return [s for s in cls.SPLITS if (root / "meta_expressions" / s).is_dir()]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __iter__(self) -> Iterator[SourceVideo]:
-        return (self.video(video_id) for video_id in self.ids)
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of each file of text that was read; masks are not part of it."""

@@ -101,11 +101,7 @@ def encode_expressions(text: TextPipeline | None, video: SourceVideo) -> list[Ex
             object_ids=source.object_ids,
             annotation_ids=source.annotation_ids,
             tag=source.tag,
-            words=features.words,
-            sentence=features.sentence,
-            static=features.static,
-            motion=features.motion,
-            offsets=features.offsets,
+            **vars(features),
         )
         for source, features in zip(video.expressions, encoded, strict=True)
     ]

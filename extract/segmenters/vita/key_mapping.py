@@ -10,121 +10,81 @@ from itertools import count
 
 Shape = Sequence[int]
 
-# Prefixes of the two layouts: published, ours.
-BACKBONE = ("backbone.", "frame_model.model.pixel_level_module.encoder.")
-PIXEL_DECODER = ("sem_seg_head.pixel_decoder.", "frame_model.model.pixel_level_module.decoder.")
-PREDICTOR = ("sem_seg_head.predictor.", "frame_model.model.transformer_module.")
-CLASSES = ("sem_seg_head.predictor.", "frame_model.")
-VIDEO = ("vita_module.", "head.")
-
-# In order: prefixes, pattern of the rest of a published name, the rest of our name. A * in our
-# name makes three tensors of one: rows of queries, keys and values follow one another there.
-RULES = [
-    # Swin
-    (BACKBONE, r"patch_embed\.proj\.(.+)", r"swin.embeddings.patch_embeddings.projection.\1"),
-    (BACKBONE, r"patch_embed\.norm\.(.+)", r"swin.embeddings.norm.\1"),
-    (BACKBONE, r"(layers\.\d+\.blocks\.\d+)\.norm1\.(.+)", r"swin.encoder.\1.layernorm_before.\2"),
-    (BACKBONE, r"(layers\.\d+\.blocks\.\d+)\.norm2\.(.+)", r"swin.encoder.\1.layernorm_after.\2"),
+# A table for each part, under the prefixes of the published layout and of ours: pattern of the rest
+# of a published name, the rest of our name. What stands above goes first. A * in our name makes
+# three tensors of one: rows of queries, keys and values follow one another there.
+BACKBONE = "frame_model.model.pixel_level_module.encoder."
+SWIN = r"""
+patch_embed\.proj\.(.+)                              swin.embeddings.patch_embeddings.projection.\1
+patch_embed\.norm\.(.+)                              swin.embeddings.norm.\1
+(layers\.\d+\.blocks\.\d+)\.norm1\.(.+)             swin.encoder.\1.layernorm_before.\2
+(layers\.\d+\.blocks\.\d+)\.norm2\.(.+)             swin.encoder.\1.layernorm_after.\2
+(layers\.\d+\.blocks\.\d+)\.attn\.qkv\.(.+)         swin.encoder.\1.attention.*_proj.\2
+(layers\.\d+\.blocks\.\d+)\.attn\.proj\.(.+)        swin.encoder.\1.attention.o_proj.\2
+(layers\.\d+\.blocks\.\d+)\.attn\.(relative_position_bias_table) \
+                            swin.encoder.\1.attention.relative_position_bias.\2
+(layers\.\d+\.blocks\.\d+\.mlp\..+)                 swin.encoder.\1
+(layers\.\d+\.downsample\..+)                       swin.encoder.\1
+""" + "".join(
+    rf"norm{stage}\.(.+) hidden_states_norms.stage{stage + 1}.\1" + "\n" for stage in range(4)
+)
+RESNET = r"""
+stem\.conv1\.norm\.(.+)                             embedder.embedder.normalization.\1
+stem\.conv1\.(.+)                                   embedder.embedder.convolution.\1
+""" + "".join(
+    rf"""
+res{stage + 2}\.(\d+)\.{theirs}\.norm\.(.+) encoder.stages.{stage}.layers.\1.{ours}.normalization.\2
+res{stage + 2}\.(\d+)\.{theirs}\.(weight) encoder.stages.{stage}.layers.\1.{ours}.convolution.\2
+"""
+    for stage in range(4)
+    for theirs, ours in [
+        ("shortcut", "shortcut"),
+        *((f"conv{k + 1}", f"layer.{k}") for k in range(3)),
+    ]
+)
+PIXEL_DECODER = r"""
+input_proj\.(.+)                                     input_projections.\1
+transformer\.level_embed                             level_embed
+mask_features\.(.+)                                  mask_projection.\1
+(adapter_1|layer_1)\.norm\.(.+)                      \1.1.\2
+(adapter_1|layer_1)\.(weight)                        \1.0.\2
+transformer\.(encoder\.layers\.\d+\.self_attn\..+)   \1
+transformer\.(encoder\.layers\.\d+)\.linear([12])\.(.+) \1.fc\2.\3
+transformer\.(encoder\.layers\.\d+)\.norm1\.(.+)     \1.self_attn_layer_norm.\2
+transformer\.(encoder\.layers\.\d+)\.norm2\.(.+)     \1.final_layer_norm.\2
+"""
+PREDICTOR = r"""
+transformer_self_attention_layers\.(\d+)\.self_attn\.in_proj_(.+) \
+                                                     decoder.layers.\1.self_attn.*_proj.\2
+transformer_self_attention_layers\.(\d+)\.self_attn\.(out_proj\..+) decoder.layers.\1.self_attn.\2
+transformer_self_attention_layers\.(\d+)\.norm\.(.+) decoder.layers.\1.self_attn_layer_norm.\2
+transformer_cross_attention_layers\.(\d+)\.multihead_attn\.(.+) decoder.layers.\1.cross_attn.\2
+transformer_cross_attention_layers\.(\d+)\.norm\.(.+) decoder.layers.\1.cross_attn_layer_norm.\2
+transformer_ffn_layers\.(\d+)\.linear([12])\.(.+)   decoder.layers.\1.fc\2.\3
+transformer_ffn_layers\.(\d+)\.norm\.(.+)           decoder.layers.\1.final_layer_norm.\2
+decoder_norm\.(.+)                                   decoder.layernorm.\1
+mask_embed\.layers\.(\d)\.(.+)                      decoder.mask_predictor.mask_embedder.\1.0.\2
+query_embed\.(.+)                                    queries_embedder.\1
+query_feat\.(.+)                                     queries_features.\1
+level_embed\.(.+)                                    level_embed.\1
+"""
+# The video head has the same names.
+TABLES = [
+    ("backbone.", BACKBONE, SWIN + RESNET),
     (
-        BACKBONE,
-        r"(layers\.\d+\.blocks\.\d+)\.attn\.qkv\.(.+)",
-        r"swin.encoder.\1.attention.*_proj.\2",
-    ),
-    (
-        BACKBONE,
-        r"(layers\.\d+\.blocks\.\d+)\.attn\.proj\.(.+)",
-        r"swin.encoder.\1.attention.o_proj.\2",
-    ),
-    (
-        BACKBONE,
-        r"(layers\.\d+\.blocks\.\d+)\.attn\.(relative_position_bias_table)",
-        r"swin.encoder.\1.attention.relative_position_bias.\2",
-    ),
-    (BACKBONE, r"(layers\.\d+\.blocks\.\d+\.mlp\..+)", r"swin.encoder.\1"),
-    (BACKBONE, r"(layers\.\d+\.downsample\..+)", r"swin.encoder.\1"),
-    *[
-        (BACKBONE, rf"norm{stage}\.(.+)", rf"hidden_states_norms.stage{stage + 1}.\1")
-        for stage in range(4)
-    ],
-    # ResNet
-    (BACKBONE, r"stem\.conv1\.norm\.(.+)", r"embedder.embedder.normalization.\1"),
-    (BACKBONE, r"stem\.conv1\.(.+)", r"embedder.embedder.convolution.\1"),
-    *[
-        rule
-        for stage in range(4)
-        for theirs, ours in [("shortcut", "shortcut")]
-        + [(f"conv{index + 1}", f"layer.{index}") for index in range(3)]
-        for rule in [
-            (
-                BACKBONE,
-                rf"res{stage + 2}\.(\d+)\.{theirs}\.norm\.(.+)",
-                rf"encoder.stages.{stage}.layers.\1.{ours}.normalization.\2",
-            ),
-            (
-                BACKBONE,
-                rf"res{stage + 2}\.(\d+)\.{theirs}\.(weight)",
-                rf"encoder.stages.{stage}.layers.\1.{ours}.convolution.\2",
-            ),
-        ]
-    ],
-    # Pixel decoder
-    (PIXEL_DECODER, r"input_proj\.(.+)", r"input_projections.\1"),
-    (PIXEL_DECODER, r"transformer\.level_embed", r"level_embed"),
-    (PIXEL_DECODER, r"mask_features\.(.+)", r"mask_projection.\1"),
-    (PIXEL_DECODER, r"(adapter_1|layer_1)\.norm\.(.+)", r"\1.1.\2"),
-    (PIXEL_DECODER, r"(adapter_1|layer_1)\.(weight)", r"\1.0.\2"),
-    (PIXEL_DECODER, r"transformer\.(encoder\.layers\.\d+\.self_attn\..+)", r"\1"),
-    (PIXEL_DECODER, r"transformer\.(encoder\.layers\.\d+)\.linear([12])\.(.+)", r"\1.fc\2.\3"),
-    (
+        "sem_seg_head.pixel_decoder.",
+        "frame_model.model.pixel_level_module.decoder.",
         PIXEL_DECODER,
-        r"transformer\.(encoder\.layers\.\d+)\.norm1\.(.+)",
-        r"\1.self_attn_layer_norm.\2",
     ),
-    (PIXEL_DECODER, r"transformer\.(encoder\.layers\.\d+)\.norm2\.(.+)", r"\1.final_layer_norm.\2"),
-    # Frame-level decoder
-    (
-        PREDICTOR,
-        r"transformer_self_attention_layers\.(\d+)\.self_attn\.in_proj_(.+)",
-        r"decoder.layers.\1.self_attn.*_proj.\2",
-    ),
-    (
-        PREDICTOR,
-        r"transformer_self_attention_layers\.(\d+)\.self_attn\.(out_proj\..+)",
-        r"decoder.layers.\1.self_attn.\2",
-    ),
-    (
-        PREDICTOR,
-        r"transformer_self_attention_layers\.(\d+)\.norm\.(.+)",
-        r"decoder.layers.\1.self_attn_layer_norm.\2",
-    ),
-    (
-        PREDICTOR,
-        r"transformer_cross_attention_layers\.(\d+)\.multihead_attn\.(.+)",
-        r"decoder.layers.\1.cross_attn.\2",
-    ),
-    (
-        PREDICTOR,
-        r"transformer_cross_attention_layers\.(\d+)\.norm\.(.+)",
-        r"decoder.layers.\1.cross_attn_layer_norm.\2",
-    ),
-    (
-        PREDICTOR,
-        r"transformer_ffn_layers\.(\d+)\.linear([12])\.(.+)",
-        r"decoder.layers.\1.fc\2.\3",
-    ),
-    (
-        PREDICTOR,
-        r"transformer_ffn_layers\.(\d+)\.norm\.(.+)",
-        r"decoder.layers.\1.final_layer_norm.\2",
-    ),
-    (PREDICTOR, r"decoder_norm\.(.+)", r"decoder.layernorm.\1"),
-    (PREDICTOR, r"mask_embed\.layers\.(\d)\.(.+)", r"decoder.mask_predictor.mask_embedder.\1.0.\2"),
-    (PREDICTOR, r"query_embed\.(.+)", r"queries_embedder.\1"),
-    (PREDICTOR, r"query_feat\.(.+)", r"queries_features.\1"),
-    (PREDICTOR, r"level_embed\.(.+)", r"level_embed.\1"),
-    (CLASSES, r"class_embed\.(.+)", r"class_predictor.\1"),
-    # Video head: the same names
-    (VIDEO, r"(.+)", r"\1"),
+    ("sem_seg_head.predictor.", "frame_model.model.transformer_module.", PREDICTOR),
+    ("sem_seg_head.predictor.", "frame_model.", r"class_embed\.(.+) class_predictor.\1"),
+    ("vita_module.", "head.", r"(.+) \1"),
+]
+RULES = [
+    ((theirs, ours), *line.split())
+    for theirs, ours, table in TABLES
+    for line in table.replace("\\\n", " ").splitlines()
+    if line
 ]
 COMPILED = [
     (re.compile(re.escape(theirs) + pattern), ours + name)
@@ -149,8 +109,7 @@ REVERSED = [_reversed(*prefixes, pattern, name) for prefixes, pattern, name in R
 NOT_NEEDED: list[tuple[re.Pattern[str], str, Callable[[Shape], Shape]]] = [
     (  # follows from the window size w, as does the table of (2w - 1)^2 distances
         re.compile(r"backbone\.(layers\.\d+\.blocks\.\d+)\.attn\.relative_position_index"),
-        f"{BACKBONE[1]}swin.encoder.\\1.attention.relative_position_bias"
-        ".relative_position_bias_table",
+        f"{BACKBONE}swin.encoder.\\1.attention.relative_position_bias.relative_position_bias_table",
         lambda table: (((math.isqrt(table[0]) + 1) // 2) ** 2,) * 2,
     ),
     (  # weights of the classes in losses, no-object included
