@@ -4,11 +4,20 @@
 names are without extension; what else an expression says differs and is left to the reader.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from cache_schema.host.cli import InputError
 from extract.datasets.files import plain_name, read_json
+
+
+def times_of(names: list[str]) -> list[int] | None:
+    """Which frame of its video each is, where names are numbers as 00005 and ascend."""
+    if not all(name.isascii() and name.isdecimal() and len(name) < 9 for name in names):
+        return None
+    times = [int(name) for name in names]
+    return times if all(a < b for a, b in pairwise(times)) else None
 
 
 class MetaExpressions:

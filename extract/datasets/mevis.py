@@ -5,7 +5,6 @@
 ``{annotation id: [RLE or null, one a frame]}`` and absent where the truth is kept by a server.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
 from extract.datasets.files import JsonTable, existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
-from extract.datasets.meta_expressions import MetaExpressions
-from extract.datasets.records import RLE, SourceExpression, SourceVideo, check_rle
+from extract.datasets.meta_expressions import MetaExpressions, times_of
+from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo, check_rle
 
 
-class MeViS:
+class MeViS(Dataset):
     """Videos of a split. What concerns all of them fails here, what concerns one fails with it.
 
     Args:
@@ -55,12 +54,6 @@ class MeViS:
         """Video ids in the order of the file. `video` takes them one by one."""
         return self.meta.ids
 
-    def __len__(self) -> int:
-        return len(self.meta.ids)
-
-    def __iter__(self) -> Iterator[SourceVideo]:
-        return (self.video(video_id) for video_id in self.ids)
-
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of each annotation file."""
         paths = [self.meta.path] + ([self.masks.path] if self.masks is not None else [])
@@ -85,6 +78,7 @@ class MeViS:
         return SourceVideo(
             id=video_id,
             frame_names=frames,
+            frame_times=times_of(frames),
             frames=ImageFiles([folder / f"{name}.jpg" for name in frames], video_id),
             expressions=made,
             objects=self._objects(video_id, made, frames) if objects else {},

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from extract.segmenters import forms
-from extract.segmenters.swin import swin_maps
+from extract.segmenters.vita import forms
+from extract.segmenters.vita.swin import swin_maps
 
 
 class FoldedBackbone:

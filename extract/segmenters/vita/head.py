@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extract.segmenters.attention import multihead
-from extract.segmenters.config import SegmenterConfig
+from extract.segmenters.base import VideoOutput
+from extract.segmenters.vita.attention import multihead
+from extract.segmenters.vita.config import VITAConfig
 
 #: Windows that go through a layer together: a long video then takes no more memory than a short
 #: one, its queries aside.
@@ -22,21 +23,15 @@ GROUP = 8
 
 
 @dataclass
-class VideoOutput:
-    """What the Object Decoder says of a batch of clips, after one of its layers.
+class LayerOutput(VideoOutput):
+    """What the Object Decoder says of a batch of clips, after one of its layers and its norm.
 
     Attributes:
-        video_queries: (B, N_v, C), after the decoder's norm.
-        logits: (B, N_v, K+1); the last class is no-object.
-        mask_embeds: (B, N_v, C_mask); mask logits are their products with the mask features.
         sim_frame: (B, T, N_f, C) embedding of the encoded frame queries for the similarity loss,
             or None unless asked for.
         sim_clip: (B, N_v, C), the same of the video queries.
     """
 
-    video_queries: Tensor
-    logits: Tensor
-    mask_embeds: Tensor
     sim_frame: Tensor | None = None
     sim_clip: Tensor | None = None
 
@@ -48,7 +43,7 @@ class VITAHead(nn.Module):
     second encoder layer in evaluation mode only.
     """
 
-    def __init__(self, config: SegmenterConfig) -> None:
+    def __init__(self, config: VITAConfig) -> None:
         super().__init__()
         channels, heads, width = config.hidden_dim, config.num_heads, config.video_feedforward_dim
         encoder, decoder = range(config.encoder_layers), range(config.video_decoder_layers)
@@ -92,7 +87,7 @@ class VITAHead(nn.Module):
 
     def forward(
         self, frame_queries: Tensor, all_layers: bool = False, similarity: bool = False
-    ) -> VideoOutput | list[VideoOutput]:
+    ) -> LayerOutput | list[LayerOutput]:
         """Video queries, classes and mask embeddings of a batch of clips.
 
         Args:
@@ -107,7 +102,7 @@ class VITAHead(nn.Module):
         sim_frame = self.sim_embed_frame(encoded) if similarity else None
         layers = self.decode(encoded)
         outputs = [
-            VideoOutput(
+            LayerOutput(
                 video_queries=queries,
                 logits=self.class_embed(queries),
                 mask_embeds=self.mask_embed(queries),

@@ -10,16 +10,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import replacing
 from cache_schema.host.pickles import check_pickle
-from extract.segmenters.config import SegmenterConfig
-from extract.segmenters.key_mapping import published, rename, shape_of_not_needed
-from extract.segmenters.numpy_pickle import Refused, load_arrays
-from extract.segmenters.vita import VITA
+from extract.segmenters.vita.key_mapping import published, rename, shape_of_not_needed
+from extract.segmenters.vita.numpy_pickle import Refused, load_arrays
 
 # In the library's model, but without influence on what we take from it: no file has to hold them.
 UNUSED = re.compile(
@@ -30,21 +28,7 @@ NAMED = 3
 SAFETENSORS = ".safetensors"
 
 
-def load_vita(
-    config: SegmenterConfig, path: str | Path, device: str | torch.device = "cpu"
-) -> VITA:
-    """Build a VITA and load its weights.
-
-    Raises:
-        InputError: as `load_weights`.
-    """
-    with NoRandomInit():
-        vita = VITA(config)
-    load_weights(vita, path)
-    return vita.to(device)
-
-
-def load_weights(vita: VITA, path: str | Path) -> None:
+def load_weights(vita: nn.Module, path: str | Path) -> None:
     """Fill a VITA in place.
 
     Args:
@@ -67,7 +51,7 @@ def load_weights(vita: VITA, path: str | Path) -> None:
 
 
 def translate(
-    vita: VITA,
+    vita: nn.Module,
     tensors: Mapping[str, Tensor],
     path: Path,
     *,
@@ -123,7 +107,7 @@ def translate(
     return loaded
 
 
-def save_safetensors(vita: VITA, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+def save_safetensors(vita: nn.Module, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
     """Write the weights in our own layout, floats as `dtype`; whole or not at all.
 
     Raises:

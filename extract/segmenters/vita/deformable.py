@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extract.segmenters.constants import constant
-from extract.segmenters.tokens import Shape
+from extract.segmenters.vita.constants import constant
+from extract.segmenters.vita.tokens import Shape
 
 
 @dataclass(frozen=True)

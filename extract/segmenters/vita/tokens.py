@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 
-from extract.segmenters import forms
-from extract.segmenters.constants import constant
+from extract.segmenters.vita import forms
+from extract.segmenters.vita.constants import constant
 
 Shape = tuple[int, int]  # h, w
 

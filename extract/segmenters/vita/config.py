@@ -1,13 +1,14 @@
 """The sizes of a VITA: one dataclass, and the Mask2Former configuration that follows from it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from transformers import Mask2FormerConfig, ResNetConfig, SwinConfig
 from transformers.utils import logging
 
 from cache_schema.host.cli import InputError
+from extract.segmenters.base import check_keys
 
 # Blocks a stage, by the depth in the name of the network.
 RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -30,7 +31,7 @@ MOST = 1 << 16
 
 
 @dataclass(frozen=True)
-class SegmenterConfig:
+class VITAConfig:
     """Sizes of a VITA, by the names of its paper and of its published configurations.
 
     Attributes:
@@ -104,23 +105,6 @@ class SegmenterConfig:
                     f"segmenter.{name} is {value!r:.60}: give 3 numbers, as (58.4, 57.1, 57.4)"
                 )
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "SegmenterConfig":
-        """Build from a plain mapping, such as the ``segmenter`` key of a config file.
-
-        Raises:
-            InputError: naming an unknown or missing key, and the keys that there are.
-        """
-        known = [field.name for field in fields(cls)]
-        required = {field.name for field in fields(cls) if field.default is MISSING}
-        _check_keys("segmenter", set(values), known=set(known), required=required)
-        plain = {name: values[name] for name in known if name in values}
-        plain["backbone"] = _plain(plain["backbone"])
-        for name in ("pixel_mean", "pixel_std"):
-            if isinstance(plain.get(name), Sequence):
-                plain[name] = tuple(plain[name])
-        return cls(**plain)
-
     def mask2former(self) -> Mask2FormerConfig:
         """The configuration of the frame-level Mask2Former in `transformers`."""
         backbone = _swin if self.backbone["type"] == "swin" else _resnet
@@ -177,7 +161,7 @@ def _check_backbone(backbone: Any) -> None:
             f"segmenter.backbone is {backbone!r}: give a dict with type 'swin' or 'resnet'"
         )
     kind = backbone["type"]
-    _check_keys(
+    check_keys(
         "segmenter.backbone",
         set(backbone) - {"type"},
         known=BACKBONE_KEYS[kind],
@@ -196,23 +180,3 @@ def _check_backbone(backbone: Any) -> None:
             raise InputError(
                 "segmenter.backbone: depths and num_heads need one number for each of the 4 stages"
             )
-
-
-def _check_keys(where: str, given: set[str], *, known: set[str], required: set[str]) -> None:
-    if unknown := sorted(given - known):
-        raise InputError(
-            f"{where} has no key {unknown[0]!r}: known keys are {', '.join(sorted(known))}"
-        )
-    if missing := sorted(required - given):
-        raise InputError(
-            f"{where} lacks the key {missing[0]!r}: it needs {', '.join(sorted(required))}"
-        )
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and sequences of a config library as dict and list."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

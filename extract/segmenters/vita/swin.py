@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extract.segmenters.constants import constant
-from extract.segmenters.tokens import Shape, map_of
+from extract.segmenters.vita.constants import constant
+from extract.segmenters.vita.tokens import Shape, map_of
 
 
 def swin_maps(backbone: nn.Module, images: Tensor) -> tuple[Tensor, ...]:

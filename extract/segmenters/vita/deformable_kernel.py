@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extract.segmenters.constants import constant
-from extract.segmenters.tokens import Shape
+from extract.segmenters.vita.constants import constant
+from extract.segmenters.vita.tokens import Shape
 
 SOURCE = Path(__file__).with_suffix(".cu")
 NAME = "deformable_attention"

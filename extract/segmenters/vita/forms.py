@@ -10,9 +10,9 @@ from torch import Tensor
 INTERPOLATE = True
 #: Group norm of maps with channels last by `pixel_decoder`, not by torch.
 GROUP_NORM = True
-#: A Swin by `extract.segmenters.swin`, not as the library wrote it.
+#: A Swin by `extract.segmenters.vita.swin`, not as the library wrote it.
 SWIN = True
-#: Deformable attention by `deformable_kernel`, not by `deformable_padded`; False once it failed.
+#: Deformable attention by `deformable_kernel`, not by `deformable`; False once it failed.
 KERNEL = True
 #: Convolutions with channels last: True, False, or None for where they run on tensor cores.
 CHANNELS_LAST: bool | None = None

@@ -1,4 +1,4 @@
-"""Published VITA weights in our own layout: python -m extract.convert SRC DST.safetensors
+"""Published weights in our own layout: python -m extract.segmenters.vita.convert SRC DST
 
 Done once; loading the result maps it into memory and renames nothing.
 """
@@ -11,9 +11,11 @@ from typing import Any
 
 from cache_schema.host import cli
 from extract.config import load_config, presets
-from extract.segmenters import VITA, SegmenterConfig
-from extract.segmenters.sizes import sizes_of
-from extract.segmenters.weights import (
+from extract.segmenters.base import configure
+from extract.segmenters.vita.config import VITAConfig
+from extract.segmenters.vita.model import VITA
+from extract.segmenters.vita.sizes import sizes_of
+from extract.segmenters.vita.weights import (
     SAFETENSORS,
     NoRandomInit,
     read_checkpoint,
@@ -24,7 +26,7 @@ from extract.segmenters.weights import (
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m extract.convert",
+        prog="python -m extract.segmenters.vita.convert",
         description="Write a detectron2 checkpoint of VITA (.pth or .pkl) as .safetensors. Every "
         "key has to fit. Exit status: 0, or 2 for bad input.",
     )
@@ -66,23 +68,26 @@ def convert(source: Path, target: Path, config: str | None = None) -> None:
         except cli.InputError as error:
             raise cli.InputError(f"weights {source} are not those of a VITA: {error}") from error
     else:
-        sizes = SegmenterConfig.from_dict(load_config(config).segmenter)
+        sizes = configure(VITAConfig, load_config(config).segmenter)
     with NoRandomInit():
         vita = VITA(sizes)
     vita.load_state_dict(translate(vita, tensors, source), strict=False)
     save_safetensors(vita, target)
-    fitting = [name for name in presets() if _comparable(_preset(name)) == _comparable(sizes)]
+    fitting = [name for name in presets() if _has_sizes(name, sizes)]
     print(
         f"{target}: {target.stat().st_size / 1e6:.1f} MB; "
         + (f"presets of this size: {', '.join(fitting)}" if fitting else "no preset has this size")
     )
 
 
-def _preset(name: str) -> SegmenterConfig:
-    return SegmenterConfig.from_dict(load_config(name).segmenter)
+def _has_sizes(preset: str, sizes: VITAConfig) -> bool:
+    config = load_config(preset)
+    return config.segmenter_type == "vita" and (
+        _comparable(configure(VITAConfig, config.segmenter)) == _comparable(sizes)
+    )
 
 
-def _comparable(sizes: SegmenterConfig) -> dict[str, Any]:
+def _comparable(sizes: VITAConfig) -> dict[str, Any]:
     """What weights show: not the window over frames; sizes of backbones with their defaults."""
     backbone = sizes.mask2former().backbone_config.to_dict()
     return asdict(sizes) | {"backbone": backbone, "window_size": None}

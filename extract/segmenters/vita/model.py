@@ -1,38 +1,26 @@
 """The frozen VITA: Mask2Former on each frame, VITA's head over the frames of a video."""
 
-from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Mask2FormerForUniversalSegmentation
 
 from extract.frozen import freeze
-from extract.segmenters.backbone import FoldedBackbone, state_of
-from extract.segmenters.config import SegmenterConfig
-from extract.segmenters.frame_decoder import decode_queries, float32
-from extract.segmenters.graphs import Graphs
-from extract.segmenters.pixel_decoder import decode_pixels
-from extract.segmenters.vita_head import VideoOutput, VITAHead
+from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput
+from extract.segmenters.vita.backbone import FoldedBackbone, state_of
+from extract.segmenters.vita.config import VITAConfig
+from extract.segmenters.vita.frame_decoder import decode_queries, float32
+from extract.segmenters.vita.graphs import Graphs
+from extract.segmenters.vita.head import VITAHead
+from extract.segmenters.vita.pixel_decoder import decode_pixels
+from extract.segmenters.vita.weights import NoRandomInit, load_weights
 
 
-@dataclass
-class FrameOutput:
-    """What the frame level says of a chunk of t frames.
-
-    Attributes:
-        frame_queries: Q_f, (t, N_f, C), of the last decoder layer after its norm.
-        mask_features: F_mask, (t, C_mask, h, w), at a quarter of the padded size.
-    """
-
-    frame_queries: Tensor
-    mask_features: Tensor
-
-
-class VITA(nn.Module):
+class VITA(Segmenter):
     """VITA for inference: no parameter has gradients, and no part ever leaves evaluation mode.
 
-    Weights are random until `extract.segmenters.weights.load_weights` fills them in. To train the
-    parts, build them on their own (`SegmenterConfig.mask2former`, `VITAHead`): their state
+    To train the parts, build them on their own (`VITAConfig.mask2former`, `VITAHead`): their state
     dictionaries load into ``frame_model`` and ``head``.
 
     The library's Mask2Former holds the weights of the frame level; `FoldedBackbone`,
@@ -46,10 +34,15 @@ class VITA(nn.Module):
         graphs: whether the frame level runs by CUDA graphs where it is on a CUDA device.
     """
 
-    def __init__(self, config: SegmenterConfig) -> None:
+    Config = VITAConfig
+    stride, divisor = 4, 32  # of the mask features, and of the coarsest map
+
+    def __init__(self, config: VITAConfig) -> None:
         super().__init__()
         self.config = config
-        self.autocast: torch.dtype | None = None
+        self.query_dim, self.mask_dim = config.hidden_dim, config.mask_dim
+        self.num_classes = config.num_classes
+        self.pixel_mean, self.pixel_std = config.pixel_mean, config.pixel_std
         self.frame_model = Mask2FormerForUniversalSegmentation(config.mask2former())
         self.head = VITAHead(config)
         self._backbone = FoldedBackbone(self.frame_model.model.pixel_level_module.encoder)
@@ -57,22 +50,26 @@ class VITA(nn.Module):
         self._graphs = Graphs(self._frames)
         freeze(self)
 
+    @classmethod
+    def load(cls, config: VITAConfig, weights: str) -> Self:
+        """Build one and load its weights; see `load_weights`."""
+        with NoRandomInit():
+            vita = cls(config)
+        load_weights(vita, weights)
+        return vita
+
     @property
-    def device(self) -> torch.device:
-        """Where the weights are, and where images have to be."""
-        return self.head.decoder_norm.weight.device
+    def mask_head(self) -> Any:
+        """Three linear layers from a video query to its mask embedding."""
+        return self.head.mask_embed.layers
 
     @torch.inference_mode()
-    def frames(self, images: Tensor) -> FrameOutput:
-        """Frame queries and mask features of a chunk of frames; frames do not see each other.
-
-        Args:
-            images: (t, 3, Hp, Wp) float32, normalised and padded (see `Preprocessor`).
-        """
+    def frames(self, images: Tensor, state: None = None) -> tuple[FrameOutput, None]:
+        """Frame queries and mask features of a chunk of frames, which do not see each other."""
         if images.is_cuda and self.graphs:
-            state = self.autocast, torch.backends.cudnn.allow_tf32, *state_of(self)
-            return FrameOutput(*self._graphs(images, state))
-        return FrameOutput(*self._frames(images))
+            captured = self.autocast, torch.backends.cudnn.allow_tf32, *state_of(self)
+            return FrameOutput(*self._graphs(images, captured)), None
+        return FrameOutput(*self._frames(images)), None
 
     def _frames(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Frame queries and mask features."""
@@ -89,11 +86,7 @@ class VITA(nn.Module):
 
     @torch.inference_mode()
     def video(self, frame_queries: Tensor) -> VideoOutput:
-        """Video queries, class logits and mask embeddings of B clips.
-
-        Args:
-            frame_queries: (B, T, N_f, C) float32.
-        """
+        """Video queries, class logits and mask embeddings of B clips, from (B, T, N_f, C)."""
         with self._narrow():
             output = self.head(frame_queries)
         return VideoOutput(

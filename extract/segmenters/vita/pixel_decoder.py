@@ -20,11 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extract.segmenters import forms
-from extract.segmenters.deformable import sample, sampling_grid, value_table
-from extract.segmenters.deformable_kernel import KernelError, sample_by_kernel
-from extract.segmenters.deformable_padded import sample_padded
-from extract.segmenters.tokens import (
+from extract.segmenters.vita import forms
+from extract.segmenters.vita.deformable import sample, sampling_grid, value_table
+from extract.segmenters.vita.deformable_kernel import KernelError, sample_by_kernel
+from extract.segmenters.vita.tokens import (
     Shape,
     first_rows,
     map_of,
@@ -136,8 +135,9 @@ def _encoder_layer(
 ) -> Tensor:
     """Deformable self-attention and feed-forward layer, each with residual and norm after it."""
     attention = layer.self_attn
-    if forms.gpu(tokens):
-        return _rest(layer, tokens, _sample_on_gpu(attention, tokens, positions, shapes))
+    attended = _sample_on_gpu(attention, tokens, positions, shapes) if forms.gpu(tokens) else None
+    if attended is not None:
+        return _rest(layer, tokens, attended)
     grid = sampling_grid(shapes, attention.n_heads, attention.n_points, tokens.device)
     table = value_table(attention, tokens)
     frames, length, _ = tokens.shape
@@ -159,15 +159,15 @@ def _encoder_layer(
 
 def _sample_on_gpu(
     attention: nn.Module, tokens: Tensor, positions: Tensor, shapes: tuple[Shape, ...]
-) -> Tensor:
-    """`sample_by_kernel`, or `sample_padded` once that has failed."""
+) -> Tensor | None:
+    """`sample_by_kernel`, or None once that has failed."""
     if forms.KERNEL:
         try:
             return sample_by_kernel(attention, tokens, positions, shapes)
         except KernelError as error:
             forms.KERNEL = False
             warnings.warn(f"slow deformable attention, for want of a kernel: {error}", stacklevel=2)
-    return sample_padded(attention, tokens, positions, shapes)
+    return None
 
 
 def _rest(layer: nn.Module, before: Tensor, attended: Tensor) -> Tensor:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cache_schema.host.cli import InputError
-from extract.segmenters.config import RESNET_DEPTHS, SegmenterConfig
+from extract.segmenters.vita.config import RESNET_DEPTHS, VITAConfig
 
 PREDICTOR = "sem_seg_head.predictor."
 PIXEL_DECODER = "sem_seg_head.pixel_decoder.transformer.encoder.layers."
 
 
-def sizes_of(shapes: Mapping[str, Sequence[int]]) -> SegmenterConfig:
+def sizes_of(shapes: Mapping[str, Sequence[int]]) -> VITAConfig:
     """The sizes that weights of these shapes have.
 
     Args:
@@ -42,24 +42,22 @@ def sizes_of(shapes: Mapping[str, Sequence[int]]) -> SegmenterConfig:
         backbone = _swin(rows, count)
     # A deformable layer predicts offsets in x and y of 4 points on 3 levels for each head.
     offsets = rows(f"{PIXEL_DECODER}0.self_attn.sampling_offsets.weight")
-    return SegmenterConfig.from_dict(
-        dict(
-            backbone=backbone,
-            num_frame_queries=rows(f"{PREDICTOR}query_feat.weight"),
-            num_video_queries=rows("vita_module.query_feat.weight"),
-            window_size=0,
-            num_classes=rows("vita_module.class_embed.weight") - 1,
-            hidden_dim=rows("vita_module.query_feat.weight", axis=1),
-            mask_dim=rows("vita_module.vita_mask_features.weight"),
-            num_heads=offsets // (2 * 4 * 3),
-            feedforward_dim=rows(f"{PREDICTOR}transformer_ffn_layers.0.linear1.weight"),
-            video_feedforward_dim=rows("vita_module.transformer_ffn_layers.0.linear1.weight"),
-            pixel_decoder_layers=count(PIXEL_DECODER),
-            # The reference counts the learned queries as a layer.
-            decoder_layers=1 + count(f"{PREDICTOR}transformer_ffn_layers."),
-            encoder_layers=count("vita_module.enc_ffn."),
-            video_decoder_layers=count("vita_module.transformer_ffn_layers."),
-        )
+    return VITAConfig(
+        backbone=backbone,
+        num_frame_queries=rows(f"{PREDICTOR}query_feat.weight"),
+        num_video_queries=rows("vita_module.query_feat.weight"),
+        window_size=0,
+        num_classes=rows("vita_module.class_embed.weight") - 1,
+        hidden_dim=rows("vita_module.query_feat.weight", axis=1),
+        mask_dim=rows("vita_module.vita_mask_features.weight"),
+        num_heads=offsets // (2 * 4 * 3),
+        feedforward_dim=rows(f"{PREDICTOR}transformer_ffn_layers.0.linear1.weight"),
+        video_feedforward_dim=rows("vita_module.transformer_ffn_layers.0.linear1.weight"),
+        pixel_decoder_layers=count(PIXEL_DECODER),
+        # The reference counts the learned queries as a layer.
+        decoder_layers=1 + count(f"{PREDICTOR}transformer_ffn_layers."),
+        encoder_layers=count("vita_module.enc_ffn."),
+        video_decoder_layers=count("vita_module.transformer_ffn_layers."),
     )
 
 
