@@ -9,6 +9,7 @@ from typing import Any
 from cache_schema.host.cli import InputError
 from extract.datasets.folder import VideoFolder
 from extract.datasets.mevis import MeViS
+from extract.datasets.one_video import OneVideo
 from extract.datasets.records import RLE, SourceExpression, SourceVideo
 from extract.datasets.ref_davis import RefDAVIS
 from extract.datasets.ref_youtube_vos import RefYouTubeVOS
@@ -23,6 +24,7 @@ DATASETS = {
     "refcoco+": RefCOCOPlus,
     "refcocog": RefCOCOg,
     "folder": VideoFolder,
+    "video": OneVideo,
 }
 
 
@@ -59,6 +61,7 @@ __all__ = [
     "DATASETS",
     "RLE",
     "MeViS",
+    "OneVideo",
     "RefCOCO",
     "RefCOCOPlus",
     "RefCOCOg",
