@@ -69,6 +69,8 @@ eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 demo: eval ## the whole loop on the demo world, with a table and a picture at the end
 	@$(BIN)/python -m scripts.draw_overlays --data-root $(DATA) --split $(EVAL_SPLIT) \
 		--masks $(OUT)/masks --metrics $(OUT)/metrics.json --out $(OUT)/overlays.png
+	@$(BIN)/python -m scripts.report --cache $(CACHE)/$(EVAL_SPLIT) --evaluation $(OUT) \
+		--data-root $(DATA) --split $(EVAL_SPLIT) --out $(OUT)/report.html
 	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(RUN)"
 	@echo "figures $(OUT)/metrics.json  masks $(OUT)/masks  picture $(OUT)/overlays.png"
 
