@@ -39,7 +39,7 @@ setup: $(INSTALLED) ## install everything into .venv, once
 
 $(INSTALLED): setup.cfg pyproject.toml scripts/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e '.[all,dev]'
 	@touch $@
 
 data: setup ## draw the demo's videos (does nothing for your own data)
