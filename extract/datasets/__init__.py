@@ -11,6 +11,7 @@ from cache_schema.host.lookup import find_class, nearest
 from cache_schema.records import Facts
 from extract.datasets.folder import VideoFolder
 from extract.datasets.mevis import MeViS
+from extract.datasets.one_video import OneVideo
 from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
 from extract.datasets.ref_davis import RefDAVIS
 from extract.datasets.ref_youtube_vos import RefYouTubeVOS
@@ -25,6 +26,7 @@ DATASETS: dict[str, type[Dataset]] = {
     "refcoco+": RefCOCOPlus,
     "refcocog": RefCOCOg,
     "folder": VideoFolder,
+    "video": OneVideo,
 }
 
 
@@ -71,6 +73,7 @@ __all__ = [
     "RLE",
     "Dataset",
     "MeViS",
+    "OneVideo",
     "RefCOCO",
     "RefCOCOPlus",
     "RefCOCOg",

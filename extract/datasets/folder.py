@@ -14,7 +14,7 @@ from extract.datasets.frames import ImageFiles, VideoDecoder
 from extract.datasets.records import Dataset, SourceVideo
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+VIDEOS = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".gif")
 
 
 class VideoFolder(Dataset):

@@ -69,6 +69,15 @@ class MetaExpressions:
         if len(set(frames)) < len(frames):
             raise self.error(video_id, '"frames" holds a name twice')
         if frames != sorted(frames):
+            numbers = [int(name) for name in frames if name.isdecimal()]
+            if len(numbers) == len(frames) and numbers == sorted(numbers):
+                # In the order of their names "10" comes before "9".
+                raise self.error(
+                    video_id,
+                    f'"frames" holds numbers of different lengths, such as {frames[0]!r} and '
+                    f"{frames[-1]!r}; pad them with zeros, here and in the names of the files, and "
+                    "do not sort them",
+                )
             # Public loaders sort the frames, the public evaluator does not: they must agree.
             raise self.error(video_id, '"frames" is not sorted; sort it and the masks with it')
         return frames
