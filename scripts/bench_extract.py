@@ -3,12 +3,12 @@
     python -m scripts.bench_extract [CONFIG] [--data-root D --split S] [--weights W]
                                     [--threads N] [--chunk-frames N] [--device X] [--json FILE]
 
-Without --data-root it draws videos of noise (--videos, --frames, --size). The bare model is VITA on
-prepared frames, its clips included; stage one is `python -m extract` from images to sealed shards,
-models loaded. They take turns on the same videos, --repeats times, and each turn of stage one lies
-between two of the bare model, with whose mean it is compared. The table gives medians. The parts
-run alone, one after the other, on one thread where stage one gives them one; what they are made of
-is kept in memory, so measure with a few hundred frames.
+Without --data-root it draws videos of noise (--videos, --frames, --size). The bare model is the
+segmenter on prepared frames, its clips included; stage one is `python -m extract` from images to
+sealed shards, models loaded. They take turns on the same videos, --repeats times, and each turn of
+stage one lies between two of the bare model, with whose mean it is compared. The table gives
+medians. The parts run alone, one after the other, on one thread where stage one gives them one;
+what they are made of is kept in memory, so measure with a few hundred frames.
 """
 
 import argparse
@@ -39,12 +39,12 @@ from extract.codecs.video_tracks import video_tracks
 from extract.config import ExtractConfig, load_config
 from extract.datasets import open_dataset
 from extract.pipeline.coding import code
-from extract.pipeline.inference import infer, video_level
+from extract.pipeline.inference import Run, infer
 from extract.pipeline.parts import Clips, Failed, Frames
 from extract.pipeline.reading import encode_expressions, read
 from extract.pipeline.run import SHARD_BYTES, extract
 from extract.pipeline.writing import write
-from extract.stage import RANDOM, load_stage
+from extract.stage import RANDOM, Stage, clip_bank, load_stage
 from scripts.measuring import (
     Figures,
     exhaust,
@@ -103,10 +103,8 @@ def measure(
     dataset = open_dataset(config.dataset, root, arguments.split, config.dataset_settings)
     device = find_device(arguments.device, SINGLE)
     how = {"chunk_frames": arguments.chunk_frames, "autocast": arguments.autocast}
-    stage = load_stage(
-        config, arguments.weights, device, has_text=config.dataset != "folder", **how
-    )
-    name, vita = config.codec["name"], stage.vita
+    stage = load_stage(config, arguments.weights, device, has_text=dataset.facts.has_text, **how)
+    name, segmenter = config.codec["name"], stage.segmenter
     codec = fit_codec(stage, dataset, 0) if name == LOWRANK else get_codec(name)
     seconds: dict[str, list[float]] = {}
 
@@ -115,7 +113,7 @@ def measure(
         torch.set_num_threads(threads)
         start = time.perf_counter()
         made = run()
-        synchronise(vita.device)
+        synchronise(segmenter.device)
         seconds.setdefault(what, []).append(time.perf_counter() - start)
         torch.set_num_threads(arguments.threads)
         return made
@@ -126,10 +124,6 @@ def measure(
         raise InputError(f"measure with data that is whole: {failed[0]}")
     results = list(infer(stage, prepared))
     mute = dataclasses.replace(stage, text=None)
-    queries = {
-        video_id: torch.cat([p.output.frame_queries for _, p in own if isinstance(p, Frames)])
-        for video_id, own in groupby(results, key=itemgetter(0))
-    }
 
     def parts_alone(out: Path) -> None:
         """Everything that stage one does beside the frame level of the model."""
@@ -137,15 +131,16 @@ def measure(
         if stage.text:
             videos = [dataset.video(video_id) for video_id in dataset.ids]
             timed("text", lambda: [encode_expressions(stage.text, v) for v in videos], 1)
-        timed("video level, clips", lambda: [video_level(stage, *own) for own in queries.items()])
-        timed("video level, no clips", lambda: [vita.video(own[None]) for own in queries.values()])
+        timed("video level, clips", lambda: video_levels(stage, results, clips=True))
+        timed("video level, no clips", lambda: video_levels(stage, results, clips=False))
         coded = timed("code", lambda: list(code(stage, codec, results)))
         timed("tracks", lambda: track_all(codec, coded), 1)
 
         def open_cache() -> CacheWriter:
             return CacheWriter(
                 out, fingerprint={"codec": codec.describe()}, dataset=config.dataset, split="",
-                codec=codec, shard_bytes=SHARD_BYTES,
+                codec=codec, facts=dataset.facts,
+                segmenter=segmenter.facts(config.segmenter_type), shard_bytes=SHARD_BYTES,
             )  # fmt: skip
 
         timed("tracks and write", lambda: exhaust(write(open_cache, coded)), 1)
@@ -172,6 +167,18 @@ def measure(
     }  # fmt: skip
 
 
+def video_levels(stage: Stage, results: list[tuple[str, Any]], *, clips: bool) -> None:
+    """The video level of every video once more, with its clips or without."""
+    for video_id, own in groupby(results, key=itemgetter(0)):
+        head, *parts = (part for _, part in own)
+        bank = clip_bank(video_id, len(head.frame_names), **stage.config.clips)
+        run = Run(stage, bank if clips else bank[:0])
+        for part in parts:
+            if isinstance(part, Frames):
+                run.video.add(part.output)
+        run.clips()
+
+
 def track_all(codec: Any, coded: list[tuple[str, Any]]) -> None:
     """The tracks of every video, from codes in memory."""
     for _, own in groupby(coded, key=itemgetter(0)):
@@ -182,8 +189,9 @@ def track_all(codec: Any, coded: list[tuple[str, Any]]) -> None:
             for k in range(len(chunk.frame_queries))
         ]
         video_tracks(
-            frames.__getitem__, codec, clips.mask_embeds, clips.bank, len(frames), head.geometry
-        )
+            frames.__getitem__, codec, clips.mask_embeds, clips.bank, len(frames), head.geometry,
+            head.cells,
+        )  # fmt: skip
 
 
 def lines(figures: Figures) -> list[str]:

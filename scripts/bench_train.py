@@ -58,8 +58,9 @@ from scripts.measuring import (
 from scripts.random_caches import EXACT, write_caches
 from train.config import load_config
 from train.data import Batch
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
 from train.memory import keep_freed_memory
+from train.params import usual_sizes
 from train.runner import build_dataset, build_loader, on_device
 from train.trainable import TrainableHead, build_optimizer, build_trainable
 
@@ -211,7 +212,7 @@ def make(kind: str | int, path: Path, arguments: argparse.Namespace, device: tor
 
 def load(config: Config, path: Path, device: torch.device) -> Iterator[Batch]:
     """Batches without end on the device, as training loads them."""
-    loader = build_loader(config, build_dataset(config, [CacheReader(path)], device))
+    loader = build_loader(config, build_dataset([config], [CacheReader(path)], device))
     return iter(on_device(loader, device))
 
 
@@ -234,7 +235,7 @@ class Steps:
     def __init__(self, config: Config, device: torch.device, seed: int = 0) -> None:
         config = config.copy()
         config.train.seed = seed
-        self.model: TrainableHead = build_trainable(config, device).train()
+        self.model: TrainableHead = build_trainable(config, usual_sizes(config), device).train()
         self.optimizer = build_optimizer(config, self.model)
         self.iteration = 0
 
@@ -266,9 +267,9 @@ def in_the_loop(
 def segmented(stage: Stage, images: torch.Tensor, batch: Batch) -> Batch:
     """The batch with what the segmenter says of its frames (B, T, 3, H, W), not the cache."""
     together = 8 if images.is_cuda else 1
-    frames = [stage.vita.frames(chunk) for chunk in images.flatten(0, 1).split(together)]
+    frames = [stage.segmenter.frames(chunk)[0] for chunk in images.flatten(0, 1).split(together)]
     queries = torch.cat([frame.frame_queries for frame in frames]).unflatten(0, images.shape[:2])
-    videos = stage.vita.video(queries)
+    videos = stage.segmenter.video(queries)
     features = torch.cat([frame.mask_features for frame in frames]).unflatten(0, images.shape[:2])
     # Clones, for the segmenter's tensors cannot take part in a gradient.
     inputs = replace(

@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from cache_schema.codecs import LOWRANK, Basis, Codec, get_codec
-from cache_schema.records import RLE, Clip, Expression, Geometry
+from cache_schema.records import RLE, Clip, Expression, Facts, Geometry, SegmenterFacts
 from cache_schema.writer import CacheWriter
 
 N_F, N_V, C_TEXT, WORDS, CLASSES = 100, 100, 768, 12, 25
@@ -52,6 +52,8 @@ def _write(path: Path, codec: Codec, sizes: argparse.Namespace) -> None:
         dataset="random",
         split="train",
         codec=codec,
+        facts=Facts(one_object=False, protocol="expressions", has_text=True),
+        segmenter=SegmenterFacts("random", identity=False),
         shard_bytes=sizes.frames * sum(array.nbytes for array in frame.values()) * 3 // 2,
     ) as writer:
         for video in range(sizes.videos):
@@ -76,9 +78,13 @@ def _write_video(
     def logits() -> np.ndarray:
         return rng.standard_normal((N_V, CLASSES + 1), np.float32)
 
+    def overlaps() -> np.ndarray:
+        return rng.random((N_V, len(objects)), np.float32).astype(np.float16)
+
     def clip() -> Clip:
         indices = np.sort(rng.choice(sizes.frames, sizes.clip, replace=False)).astype(np.int32)
-        return Clip(indices, normal(N_V, sizes.channels), logits(), normal(N_V, sizes.clip, 6))
+        queries, embeds = normal(N_V, sizes.channels), normal(N_V, sizes.channels)
+        return Clip(indices, queries, logits(), normal(N_V, sizes.clip, 6), embeds, overlaps())
 
     objects = {str(i): [_blob(rng) for _ in names] for i in range(3)}
     flags = np.arange(WORDS) % 2 == 0
@@ -109,6 +115,8 @@ def _write_video(
             clips=[clip() for _ in range(8)],
             objects=objects,
             expressions=expressions,
+            frame_times=np.arange(sizes.frames),
+            overlaps=overlaps(),
         )
 
 

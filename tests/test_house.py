@@ -13,6 +13,7 @@ TARGETS = [
     "train",
     "eval",
     "demo",
+    "segment",
     "sweep",
     "params",
     "check-data",

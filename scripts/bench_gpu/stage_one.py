@@ -20,12 +20,13 @@ import torch
 
 from extract.datasets import VideoFolder
 from extract.pipeline.run import default_readers
-from extract.segmenters import forms
+from extract.segmenters.vita import forms
 from scripts.bench_gpu.stage_one_parts import (
     FULL,
     TINY,
     Bench,
     bare,
+    busy,
     changed,
     draw_videos,
     kernels,
@@ -81,7 +82,7 @@ def _measure(bench: Bench, figures: Figures, end: float, *, detailed: bool) -> N
         found = figures[autocast] = {}
         bench.use(autocast)
         attempt(found, "bare", bare_model, end=end)
-        found["graphs"] = bench.stage.vita._graphs.error or "captured"
+        found["graphs"] = bench.stage.segmenter._graphs.error or "captured"
         attempt(found, "library", partial(library, bench), end=end)
         _compare(found, "bare", "library")
     for autocast in WHOLE if detailed else WHOLE[:1]:
@@ -94,6 +95,7 @@ def _measure(bench: Bench, figures: Figures, end: float, *, detailed: bool) -> N
         _compare(found, "whole", "model")
     bench.use(WHOLE[0])
     if detailed:
+        attempt(figures[WHOLE[0]], "busy", partial(busy, bench), end=end)
         eager = partial(bare, bench, bench.sizes.chunk, graphs=False)
         attempt(figures[WHOLE[0]], "eager", eager, end=end)
     variants = figures["variants"] = {}

@@ -1,4 +1,4 @@
-"""What is measured of stage one: the model, the whole, and each part alone; see `stage_one`."""
+"""What is measured of stage one: the model, the library's, the whole; see `stage_one`."""
 
 import os
 import statistics
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +25,7 @@ from extract.pipeline.inference import infer
 from extract.pipeline.parts import Failed, Images
 from extract.pipeline.reading import read
 from extract.pipeline.run import SHARD_BYTES, default_readers, outcomes_of
-from extract.segmenters.graphs import Graphs
+from extract.segmenters.vita.graphs import Graphs
 from extract.stage import AUTOCAST, RANDOM, Stage, allow_tf32, load_stage
 from scripts.bench_extract import draw
 from scripts.bench_gpu.kernels import traced
@@ -73,12 +74,13 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        return self.stage.vita.device
+        return self.stage.segmenter.device
 
     def use(self, autocast: str) -> None:
         """Measure in this precision from now on."""
-        self.stage.vita.autocast, tf32 = AUTOCAST[autocast]
-        self.stage.vita._graphs = Graphs(self.stage.vita._frames)  # with errors of their own
+        segmenter = self.stage.segmenter
+        segmenter.autocast, tf32 = AUTOCAST[autocast]
+        segmenter._graphs = Graphs(segmenter._frames)  # with errors of their own
         allow_tf32(tf32)
         self.stage = replace(self.stage, autocast=autocast)
 
@@ -112,14 +114,14 @@ def prepared(preset: str, device: torch.device, tiny: bool, root: Path, folder: 
 @contextmanager
 def changed(stage: Stage, owner: Any, name: str, value: Any) -> Iterator[None]:
     """Another setting, with graphs of its own."""
-    before, graphs = getattr(owner, name), stage.vita._graphs
+    before, graphs = getattr(owner, name), stage.segmenter._graphs
     setattr(owner, name, value)
-    stage.vita._graphs = Graphs(stage.vita._frames)
+    stage.segmenter._graphs = Graphs(stage.segmenter._frames)
     try:
         yield
     finally:
         setattr(owner, name, before)
-        stage.vita._graphs = graphs
+        stage.segmenter._graphs = graphs
 
 
 def images_of(bench: Bench, count: int) -> Tensor:
@@ -141,7 +143,7 @@ def rate_of(bench: Bench, run: Callable[[], Any], frames: int) -> dict[str, floa
 
 def bare(bench: Bench, chunk: int, *, graphs: bool) -> dict[str, float]:
     """The frame level of VITA."""
-    vita, images = bench.stage.vita, images_of(bench, chunk)
+    vita, images = bench.stage.segmenter, images_of(bench, chunk)
     vita.graphs = graphs
     try:
         return rate_of(bench, lambda: vita.frames(images), len(images))
@@ -151,7 +153,7 @@ def bare(bench: Bench, chunk: int, *, graphs: bool) -> dict[str, float]:
 
 def library(bench: Bench) -> dict[str, float]:
     """The library's own forward pass, with the same weights."""
-    vita, images = bench.stage.vita, images_of(bench, bench.sizes.chunk)
+    vita, images = bench.stage.segmenter, images_of(bench, bench.sizes.chunk)
     narrow = vita.autocast
 
     def run() -> None:
@@ -168,23 +170,17 @@ def model(bench: Bench) -> dict[str, float]:
     return rate_of(bench, lambda: exhaust(infer(bench.stage, parts)), bench.sizes.drawn)
 
 
-def whole(bench: Bench, rate: float) -> dict[str, float | None]:
-    """The pipeline from JPEG files to sealed shards, and the busy share that the driver saw.
-
-    Args:
-        bench: what is measured.
-        rate: frames a second of the model, from which follows how many videos there is time for.
-    """
-    sizes, ends = bench.sizes, []
-    videos = min(max(int(sizes.whole_seconds * rate / sizes.drawn), 3), sizes.videos)
+def pipeline(bench: Bench, videos: int) -> Iterator[None]:
+    """Stage one from JPEG files to sealed shards: after each of so many videos, as it is done."""
     ids, readers = bench.dataset.ids[:videos], default_readers(bench.device)
-    start = time.perf_counter()
-    with TemporaryDirectory(dir=bench.folder) as out, utilization(bench) as share:
+    with TemporaryDirectory(dir=bench.folder) as out:
 
         def open_cache() -> CacheWriter:
             return CacheWriter(
                 Path(out) / "cache", fingerprint={"codec": bench.codec.describe()},
-                dataset="folder", split="", codec=bench.codec, shard_bytes=SHARD_BYTES,
+                dataset="folder", split="", codec=bench.codec, facts=bench.dataset.facts,
+                segmenter=bench.stage.segmenter.facts(bench.stage.config.segmenter_type),
+                shard_bytes=SHARD_BYTES,
             )  # fmt: skip
 
         run = outcomes_of(bench.stage, bench.dataset, bench.codec, open_cache, ids, 1, readers)
@@ -193,7 +189,20 @@ def whole(bench: Bench, rate: float) -> dict[str, float | None]:
             for _, outcome in outcomes:
                 if isinstance(outcome, Failed):
                     raise RuntimeError(outcome.reason)
-                ends.append(time.perf_counter())
+                yield
+
+
+def whole(bench: Bench, rate: float) -> dict[str, float | None]:
+    """How fast the pipeline is, and the busy share that the driver saw.
+
+    Args:
+        bench: what is measured.
+        rate: frames a second of the model, from which follows how many videos there is time for.
+    """
+    sizes, start = bench.sizes, time.perf_counter()
+    videos = min(max(int(sizes.whole_seconds * rate / sizes.drawn), 3), sizes.videos)
+    with closing(pipeline(bench, videos)) as done, utilization(bench) as share:
+        ends = [time.perf_counter() for _ in done]
         seconds = time.perf_counter() - start
     rate = (videos - 1) * sizes.drawn / max(ends[-1] - ends[0], 1e-9)
     return {
@@ -203,6 +212,13 @@ def whole(bench: Bench, rate: float) -> dict[str, float | None]:
         "hours for MeViS": MEVIS / rate / 3600,
         "busy by driver": share(ends[0], ends[-1]),
     }
+
+
+def busy(bench: Bench) -> Figures:
+    """Of two videos in the middle of the pipeline's run; `busy_share` is that of the whole."""
+    with closing(pipeline(bench, 4)) as done:
+        next(done)
+        return traced(lambda: exhaust(islice(done, 2)), bench.device)
 
 
 @contextmanager
@@ -233,7 +249,7 @@ def utilization(bench: Bench) -> Iterator[Callable[[float, float], float | None]
 
 def kernels(bench: Bench) -> Figures:
     """Of one chunk, once what is made once has been made."""
-    vita, images = bench.stage.vita, images_of(bench, bench.sizes.chunk)
+    vita, images = bench.stage.segmenter, images_of(bench, bench.sizes.chunk)
     for _ in range(2):
         vita.frames(images)
     return traced(lambda: vita.frames(images), images.device)

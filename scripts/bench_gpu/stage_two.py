@@ -22,9 +22,8 @@ from scripts.measuring import Figures, attempt, peak_mb, seconds_each, synchroni
 from scripts.random_caches import EXACT, write_caches
 from train.config import load_row
 from train.config import merge as merge_row
-from train.runner import build_runner
-from train.sweeping.engine import Pass
-from train.sweeping.variants import Member
+from train.runner import Heads, build_runner
+from train.trainee import Member, Trainee
 
 PROFILED = 5  # steps
 #: Rows of the paper that are heads of their own kind.
@@ -135,7 +134,9 @@ def seconds_of_a_run(path: Path, config: Config, device: torch.device, last: int
     config = config.copy()
     config.train.max_iters = last + 1
     with tempfile.TemporaryDirectory() as folder:
-        runner = build_runner(config, [CacheReader(path)], folder, device=device)
+        readers, place = [CacheReader(path)], Path(folder)
+        head = Trainee(Member("", config.train.seed, config), readers, place, device)
+        runner = build_runner([head], readers, place, device=device)
         runner.register_hook(Clock())
         runner.train()
     return (times[last] - times[first]) / (last - first)
@@ -145,19 +146,20 @@ def sweeps(settings: argparse.Namespace, device: torch.device, figures: Figures)
     """Enter the milliseconds of a batch for several heads in one pass, and for one alone."""
 
     def one_pass(config: Config, path: Path, heads: int, together: bool) -> dict[str, float]:
-        config.data.seed, config.train.together = 0, together
+        config.data.seed = 0
         members = []
         for seed in range(heads):
             own = config.copy()
             own.train.seed = seed
             members.append(Member("dmvs", seed, own))
         with tempfile.TemporaryDirectory() as folder:
-            work = Pass(members, [CacheReader(path)], Path(folder), device, resume=False)
-            loaded, numbers = work.batches(), count()
+            readers = [CacheReader(path)]
+            trainees = [Trainee(member, readers, Path(folder), device) for member in members]
+            work = Heads(trainees, together=together and device.type == "cuda")
+            loaded, numbers = load(config, path, device), count()
 
             def step() -> None:
-                _, batch = next(loaded)
-                work.step(next(numbers), batch)
+                work.train_step(next(loaded), next(numbers))
 
             took: dict[str, float] = {}
             turn = 2 * settings.turn

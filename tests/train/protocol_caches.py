@@ -7,14 +7,18 @@ import torch
 from pycocotools import mask as coco
 
 from cache_schema.codecs import get_codec
+from cache_schema.migrations import facts_of
 from cache_schema.writer import CacheWriter
 from tests import synthetic
 from train.config import load_config
 from train.data.compatible import signature
+from train.heads import CacheSizes
 from train.trainable import build_head
 
 #: The frozen models of `synthetic.write_cache` with its default seed.
 MODELS = {"segmenter": {"name": "synthetic", "seed": 0}}
+#: Of a cache of `tests.synthetic`.
+SIZES = CacheSizes(16, 24, 16, num_video_queries=4, num_classes=3)
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
              num_heads=4, feedforward_dim=32)
@@ -36,6 +40,8 @@ def write_cache(
         dataset=dataset,
         split="valid",
         codec=get_codec("float16"),
+        facts=facts_of(dataset),
+        segmenter=synthetic.make_segmenter(),
     )
     with writer:
         for video in videos:
@@ -78,7 +84,7 @@ def write_head(folder: Path) -> tuple[Path, Path]:
     """A config and the checkpoint of an untrained head whose scores differ."""
     (folder / "config.py").write_text(CONFIG)
     torch.manual_seed(0)
-    head = build_head(load_config(folder / "config.py"))
+    head = build_head(load_config(folder / "config.py"), SIZES)
     with torch.no_grad():
         head.class_head.weight.mul_(4)  # an untrained head says 0.5 to everything
     weights = {f"head.{name}": value for name, value in head.state_dict().items()}
