@@ -79,7 +79,8 @@ class Log(Hook):
 def means(windows: Sequence[Sequence[Losses]]) -> list[dict[str, float]]:
     """The mean of each loss term over some iterations and over all ranks, of each head."""
     stacked = [torch.stack([torch.stack([*own.values()]) for own in window]) for window in windows]
-    flat = torch.cat([values.mean(0) for values in stacked])
+    # NaN is a share of no targets, not a loss: that would have ended training.
+    flat = torch.cat([values.nanmean(0) for values in stacked])
     all_reduce(flat, op="mean")
     numbers = iter(flat.tolist())
     return [{term: next(numbers) for term in window[-1]} for window in windows]
