@@ -150,7 +150,7 @@ def _codec(path: Path, given: Any) -> dict[str, Any]:
             f"{where}: codec is {given!r}, give a name ({', '.join(CODECS)}) or a dict with a name"
         )
     name = codec["name"]
-    if name not in CODECS:
+    if name not in CODECS and ":" not in name:  # that is one of the user's own
         raise InputError(f"{where}: unknown codec '{name}', known are {', '.join(CODECS)}")
     for key in codec:
         if key != "name" and key not in LOWRANK_DEFAULTS:

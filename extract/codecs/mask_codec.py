@@ -54,6 +54,15 @@ def confident(logits: Tensor) -> Tensor:
     return sure
 
 
+def chooses_codes(codec: Codec) -> bool:
+    """Whether a codec has its own way to code, which is then taken, on the host.
+
+    Without scales and with a basis, too: what is here knows no such codec.
+    """
+    simple = codec.dtype is not None and (codec.scaled or codec.basis is None)
+    return not simple or type(codec).encode is not Codec.encode
+
+
 @torch.no_grad()
 def encode(features: Tensor, codec: Codec) -> dict[str, np.ndarray]:
     """Code mask features where they are; only codes travel to the host.
@@ -72,6 +81,8 @@ def encode(features: Tensor, codec: Codec) -> dict[str, np.ndarray]:
     Raises:
         InputError: NaN or infinite values, or values beyond the stored type.
     """
+    if chooses_codes(codec):
+        return codec.encode(features.float().cpu().numpy())
     if not codec.scaled:
         dtype = getattr(torch, codec.dtype.name)
         # Rounding keeps the order, so all values are finite if the extremes are; NaN is both.
@@ -106,6 +117,11 @@ def encode_together(features: Tensor, codec: Codec) -> tuple[dict[str, Tensor], 
         The arrays of ``codec.layout``, each with a leading t, and whether they can be stored (a
         bool; if not, `encode` says why).
     """
+    if chooses_codes(codec):
+        codes = {
+            n: torch.from_numpy(a).to(features.device) for n, a in encode(features, codec).items()
+        }
+        return codes, features.new_ones((), dtype=torch.bool)
     if not codec.scaled:
         values = features.to(getattr(torch, codec.dtype.name))
         extremes = torch.stack([features.amax(), features.amin()]).to(values.dtype)

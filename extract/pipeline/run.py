@@ -235,7 +235,7 @@ def _codec(
     """The configured codec. One with a basis is fitted once for a cache, by rank 0."""
     name = stage.config.codec["name"]
     if name != LOWRANK:
-        return get_codec(name)
+        return get_codec(name).for_channels(stage.vita.config.mask_dim)
     codec = codec_file.load(out, settings)
     if codec is None and rank.rank == 0:
         codec = fit_codec(stage, dataset, queue)
