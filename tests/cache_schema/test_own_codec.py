@@ -1,12 +1,14 @@
 """A codec of one's own is one file: this one, as far as the cache is concerned."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
+from cache_schema import codecs
 from cache_schema.codecs import Basis, Codec, get_codec
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
@@ -121,3 +123,12 @@ def test_a_shard_that_declares_what_cannot_be_read_is_refused(tmp_path, declared
     seal_again(shard)
     with pytest.raises(InputError, match="which this program cannot read|is not a JSON object"):
         CacheReader(tmp_path)
+
+
+def test_the_example_of_the_format_page_is_a_codec(tmp_path, monkeypatch):
+    page = (Path(codecs.__file__).parent / "README.md").read_text()
+    example = page.split("\n## Codecs\n")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "the_example.py").write_text(example)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    codec = get_codec("the_example:MINE")
+    assert codec.encode(np.ones((1, 2, 3, 3), np.float32))["values"].max() == 32767
