@@ -6,7 +6,7 @@ weights as an uninterrupted one, and neither the number of ranks nor other heads
 the same batches change a number.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,7 @@ from train.data import Batch
 from train.fetch import Fetch
 from train.graphed import GraphedHead
 from train.heads import CacheSizes, Head, HeadOutput, find_head
-from train.heads.loss import Criterion
-from train.losses import Diverged
+from train.losses import Criterion, Diverged
 from train.losses.points import sample_points
 
 Losses = dict[str, Tensor]
@@ -42,8 +41,6 @@ class TrainableHead(BaseModel):
         graphs: record the head's passes as CUDA graphs; not where the head is wrapped.
         mean: over all ranks, of what each counts; see `Criterion.terms`.
 
-    Attributes:
-        iteration: from 0, of mmengine's next call; its loop sets it.
     """
 
     def __init__(
@@ -62,7 +59,6 @@ class TrainableHead(BaseModel):
         self.criterion = criterion
         self.seed = seed
         self.mean = mean
-        self.iteration = 0
         self._decode = GraphedHead(head, autocast, enabled=graphs)
         self._total: tuple[int, Callable[[], Tensor]] | None = None  # of the last step
         self.average = None
@@ -91,15 +87,6 @@ class TrainableHead(BaseModel):
         first = 1 + samples * get_rank()
         return step_seeds(self.seed, iteration, samples * get_world_size())[first:][:samples]
 
-    def train_step(
-        self,
-        data: Batch,
-        optim_wrapper: OptimWrapper,
-        forward: Callable[[Batch, int], Losses] | None = None,
-    ) -> Losses:
-        """One optimiser step, as mmengine's loop calls it; see `step`."""
-        return self.step(data, optim_wrapper, self.iteration, forward=forward)
-
     def step(
         self,
         batch: Batch,
@@ -125,7 +112,9 @@ class TrainableHead(BaseModel):
         """
         batch = batch.to(next(self.head.parameters()).device)
         total, log = self.parse_losses((forward or self)(batch, iteration))
-        self.watch(iteration, Fetch(total.detach()).get)
+        # One rank's trouble is everybody's, in the same step.
+        watched = total.detach() if self.mean is None else self.mean(total.detach())
+        self.watch(iteration, Fetch(watched).get)
         if not total.is_cuda:
             self.check()
         optim_wrapper.update_params(total)
@@ -160,22 +149,6 @@ class TrainableHead(BaseModel):
                 f"the loss is {float(total)} in iteration {iteration}; lower optimizer.lr or "
                 "optimizer.clip_norm"
             )
-
-
-def layers_of(heads: Sequence[Sequence[HeadOutput]]) -> list[tuple[Tensor, Tensor]]:
-    """Logits and mask embeddings of each decoder layer, of several heads one after the other."""
-    return [
-        (
-            _joined([own.logits for own in outputs]),
-            _joined([own.mask_embeds for own in outputs]),
-        )
-        for outputs in zip(*heads, strict=True)
-    ]
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """`torch.cat`, but one tensor is not copied."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 class _Clipped:
