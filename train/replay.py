@@ -155,7 +155,13 @@ def _highest_logits(
         return (to_original(part, video.geometry).amax(0) if len(part) else None for part in logits)
 
     if codec.dtype is None:  # a light cache
-        masks = StoredMasks(video, {int(n) for groups in rounds for g in groups for n in g})
+        kept = [group for groups in rounds for group in groups if len(group)]
+        if any(group.ndim == 2 for group in kept):
+            raise InputError(
+                f"video {video.id!r}: the cache is light, and these predictions draw masks with "
+                "the mask features that it does not hold; give the full cache"
+            )
+        masks = StoredMasks(video, {int(n) for group in kept for n in group})
         for t in range(video.num_frames):
             yield ((masks.logits(t, group) for group in groups) for groups in rounds)
         return
