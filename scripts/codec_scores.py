@@ -22,7 +22,8 @@ from cache_schema.codecs import LOWRANK, Codec, get_codec
 from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
-from extract.codecs.mask_codec import Moments, Sample, confident
+from extract.codecs.fitting import Moments, Sample
+from extract.codecs.mask_codec import confident
 from train.evaluation.from_cache.contents import check_origin, list_expressions
 from train.evaluation.from_cache.expressions import score_expressions
 from train.evaluation.from_cache.task import ReplayTask

@@ -20,7 +20,7 @@ from cache_schema.codecs import Codec
 from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Geometry
-from train.mask_logits import mask_logits
+from train.masks.logits import mask_logits
 from train.run_lengths import decode
 
 CHUNK = 16  # of VITA's masks that are brought to the original size at once

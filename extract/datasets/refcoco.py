@@ -5,7 +5,6 @@
 (train, val, testA, ...); "train@google" takes it from another partition than the usual one.
 """
 
-from collections.abc import Iterator
 from functools import cache
 from math import isfinite
 from pathlib import Path
@@ -20,13 +19,20 @@ from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.pickles import read_plain_pickle
 from extract.datasets.pseudo_video import Warp, WarpedImage, draw_clip, mirrored
-from extract.datasets.records import RLE, SourceExpression, SourceVideo, check_rle, encode_mask
+from extract.datasets.records import (
+    RLE,
+    Dataset,
+    SourceExpression,
+    SourceVideo,
+    check_rle,
+    encode_mask,
+)
 
 IMAGE_FOLDERS = ("train2014", "images/mscoco/images/train2014")
 LARGEST = 1 << 14  # pixels a side
 
 
-class RefCOCO:
+class RefCOCO(Dataset):
     """Pseudo-videos of a split: each image gives ``variants`` of them, `draw_clip` says how.
 
     The id of a video is ``<image>_<variant>``. All sentences about an image share its variants,
@@ -97,12 +103,6 @@ class RefCOCO:
     def ids(self) -> list[str]:
         """Video ids: the images in the order of the file, the variants of each together."""
         return [f"{image}_{k}" for image in self._refs for k in range(self.variants)]
-
-    def __len__(self) -> int:
-        return len(self._refs) * self.variants
-
-    def __iter__(self) -> Iterator[SourceVideo]:
-        return (self.video(video_id) for video_id in self.ids)
 
     def fingerprint(self) -> dict[str, Any]:
         """SHA-256 of each annotation file, and what the variants are drawn from."""
