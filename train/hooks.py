@@ -75,6 +75,11 @@ class Log(Hook):
         line += "  ".join(f"{term}: {value:.4f}" for term, value in mean.items())
         runner.progress(line, loss=f"{mean['loss']:.4f}")
 
+    def after_train(self, runner: Runner) -> None:
+        for head in (*runner.model.alive, *runner.model.dropped):
+            for backend in head.backends:
+                backend.close()
+
 
 def means(windows: Sequence[Sequence[Losses]]) -> list[dict[str, float]]:
     """The mean of each loss term over some iterations and over all ranks, of each head."""
