@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from train.mask_logits import mask_logits
 
 from cache_schema import codecs
 from cache_schema.codecs import Basis, Codec, get_codec
@@ -18,7 +19,6 @@ from cache_schema.writer import CacheWriter
 from extract.codecs import mask_codec
 from tests.cache_schema.helpers import seal_again
 from tests.synthetic import FACTS, make_segmenter, make_video, write_cache, write_video
-from train.mask_logits import mask_logits
 
 
 class EveryOther(Codec):
