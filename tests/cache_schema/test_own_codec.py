@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from train.mask_logits import mask_logits
+from train.masks.logits import mask_logits
 
 from cache_schema import codecs
 from cache_schema.codecs import Basis, Codec, get_codec
