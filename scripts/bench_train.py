@@ -50,8 +50,9 @@ from extract.stage import RANDOM, Stage, load_stage
 from scripts.bench_cache import ORIGIN, codecs, machine, write_video
 from train.config import load_config
 from train.data import Batch
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
 from train.memory import keep_freed_memory
+from train.params import usual_sizes
 from train.runner import build_dataset, build_loader, on_device
 from train.trainable import TrainableHead, build_optimizer, build_trainable
 
@@ -253,7 +254,7 @@ def make(what: str, path: Path, arguments: argparse.Namespace, device: torch.dev
 def load(path: Path, arguments: argparse.Namespace, device: torch.device) -> Iterator[Batch]:
     """Batches without end on the device, as training loads them."""
     config = head_config(arguments)
-    loader = build_loader(config, build_dataset(config, [CacheReader(path)], device))
+    loader = build_loader(config, build_dataset([config], [CacheReader(path)], device))
     return iter(on_device(loader, device))
 
 
@@ -276,7 +277,7 @@ class Steps:
     def __init__(self, config: Config, device: torch.device, seed: int = 0) -> None:
         config = config.copy()
         config.train.seed = seed
-        self.model: TrainableHead = build_trainable(config, device).train()
+        self.model: TrainableHead = build_trainable(config, usual_sizes(config), device).train()
         self.optimizer = build_optimizer(config, self.model)
         self.iteration = 0
 
@@ -305,9 +306,9 @@ def as_loaded(batch: Batch) -> Batch:
 def segmented(stage: Stage, images: torch.Tensor, batch: Batch) -> Batch:
     """The batch with what the segmenter says of its frames (B, T, 3, H, W), not the cache."""
     together = 8 if images.is_cuda else 1
-    frames = [stage.vita.frames(chunk) for chunk in images.flatten(0, 1).split(together)]
+    frames = [stage.segmenter.frames(chunk)[0] for chunk in images.flatten(0, 1).split(together)]
     queries = torch.cat([frame.frame_queries for frame in frames]).unflatten(0, images.shape[:2])
-    videos = stage.vita.video(queries)
+    videos = stage.segmenter.video(queries)
     features = torch.cat([frame.mask_features for frame in frames]).unflatten(0, images.shape[:2])
     # Clones, for the segmenter's tensors cannot take part in a gradient.
     inputs = replace(

@@ -1,19 +1,20 @@
 """Training configs: reading them, and refusing what they must not say.
 
-`train/configs/base.py` is the list of keys and their types; a config states what differs.
+`train/configs/base.py` has the keys that every head trains with; those of `model` and `loss` are
+keyword arguments of the head and of its criterion. A default gives a key's type.
 """
 
+import inspect
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from mmengine.config import Config, DictAction
 
 from cache_schema.host.cli import InputError
-from train.models.decoder import READS
-from train.models.encoder import ENCODERS
-from train.models.initialisation import INITIALISATIONS
+from train.heads import find_head, guess
 
 BASE = Path(__file__).parent / "configs" / "base.py"
 ROWS = Path(__file__).parent / "configs" / "rows"
@@ -21,21 +22,12 @@ ROWS = Path(__file__).parent / "configs" / "rows"
 #: The least and the most that a number may be, both allowed; every other one: `ANY`.
 ANY = {int: (0, 1e9), float: (0, 1e30)}
 RANGES = {
-    "model.dropout": (0, 1),
-    **dict.fromkeys(("model.hidden_dim", "model.text_dim", "model.mask_dim", "model.num_heads"),
-                    (1, 1 << 16)),
-    "model.feedforward_dim": (1, 1 << 18),
-    "model.num_motion_queries": (1, 1 << 14),
-    "model.num_layers": (1, 1000),
     "data.num_frames": (1, 1e9),
     "data.num_workers": (0, 1024),
     "data.cache_weights": (1, 1e6),
     "data.ram_gb": (0, 1e6),
     "data.seed": (0, (1 << 32) - 1),
     "train.seed": (0, (1 << 32) - 1),
-    "loss.num_points": (1, 1e7),
-    "loss.oversample_ratio": (1, 1000),
-    "loss.importance_ratio": (0, 1),
     "optimizer.ema_decay": (0, 1 - 1e-9),
     "schedule.gamma": (0, 1),
     "evaluation.sigma": (0, 1),
@@ -45,16 +37,19 @@ RANGES = {
                     (1, 1e9)),
 }  # fmt: skip
 CHOICES = {
-    "model.encoder": ENCODERS,
-    "model.initialisation": tuple(INITIALISATIONS),
-    "model.decoder_reads": READS,
-    "model.sentence": ("mean", "max"),
     "data.clip_source": ("bank", "video"),
     "data.frame_choice": ("first", "random"),
     "schedule.type": ("step", "poly"),
     "train.autocast": ("none", "bfloat16", "float16"),
     "evaluation.rule": ("auto", "threshold", "top1"),
 }
+REQUIRED = inspect.Parameter.empty
+WORDS = {int: "whole number", float: "number", str: "word", bool: "True or False"}
+#: Keys that a config may leave to the cache, and that came to be after the first checkpoints.
+FROM_CACHE = ("model.text_dim", "model.mask_dim")
+
+#: Where it stands, for messages, and its sections.
+Layer = tuple[str, Mapping[str, Any]]
 
 
 class Options(DictAction):
@@ -76,10 +71,90 @@ class Options(DictAction):
             raise InputError(f"{option_string}: a value cannot be read ({error})") from None
 
 
+@dataclass(frozen=True)
+class Key:
+    """What a key may be: of its default's type or, where that is None or missing, its hint's."""
+
+    default: Any
+    hint: Any = int | None
+    limits: tuple[float, float] | None = None
+    choices: Sequence[str] = ()
+
+    def checked(self, key: str, value: Any) -> Any:
+        """The value in the key's type.
+
+        Raises:
+            InputError: it is of another type, out of range, or none of the choices.
+        """
+        many, optional = isinstance(self.default, (list, tuple)), self.default is None
+        if optional and value is None:
+            return None
+        sample = next(iter(self.default), 0) if many else self.default
+        if optional or self.default is REQUIRED:
+            kind = next(t for t in (*get_args(self.hint), self.hint) if t is not type(None))
+        else:
+            kind = type(sample)
+        # The command line cannot tell 5 from [5].
+        values = list(value) if many and isinstance(value, (list, tuple)) else [value]
+        if kind is float:
+            values = [float(v) if type(v) is int and abs(v) < 1e300 else v for v in values]
+        if any(type(v) is not kind for v in values):
+            word = WORDS[kind]
+            expected = f"a list of {word}s" if many else word if kind is bool else f"a {word}"
+            expected += " or None" * optional
+            raise InputError(f"config key {key} is {value!r}; it has to be {expected}")
+        least, most = self.limits or ANY.get(kind, (0, 0))
+        for number in values if kind in ANY else []:
+            if not least <= number <= most:  # nor is NaN
+                raise InputError(
+                    f"config key {key} is {number!r:.40}; it has to be from {least:g} to {most:g}"
+                )
+        known = set(self.choices)
+        if known and not (values and set(values) <= known and len(set(values)) == len(values)):
+            some = "choose from" if many else "choose one of"
+            raise InputError(f"config key {key} is {value!r}; {some} {', '.join(self.choices)}")
+        return values if many else values[0]
+
+
+def keys_of(own: type) -> dict[str, Key]:
+    """The keys that a class declares: keyword-only arguments of its constructor.
+
+    Those of its base classes are among them where it takes ``**keywords``.
+    """
+    found: dict[str, Key] = {}
+    ranges, choices = (
+        {k: v for base in reversed(own.__mro__) for k, v in vars(base).get(name, {}).items()}
+        for name in ("RANGES", "CHOICES")
+    )
+    for base in own.__mro__:
+        parameters = inspect.signature(base.__init__).parameters.values()
+        hints = get_type_hints(base.__init__)
+        for p in parameters:
+            if p.kind is p.KEYWORD_ONLY and p.name not in found:
+                known = ranges.get(p.name), choices.get(p.name, ())
+                found[p.name] = Key(p.default, hints.get(p.name), *known)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found
+
+
+def known_keys(head: str) -> dict[str, dict[str, Key]]:
+    """The keys of every section for a head, ``model.type``."""
+    own, sections = find_head(head), {}
+    for section, content in Config.fromfile(BASE).to_dict().items():
+        names = {name: f"{section}.{name}" for name in content}
+        sections[section] = {
+            name: Key(content[name], limits=RANGES.get(key), choices=CHOICES.get(key, ()))
+            for name, key in names.items()
+        }
+    sections["model"] |= keys_of(own)
+    return {**sections, "loss": keys_of(own.loss)}
+
+
 def load_config(
     path: str | Path, options: Mapping[str, Any] | None = None, row: str | Path | None = None
 ) -> Config:
-    """Read a config; what it leaves out comes from `configs/base.py`.
+    """Read a config; what it leaves out comes from `configs/base.py` and from its head.
 
     Args:
         path: a pure-Python mmengine config. It is a program and is run: read your own only.
@@ -93,10 +168,8 @@ def load_config(
         InputError: no such file, not a config, an unknown key, a value of another type, or one
             out of range.
     """
-    config = read_config(path)
-    if row is not None:
-        merge(config, load_row(row))
-    return complete(config, options, path=path)
+    rows = [] if row is None else [(f"row {row}", load_row(row))]
+    return complete([(str(path), read_config(path)), *rows, from_options(options)], path=path)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -118,142 +191,100 @@ def load_row(name: str | Path) -> dict[str, Any]:
     return _read(path, ROWS, "row")
 
 
+def from_options(options: Mapping[str, Any] | None) -> Layer:
+    """The layer of dotted keys and values from the command line."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in (options or {}).items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    return "--cfg-options", sections
+
+
 def merge(content: dict[str, Any], row: Mapping[str, Any]) -> None:
     """Put a row's keys over those of a config, in place."""
     for section, values in row.items():
         content[section] = {**content.get(section, {}), **values}
 
 
-def complete(
-    given: Mapping[str, Any], options: Mapping[str, Any] | None = None, *, path: str | Path
-) -> Config:
-    """What a config leaves out, and a check of the whole; see `load_config`.
+def complete(layers: Sequence[Layer], *, path: str | Path) -> Config:
+    """Put layers of a config over each other and over the defaults, and check them.
+
+    A layer may take another head (``model.type``). Of what the layers below say for theirs, it gets
+    what it has a key of that name for.
 
     Args:
-        given: the config's sections.
-        options: dotted keys and values that replace the config's.
-        path: of the config, for messages and for its name.
+        layers: the last one counts.
+        path: of the config, for its name.
+
+    Raises:
+        InputError: an unknown key, a value of another type or out of range, or keys that do not go
+            together.
     """
-    known = Config.fromfile(BASE).to_dict()
-    _check_sections(given, known, where=str(path))
-    given = {section: dict(content) for section, content in given.items()}
-    for key, value in (options or {}).items():
-        section, _, name = key.partition(".")
-        if name == "" or section not in known or name not in known[section]:
-            raise InputError(
-                f"--cfg-options {key}: unknown key; known are "
-                + ", ".join(f"{s}.{n}" for s, content in known.items() for n in content)
-            )
-        given.setdefault(section, {})[name] = value
-    for section, content in given.items():
-        for name, value in content.items():
-            known[section][name] = _typed(f"{section}.{name}", value, known[section][name])
-    _check_values(known)
-    return Config(known, filename=str(path))
+    head, known = "dmvs", known_keys("dmvs")
+    content: dict[str, dict[str, Any]] = {section: {} for section in known}
+    for where, sections in layers:
+        model = sections.get("model")
+        chosen = model.get("type", head) if isinstance(model, Mapping) else head
+        if chosen != head:
+            head = known["model"]["type"].checked("model.type", chosen)
+            known = known_keys(head)
+            for section, own in content.items():
+                content[section] = {n: value for n, value in own.items() if n in known[section]}
+        for section, values in sections.items():
+            _check_name(where, section, known, section)
+            if not isinstance(values, Mapping):
+                raise InputError(f"{where}: {section} has to be a dict, not {values!r}")
+            for name, value in values.items():
+                _check_name(where, name, known[section], key := f"{section}.{name}")
+                content[section][name] = known[section][name].checked(key, value)
+    for section, keys in known.items():
+        for name, key in keys.items():
+            value = content[section].setdefault(name, key.default)
+            if value is REQUIRED:
+                raise InputError(f"config key {section}.{name} has no default; give it")
+            if isinstance(value, tuple):
+                content[section][name] = list(value)
+    find_head(head).check(content["model"], content["loss"])
+    return Config(content, filename=str(path))
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """What two configs (nested dicts) set differently, as ``section.key: x != y``.
+
+    Older ones do not say ``model.type``, and sizes that one leaves to the cache are the cache's.
+    """
+    found = []
+    for section in sorted(set(ours) | set(theirs)):
+        mine, other = ours.get(section, {}), theirs.get(section, {})
+        if section == "model":
+            mine, other = ({"type": "dmvs", **own} for own in (mine, other))
+        for name in sorted(set(mine) | set(other)):
+            key, values = f"{section}.{name}", [mine.get(name), other.get(name)]
+            if values[0] != values[1] and not (key in FROM_CACHE and None in values):
+                found.append(f"{key}: {values[0]!r} != {values[1]!r}")
+    return found
 
 
 def _read(path: Path, folder: Path, what: str) -> dict[str, Any]:
-    """The sections of a config or of a row, their names checked."""
+    """The sections of a config or of a row."""
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("[!_]*.py")))
+        known = sorted(p.stem for p in folder.glob("[!_]*.py"))
         raise InputError(
-            f"{what} {path} does not exist; the project's own, in "
-            f"{folder.relative_to(BASE.parents[2])}, are {known}"
+            f"{what} {path} does not exist{guess(path.stem, known)}; the project's own, in "
+            f"{folder.relative_to(BASE.parents[2])}, are {', '.join(known)}"
         )
     try:
-        content = Config.fromfile(path).to_dict()
+        return Config.fromfile(path).to_dict()
     except Exception as error:  # a config is a program: anything may go wrong in it
         raise InputError(
             f"{what} {path} cannot be read ({type(error).__name__}: {error}); it has to be a "
             "Python file that assigns dicts, see train/configs/base.py"
         ) from error
-    _check_sections(content, Config.fromfile(BASE).to_dict(), where=str(path))
-    return content
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """What two configs (nested dicts) set differently, as ``section.key: x != y``."""
-    found = []
-    for section in sorted(set(ours) | set(theirs)):
-        mine, other = ours.get(section, {}), theirs.get(section, {})
-        for name in sorted(set(mine) | set(other)):
-            if mine.get(name) != other.get(name):
-                found.append(f"{section}.{name}: {mine.get(name)!r} != {other.get(name)!r}")
-    return found
-
-
-def _check_sections(given: Mapping[str, Any], known: Mapping[str, Any], *, where: str) -> None:
-    for section, content in given.items():
-        if section not in known:
-            raise InputError(
-                f"{where}: unknown config key {section!r}; known are {', '.join(known)}"
-            )
-        if not isinstance(content, Mapping):
-            raise InputError(f"{where}: {section} has to be a dict, not {content!r}")
-        for name in content:
-            if name not in known[section]:
-                raise InputError(
-                    f"{where}: unknown config key '{section}.{name}'; known in {section} are "
-                    + ", ".join(known[section])
-                )
-
-
-def _typed(key: str, value: Any, default: Any) -> Any:
-    """The value in the type of the default; None stands for an optional whole number."""
-    if default is None:
-        fits = value is None or (isinstance(value, int) and not isinstance(value, bool))
-        expected = "a whole number or None"
-    elif isinstance(default, list):
-        kind = type(default[0]) if default else int
-        if type(value) is kind:
-            value = [value]  # the command line cannot tell 5 from [5]
-        fits = isinstance(value, (list, tuple)) and all(type(v) is kind for v in value)
-        value = list(value) if fits else value
-        expected = f"a list of {'words' if kind is str else 'whole numbers'}"
-    elif isinstance(default, float):
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = fits and abs(value) < 1e300
-        value, expected = (float(value) if fits else value), "a number"
-    elif isinstance(default, bool):
-        fits, expected = isinstance(value, bool), "True or False"
-    else:
-        fits = type(value) is type(default)
-        expected = "a word" if isinstance(default, str) else "a whole number"
-    if not fits:
-        raise InputError(f"config key {key} is {value!r}; it has to be {expected}")
-    return value
-
-
-def _check_range(key: str, value: Any) -> None:
-    for number in value if isinstance(value, list) else [value]:
-        if type(number) not in ANY:
-            continue
-        least, most = RANGES.get(key, ANY[type(number)])
-        if not least <= number <= most:  # nor is NaN
-            raise InputError(
-                f"config key {key} is {number!r:.40}; it has to be from {least:g} to {most:g}"
-            )
-
-
-def _check_values(config: Mapping[str, Any]) -> None:
-    for section, content in config.items():
-        for name, value in content.items():
-            _check_range(f"{section}.{name}", value)
-    for key, choices in CHOICES.items():
-        section, name = key.split(".")
-        value = config[section][name]
-        values = value if isinstance(value, list) else [value]
-        if not values or len(set(values)) < len(values) or not set(values) <= set(choices):
-            some = "choose from" if isinstance(value, list) else "choose one of"
-            raise InputError(f"config key {key} is {value!r}; {some} {', '.join(choices)}")
-    if config["loss"]["prior_weight"] and config["model"]["initialisation"] != "video":
+def _check_name(where: str, name: str, known: Mapping[str, Any], key: str) -> None:
+    if name not in known:
         raise InputError(
-            "config key loss.prior_weight compares a target with the track of the video query "
-            "that a motion query started as, and with model.initialisation="
-            f"{config['model']['initialisation']!r} there is none: set loss.prior_weight=0"
-        )
-    dim, heads = config["model"]["hidden_dim"], config["model"]["num_heads"]
-    if dim % heads:
-        raise InputError(
-            f"config key model.hidden_dim is {dim}, which model.num_heads = {heads} does not divide"
+            f"{where}: unknown config key {key!r}{guess(name, known)}; known are "
+            f"{', '.join(known) or 'none'}"
         )

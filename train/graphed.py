@@ -5,9 +5,9 @@ on new numbers. Where a graph cannot be recorded, and without a GPU, the head ru
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from train.models import HeadInputs, HeadOutput
+from train.heads.base import HeadInputs, HeadOutput
 
 #: Sentences are padded to a multiple of so many words, so that few shapes occur.
 WORDS = 8
@@ -48,19 +48,24 @@ class GraphedHead:
         After a replay it lies in memory that the next call overwrites.
         """
         if not (self.enabled and inputs.words.is_cuda and torch.is_grad_enabled()):
-            return _outputs(self.run(*_tensors(inputs)))
-        tensors = _tensors(padded(inputs))
-        graphs = self._graphs_for(tensors)
-        return _outputs(graphs(tensors) if graphs else self.run(*tensors))
+            return _outputs(self.run(inputs))
+        inputs = padded(inputs)
+        graphs = self._graphs_for(inputs)
+        return _outputs(graphs(inputs) if graphs else self.run(inputs))
 
-    def run(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Logits (L, B, N_m), mask embeddings (L, B, N_m, C_mask), and sources if there are any."""
-        with self._reduced(tensors[0].device):
-            outputs = self.head(HeadInputs(*tensors))
-        logits = torch.stack([output.logits.float() for output in outputs])
-        embeds = torch.stack([output.mask_embeds.float() for output in outputs])
-        sources = outputs[-1].sources
-        return (logits, embeds) if sources is None else (logits, embeds, sources)
+    def run(self, inputs: HeadInputs) -> dict[str, Tensor]:
+        """What the fields of `HeadOutput` that are there hold, in all layers.
+
+        Logits (L, B, N_m) and mask embeddings (L, B, N_m, C_mask), and sources (B, N_m).
+        """
+        with self._reduced(inputs.words.device):
+            outputs = self.head(inputs)
+        found = {"logits": torch.stack([output.logits.float() for output in outputs])}
+        if outputs[-1].mask_embeds is not None:
+            found["mask_embeds"] = torch.stack([own.mask_embeds.float() for own in outputs])
+        if outputs[-1].sources is not None:
+            found["sources"] = outputs[-1].sources
+        return found
 
     def _reduced(self, device: torch.device) -> AbstractContextManager:
         if self.autocast is None:
@@ -68,13 +73,13 @@ class GraphedHead:
         # What a graph uses must not be kept from outside it.
         return torch.autocast(device.type, self.autocast, cache_enabled=device.type == "cpu")
 
-    def _graphs_for(self, tensors: Sequence[Tensor]) -> "_Graphs | None":
-        shape = tuple(tensor.shape for tensor in tensors)
+    def _graphs_for(self, inputs: HeadInputs) -> "_Graphs | None":
+        shape = tuple(tensor.shape for tensor in inputs.present().values())
         if shape not in self.graphs and len(self.graphs) < SHAPES:
             try:
                 # Dropout of this step is to be what it is in a run that recorded before.
-                with torch.random.fork_rng([tensors[0].device]):
-                    self.graphs[shape] = _Graphs(self, tensors)
+                with torch.random.fork_rng([inputs.words.device]):
+                    self.graphs[shape] = _Graphs(self, inputs)
             except RuntimeError as error:
                 warnings.warn(f"the head runs without CUDA graphs: {error}", stacklevel=2)
                 self.graphs[shape] = None
@@ -93,35 +98,37 @@ def padded(inputs: HeadInputs) -> HeadInputs:
 class _Graphs:
     """The two passes for inputs of one shape."""
 
-    def __init__(self, head: GraphedHead, tensors: Sequence[Tensor]) -> None:
-        self._inputs = [tensor.clone() for tensor in tensors]
+    def __init__(self, head: GraphedHead, inputs: HeadInputs) -> None:
+        self._inputs = {name: tensor.clone() for name, tensor in inputs.present().items()}
+        own = HeadInputs.of(self._inputs)
         self.parameters = [p for p in head.head.parameters() if p.requires_grad]
         current, beside = torch.cuda.current_stream(), torch.cuda.Stream()
         beside.wait_stream(current)
         with torch.cuda.stream(beside):
             for _ in range(WARM_UP):
-                outputs = head.run(*self._inputs)
-                self._gradients(outputs, [torch.zeros_like(o) for o in outputs[:2]])
+                outputs = _learning(head.run(own))
+                self._gradients(outputs, [torch.zeros_like(output) for output in outputs])
             del outputs
         current.wait_stream(beside)
         # Other threads, which load, go on meanwhile.
         pool, quietly = torch.cuda.graph_pool_handle(), {"capture_error_mode": "thread_local"}
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.forward, pool=pool, **quietly):
-            outputs = head.run(*self._inputs)
-        self.asked = [torch.zeros_like(output) for output in outputs[:2]]
+            outputs = head.run(own)
+        learning = _learning(outputs)
+        self.asked = [torch.zeros_like(output) for output in learning]
         with torch.cuda.graph(self.backward, pool=pool, **quietly):
-            self.gradients = self._gradients(outputs, self.asked)
-        self.outputs = [output.detach() for output in outputs]
-        self._anchor = torch.zeros((), device=tensors[0].device, requires_grad=True)
+            self.gradients = self._gradients(learning, self.asked)
+        self.outputs = {name: output.detach() for name, output in outputs.items()}
+        self._anchor = torch.zeros((), device=own.words.device, requires_grad=True)
 
-    def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        for own, tensor in zip(self._inputs, tensors, strict=True):
-            own.copy_(tensor, non_blocking=True)
-        return _Replay.apply(self, self._anchor)
+    def __call__(self, inputs: HeadInputs) -> dict[str, Tensor]:
+        for name, tensor in inputs.present().items():
+            self._inputs[name].copy_(tensor, non_blocking=True)
+        return dict(zip(self.outputs, _Replay.apply(self, self._anchor), strict=True))
 
     def _gradients(self, outputs: Sequence[Tensor], asked: Sequence[Tensor]) -> list[Tensor | None]:
-        found = torch.autograd.grad(outputs[:2], self.parameters, asked, allow_unused=True)
+        found = torch.autograd.grad(outputs, self.parameters, asked, allow_unused=True)
         # The optimiser goes through them as they lie in memory.
         return [own if own is None else own.contiguous() for own in found]
 
@@ -137,15 +144,15 @@ class _Replay(torch.autograd.Function):
     def forward(ctx: Any, graphs: _Graphs, anchor: Tensor) -> tuple[Tensor, ...]:
         ctx.graphs = graphs
         graphs.forward.replay()
-        outputs = tuple(output.detach() for output in graphs.outputs)
-        ctx.mark_non_differentiable(*outputs[2:])
+        outputs = tuple(output.detach() for output in graphs.outputs.values())
+        ctx.mark_non_differentiable(*outputs[len(graphs.asked) :])
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
         graphs = ctx.graphs
-        torch._foreach_copy_(graphs.asked, list(gradients[:2]))
+        torch._foreach_copy_(graphs.asked, list(gradients[: len(graphs.asked)]))
         graphs.backward.replay()
         for parameter, gradient in zip(graphs.parameters, graphs.gradients, strict=True):
             if parameter.grad is None:
@@ -155,13 +162,12 @@ class _Replay(torch.autograd.Function):
         return None, None
 
 
-def _tensors(inputs: HeadInputs) -> list[Tensor]:
-    return [getattr(inputs, field.name) for field in fields(HeadInputs)]
+def _learning(found: Mapping[str, Tensor]) -> list[Tensor]:
+    """The outputs that gradients come from; they are the first."""
+    return [tensor for tensor in found.values() if tensor.is_floating_point()]
 
 
-def _outputs(tensors: tuple[Tensor, ...]) -> list[HeadOutput]:
-    logits, embeds, *sources = tensors
-    return [
-        HeadOutput(own, its, sources[0] if sources else None)
-        for own, its in zip(logits, embeds, strict=True)
-    ]
+def _outputs(found: Mapping[str, Tensor]) -> list[HeadOutput]:
+    logits, sources = found["logits"], found.get("sources")
+    embeds = found.get("mask_embeds", [None] * len(logits))
+    return [HeadOutput(own, its, sources) for own, its in zip(logits, embeds, strict=True)]

@@ -5,7 +5,6 @@ expressions at a time; several heads share it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 
 import numpy as np
 import torch
@@ -13,21 +12,21 @@ import torch
 from cache_schema.reader import CacheReader
 from cache_schema.records import Expression
 from train.data import video_batch
-from train.evaluation.records import Item
-from train.models import DMVS, HeadInputs
+from train.heads import Head, HeadInputs
+from train.records import ExpressionRef
 
 BATCH = 16  # expressions of one video that go through a head together
 
 
-def read_expression(reader: CacheReader, item: Item) -> Expression:
+def read_expression(reader: CacheReader, expression: ExpressionRef) -> Expression:
     """The features of an expression."""
-    return reader.video(item.video).expression(item.expression)
+    return reader.video(expression.video).expression(expression.id)
 
 
 @torch.no_grad()
 def predict_video(
     reader: CacheReader,
-    heads: Mapping[str, DMVS],
+    heads: Mapping[str, Head],
     video_id: str,
     texts: Sequence[Expression],
     *,
@@ -45,29 +44,28 @@ def predict_video(
         device: where the heads are.
 
     Yields:
-        The head's name, the expression's index, its scores (N_m,) after the sigmoid and mask
-        embeddings (N_m, C), float32; E of every head, the expressions of a head in order.
+        The head's name, the expression's index, its scores (N_m,) float32 after the sigmoid and
+        mask embeddings (N_m, C) float32 or, of a head that draws none, the video queries (N_m,)
+        int64 that it scores; E of every head, the expressions of a head in order.
     """
-    inputs = _to(video_batch(reader.video(video_id), texts), device)
+    reads = {name for head in heads.values() for name in head.reads}
+    inputs = _to(video_batch(reader.video(video_id), texts, reads), device)
     for start in range(0, len(texts), BATCH):
-        part = HeadInputs(
-            **{f.name: getattr(inputs, f.name)[start : start + BATCH] for f in fields(inputs)}
-        )
+        part = {name: tensor[start : start + BATCH] for name, tensor in inputs.present().items()}
         for name, head in heads.items():
-            output = head(part)[-1]
+            output = head(HeadInputs.of(part))[-1]
             scores = output.logits.float().sigmoid().cpu().numpy()  # (B, N_m)
-            embeds = output.mask_embeds.float().cpu().numpy()  # (B, N_m, C)
+            drawn = output.mask_embeds
+            queries = output.sources if drawn is None else drawn.float()
+            queries = queries.cpu().numpy()  # (B, N_m) or (B, N_m, C)
             for b in range(len(scores)):
-                yield name, start + b, scores[b], embeds[b]
+                yield name, start + b, scores[b], queries[b]
 
 
 def _to(inputs: HeadInputs, device: torch.device | str) -> HeadInputs:
     """On another device; what only looks repeated for every expression is copied once."""
     moved = {}
-    for field in fields(inputs):
-        tensor = getattr(inputs, field.name)
-        if len(tensor) > 1 and tensor.stride(0) == 0:
-            moved[field.name] = tensor[:1].to(device).expand_as(tensor)
-        else:
-            moved[field.name] = tensor.to(device)
-    return HeadInputs(**moved)
+    for name, tensor in inputs.present().items():
+        once = len(tensor) > 1 and tensor.stride(0) == 0
+        moved[name] = tensor[:1].to(device).expand_as(tensor) if once else tensor.to(device)
+    return HeadInputs.of(moved)

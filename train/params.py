@@ -1,6 +1,9 @@
 """How many parameters a head has, part by part.
 
-python -m train.params [CONFIG] [--row ROW] [--cfg-options key=value ...]
+python -m train.params [CONFIG] [--row ROW] [--cache CACHE] [--cfg-options key=value ...]
+
+Sizes are the cache's; without one what the config says, or those of a VITA of the head's width and
+of RoBERTa-base.
 """
 
 import argparse
@@ -8,10 +11,14 @@ import sys
 from collections import Counter
 
 import torch
+from mmengine.config import Config
 
 from cache_schema.host import cli
+from cache_schema.reader import CacheReader
 from train.config import BASE, Options, load_config
+from train.data.sizes import common_sizes
 from train.evaluation.report import align
+from train.heads import CacheSizes
 from train.trainable import build_head
 
 #: Learnable parameters as the paper's Table 8 gives them, in millions.
@@ -27,15 +34,30 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("config", nargs="?", default=str(BASE), help="default: the paper's size")
     parser.add_argument("--row", help="of an ablation table")
+    parser.add_argument("--cache", help="that the head is for")
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.cfg_options, arguments.row)
+    cache = arguments.cache
+    sizes = common_sizes([CacheReader(cache)]) if cache else usual_sizes(config)
     with torch.device("meta"):
-        parts = count(build_head(config))
+        parts = count(build_head(config, sizes))
     rows = [["", "parameters"], *([name, f"{number:,}"] for name, number in parts.items())]
     print(align([*rows, ["all", f"{parts.total():,}"]]))
     print(", ".join(f"{name} of the paper: {millions} M" for name, millions in PAPER.items()))
     return 0
+
+
+def usual_sizes(config: Config) -> CacheSizes:
+    """Sizes of a cache that a config is for, as far as one can tell."""
+    width = config.model.get("hidden_dim") or 256
+    return CacheSizes(
+        query_dim=width,
+        text_dim=config.model.get("text_dim") or 768,
+        mask_dim=config.model.get("mask_dim") or width,
+        num_video_queries=100,
+        num_classes=25,
+    )
 
 
 def count(head: torch.nn.Module) -> Counter[str]:

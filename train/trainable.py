@@ -6,7 +6,7 @@ weights as an uninterrupted one, and neither the number of ranks nor other heads
 the same batches change a number.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ from cache_schema.host.cli import InputError
 from train.data import Batch
 from train.fetch import Fetch
 from train.graphed import GraphedHead
-from train.losses import Binary, Diverged, SetCriterion
+from train.heads import CacheSizes, Head, HeadOutput, find_head
+from train.losses import Criterion, Diverged
 from train.losses.points import sample_points
-from train.models import DMVS, HeadOutput
 
 Losses = dict[str, Tensor]
 
@@ -39,16 +39,14 @@ class TrainableHead(BaseModel):
         autocast: the head's reduced precision; the loss is always float32.
         ema_decay: of the running average of the weights; 0 keeps none.
         graphs: record the head's passes as CUDA graphs; not where the head is wrapped.
-        mean: over all ranks, of what each counts; see `SetCriterion.compare`.
+        mean: over all ranks, of what each counts; see `Criterion.terms`.
 
-    Attributes:
-        iteration: from 0, of mmengine's next call; its loop sets it.
     """
 
     def __init__(
         self,
-        head: DMVS,
-        criterion: SetCriterion,
+        head: Head,
+        criterion: Criterion,
         *,
         seed: int = 0,
         autocast: torch.dtype | None = None,
@@ -61,7 +59,6 @@ class TrainableHead(BaseModel):
         self.criterion = criterion
         self.seed = seed
         self.mean = mean
-        self.iteration = 0
         self._decode = GraphedHead(head, autocast, enabled=graphs)
         self._total: tuple[int, Callable[[], Tensor]] | None = None  # of the last step
         self.average = None
@@ -69,48 +66,26 @@ class TrainableHead(BaseModel):
             self.average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
             self.average.requires_grad_(False)
 
-    def evaluated_head(self) -> DMVS:
+    def evaluated_head(self) -> Head:
         """The head that is evaluated: the average of the weights where one is kept."""
         return self.head if self.average is None else self.average.module
 
     def forward(self, batch: Batch, iteration: int = 0) -> Losses:
         """The weighted loss terms of a batch in an iteration."""
         outputs = self.decode(batch, iteration)
-        seeds = self.point_seeds(iteration, len(batch.targets))
-        losses, _ = self.criterion.compare(
-            layers_of([outputs]),
-            batch.supervision,
-            prior=self.prior(outputs, batch),
-            random=sample_points(seeds, outputs[-1].logits.device),
-            average=self.mean,
-        )
-        return losses
+        logits = outputs[-1].logits
+        points = sample_points(self.point_seeds(iteration, len(logits)), logits.device)
+        return self.criterion.terms(outputs, batch, random=points, average=self.mean)
 
     def decode(self, batch: Batch, iteration: int) -> list[HeadOutput]:
         """What the head says of a batch in an iteration, in float32."""
         torch.manual_seed(step_seeds(self.seed, iteration, 0)[0])  # dropout
         return self._decode(batch.inputs)
 
-    def prior(self, outputs: Sequence[HeadOutput], batch: Batch) -> list[Tensor] | None:
-        """Of each sample what is known of matches beforehand, (N_m, M)."""
-        sources = outputs[-1].sources
-        if sources is None or not self.criterion.prior_weight:
-            return None
-        return [distance[own] for distance, own in zip(batch.distances, sources, strict=True)]
-
     def point_seeds(self, iteration: int, samples: int) -> list[int]:
         """Of the random points of each of this process's samples."""
         first = 1 + samples * get_rank()
         return step_seeds(self.seed, iteration, samples * get_world_size())[first:][:samples]
-
-    def train_step(
-        self,
-        data: Batch,
-        optim_wrapper: OptimWrapper,
-        forward: Callable[[Batch, int], Losses] | None = None,
-    ) -> Losses:
-        """One optimiser step, as mmengine's loop calls it; see `step`."""
-        return self.step(data, optim_wrapper, self.iteration, forward=forward)
 
     def step(
         self,
@@ -137,7 +112,9 @@ class TrainableHead(BaseModel):
         """
         batch = batch.to(next(self.head.parameters()).device)
         total, log = self.parse_losses((forward or self)(batch, iteration))
-        self.watch(iteration, Fetch(total.detach()).get)
+        # One rank's trouble is everybody's, in the same step.
+        watched = total.detach() if self.mean is None else self.mean(total.detach())
+        self.watch(iteration, Fetch(watched).get)
         if not total.is_cuda:
             self.check()
         optim_wrapper.update_params(total)
@@ -174,22 +151,6 @@ class TrainableHead(BaseModel):
             )
 
 
-def layers_of(heads: Sequence[Sequence[HeadOutput]]) -> list[tuple[Tensor, Tensor]]:
-    """Logits and mask embeddings of each decoder layer, of several heads one after the other."""
-    return [
-        (
-            _joined([own.logits for own in outputs]),
-            _joined([own.mask_embeds for own in outputs]),
-        )
-        for outputs in zip(*heads, strict=True)
-    ]
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """`torch.cat`, but one tensor is not copied."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
 class _Clipped:
     """Clips gradients as mmengine does, but does not wait for their norm to log it.
 
@@ -220,22 +181,27 @@ def step_seeds(seed: int, iteration: int, samples: int) -> list[int]:
     return [int(state) for state in sequence.generate_state(1 + samples, np.uint64)]
 
 
-def build_head(config: Config) -> DMVS:
-    """The head of a complete config."""
-    return DMVS(**config.model)
+def build_head(config: Config, sizes: CacheSizes) -> Head:
+    """The head of a complete config, for caches of some sizes.
+
+    Raises:
+        InputError: the config does not fit the caches.
+    """
+    keys = dict(config.model)
+    return find_head(keys.pop("type"))(sizes, **keys)
 
 
 def build_trainable(
     config: Config,
+    sizes: CacheSizes,
     device: torch.device | str = "cpu",
     mean: Callable[[Tensor], Tensor] | None = None,
 ) -> TrainableHead:
     """The head of a complete config with seeded initial weights, ready for its first step."""
-    loss = dict(config.loss)
-    criterion = SetCriterion(Binary(loss.pop("no_object_weight")), **loss)
+    criterion = find_head(config.model.type).loss(**config.loss)
     torch.manual_seed(config.train.seed)
     return TrainableHead(
-        build_head(config),
+        build_head(config, sizes),
         criterion,
         seed=config.train.seed,
         autocast=None if config.train.autocast == "none" else getattr(torch, config.train.autocast),

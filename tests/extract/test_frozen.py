@@ -11,9 +11,11 @@ from vita_cases import SHIPPED, load
 
 from extract.config import load_config
 from extract.frozen import freeze
-from extract.segmenters import VITA, SegmenterConfig, load_vita
+from extract.segmenters.base import configure
+from extract.segmenters.vita import VITA, VITAConfig
 from extract.text import TextEncoder
-from train.models import DMVS, HeadInputs
+from train.heads import CacheSizes, HeadInputs
+from train.heads.dmvs import DMVS
 
 STEPS = 3
 
@@ -23,8 +25,8 @@ def vita(request: pytest.FixtureRequest) -> VITA:
     """A model with batch norms, and one with drop paths; random and trained weights."""
     if request.param == "resnet":
         return load(SHIPPED, "tiny_r50")
-    config = SegmenterConfig.from_dict(load_config(DEMO).segmenter)
-    return load_vita(config, DEMO.parents[1] / "assets/vita_tiny.safetensors")
+    config = configure(VITAConfig, load_config(DEMO).segmenter)
+    return VITA.load(config, DEMO.parents[1] / "assets/vita_tiny.safetensors")
 
 
 def state(vita: VITA) -> dict[str, Tensor]:
@@ -34,7 +36,7 @@ def state(vita: VITA) -> dict[str, Tensor]:
 
 
 def outputs(vita: VITA, images: Tensor) -> list[Tensor]:
-    frames = vita.frames(images)
+    frames = vita.frames(images)[0]
     video = vita.video(frames.frame_queries[None])
     return [
         frames.frame_queries,
@@ -110,9 +112,10 @@ def test_training_a_head_leaves_the_segmenter_as_it_is(vita: VITA) -> None:
     torch.manual_seed(0)
     config = vita.config
     head = DMVS(
+        CacheSizes(
+            config.hidden_dim, 8, config.mask_dim, config.num_video_queries, config.num_classes
+        ),
         hidden_dim=config.hidden_dim,
-        text_dim=8,
-        mask_dim=config.mask_dim,
         num_motion_queries=4,
         num_layers=1,
         num_heads=2,

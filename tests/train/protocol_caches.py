@@ -12,10 +12,13 @@ from cache_schema.writer import CacheWriter
 from tests import synthetic
 from train.config import load_config
 from train.data.compatible import signature
+from train.heads import CacheSizes
 from train.trainable import build_head
 
 #: The frozen models of `synthetic.write_cache` with its default seed.
 MODELS = {"segmenter": {"name": "synthetic", "seed": 0}}
+#: Of a cache of `tests.synthetic`.
+SIZES = CacheSizes(16, 24, 16, num_video_queries=4, num_classes=3)
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
              num_heads=4, feedforward_dim=32)
@@ -81,7 +84,7 @@ def write_head(folder: Path) -> tuple[Path, Path]:
     """A config and the checkpoint of an untrained head whose scores differ."""
     (folder / "config.py").write_text(CONFIG)
     torch.manual_seed(0)
-    head = build_head(load_config(folder / "config.py"))
+    head = build_head(load_config(folder / "config.py"), SIZES)
     with torch.no_grad():
         head.class_head.weight.mul_(4)  # an untrained head says 0.5 to everything
     weights = {f"head.{name}": value for name, value in head.state_dict().items()}

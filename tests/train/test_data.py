@@ -15,6 +15,8 @@ from tests.train.test_affinity import boxes_of
 from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate, video_batch
 from train.data.targets import clip_targets
+from train.heads import CacheSizes
+from train.heads.dmvs import DMVS
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_videos_of_other_sizes_and_codecs_share_a_batch(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'codec\.name: "float32" != "float16".*mixed_codecs'):
         ClipDataset(caches, seed=0)
     dataset = ClipDataset(caches, seed=0, mixed_codecs=True)
-    assert dataset.dims == {"hidden_dim": 16, "text_dim": 24, "mask_dim": 16}
+    assert dataset.sizes == CacheSizes(16, 24, 16, num_video_queries=4, num_classes=3)
     samples = [dataset[n] for n in range(len(dataset))]
     batch = collate(samples).to("cpu")
     assert {features.shape for features in batch.mask_features} == {(3, 8, 12), (5, 12, 6)}
@@ -138,7 +140,7 @@ def test_words_are_padded_with_their_masks(cache: tuple) -> None:
         motion=np.array([False, True]),
         offsets=long.offsets[:2],
     )
-    inputs = video_batch(reader.video("video001"), [long, short])
+    inputs = video_batch(reader.video("video001"), [long, short], DMVS.reads)
     assert inputs.frame_queries.shape == (2, 9, 5, 16) and inputs.frame_mask.all()
     assert inputs.words.shape == (2, 5, 24) and inputs.words.dtype == torch.float32
     assert inputs.word_mask.tolist() == [[True] * 5, [True] * 2 + [False] * 3]
@@ -259,7 +261,8 @@ def test_workers_and_memory_change_nothing(tmp_path: Path, codec: str, ram_bytes
 
 
 def assert_equal(batch: Batch, other: Batch) -> None:
-    for name, tensor in vars(batch.inputs).items():
+    assert batch.inputs.present().keys() == other.inputs.present().keys()
+    for name, tensor in batch.inputs.present().items():
         assert torch.equal(tensor, getattr(other.inputs, name)), name
     for features, theirs in zip(batch.mask_features, other.mask_features, strict=True):
         assert features.stored.keys() == theirs.stored.keys()
@@ -268,8 +271,9 @@ def assert_equal(batch: Batch, other: Batch) -> None:
     for targets, theirs in zip(batch.targets, other.targets, strict=True):
         assert torch.equal(targets.masks, theirs.masks) and targets.extent == theirs.extent
         assert torch.equal(targets.labels, theirs.labels)
-    for distance, theirs in zip(batch.distances, other.distances, strict=True):
-        assert torch.equal(distance, theirs)
+    for name in ("distances", "overlaps"):
+        for ours, theirs in zip(getattr(batch, name), getattr(other, name), strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_features_are_read_where_the_batch_holds_them(

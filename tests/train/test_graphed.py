@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from train.graphed import WORDS, GraphedHead, padded
-from train.models import DMVS, HeadInputs
+from train.heads import CacheSizes, HeadInputs
+from train.heads.dmvs import DMVS
 
-SIZES = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
-             num_heads=2, feedforward_dim=32)  # fmt: skip
+CACHE = CacheSizes(query_dim=16, text_dim=24, mask_dim=16, num_video_queries=7, num_classes=3)
+SIZES = dict(hidden_dim=16, num_motion_queries=4, num_layers=2, num_heads=2, feedforward_dim=32)
 
 
 def inputs(words: int, seed: int = 0, samples: int = 3) -> HeadInputs:
@@ -38,7 +39,7 @@ def inputs(words: int, seed: int = 0, samples: int = 3) -> HeadInputs:
 @pytest.mark.parametrize("sentence", ["mean", "max"])
 @pytest.mark.parametrize("words", [1, WORDS - 1, WORDS, WORDS + 1])
 def test_words_that_are_filled_up_change_nothing(words: int, sentence: str) -> None:
-    head = DMVS(**SIZES, sentence=sentence)
+    head = DMVS(CACHE, **SIZES, sentence=sentence)
     own = inputs(words)
     more = padded(own)
     assert more.words.shape[1] % WORDS == 0
@@ -48,7 +49,7 @@ def test_words_that_are_filled_up_change_nothing(words: int, sentence: str) -> N
 
 
 def test_without_a_gpu_the_head_runs_as_it_is() -> None:
-    head = DMVS(**SIZES)
+    head = DMVS(CACHE, **SIZES)
     graphed = GraphedHead(head, None, enabled=True)
     for ours, theirs in zip(graphed(inputs(3)), head(inputs(3)), strict=True):
         assert torch.equal(ours.logits, theirs.logits)
@@ -59,7 +60,7 @@ def test_without_a_gpu_the_head_runs_as_it_is() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_replays_give_the_head_s_outputs_and_gradients() -> None:
-    head = DMVS(**SIZES).cuda()
+    head = DMVS(CACHE, **SIZES).cuda()
     graphed = GraphedHead(head, None, enabled=True)
     plain = GraphedHead(head, None, enabled=False)
     for seed, words in enumerate([3, 11, 4, 12]):

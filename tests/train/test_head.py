@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from train.config import ROWS, load_config
-from train.models import DMVS, HeadInputs
-from train.models.attention import Attention
-from train.models.frames import CHUNK_FRAMES, read_frames
-from train.models.initialisation import VideoInitialisation, class_scores
+from train.heads import CacheSizes, HeadInputs
+from train.heads.dmvs import DMVS
+from train.heads.parts.attention import Attention
+from train.heads.parts.frames import CHUNK_FRAMES, read_frames
+from train.heads.parts.initialisation import VideoInitialisation, class_scores
+from train.trainable import build_head
 
 WIDTH = 32
+CACHE = CacheSizes(query_dim=WIDTH, text_dim=24, mask_dim=16, num_video_queries=9, num_classes=3)
 SIZES = {
     "hidden_dim": WIDTH,
-    "text_dim": 24,
-    "mask_dim": 16,
     "num_motion_queries": 6,
     "num_layers": 2,
     "num_heads": 4,
@@ -50,19 +51,19 @@ def make_inputs(
 @pytest.fixture(scope="module")
 def head() -> DMVS:
     torch.manual_seed(0)
-    return DMVS(**SIZES).eval()
+    return DMVS(CACHE, **SIZES).eval()
 
 
 def head_of(row: str) -> DMVS:
     """The head of a row of the ablation tables, at the size of the tests."""
-    model = {**load_config(BASE, row=row).model, **SIZES}
+    options = {f"model.{name}": value for name, value in SIZES.items()}
     torch.manual_seed(0)
-    return DMVS(**model).eval()
+    return build_head(load_config(BASE, options, row), CACHE).eval()
 
 
 def test_the_paper_s_head_has_its_number_of_parameters() -> None:
     with torch.device("meta"):
-        head = DMVS()
+        head = DMVS(CacheSizes(256, 768, 256, num_video_queries=100, num_classes=25))
     parts = Counter()
     for name, parameter in head.named_parameters():
         parts[name.split(".")[0]] += parameter.numel()

@@ -6,12 +6,13 @@ import torch
 
 from cache_schema.reader import CacheReader
 from tests import synthetic
-from tests.train.protocol_caches import write_head
+from tests.train.protocol_caches import SIZES, write_head
 from train import inference
 from train.config import load_config
 from train.data import video_batch
+from train.heads import Head
+from train.heads.dmvs import DMVS
 from train.inference import BATCH, predict_video
-from train.models import DMVS
 from train.trainable import build_head
 
 
@@ -23,16 +24,16 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> CacheReader:
 
 
 @pytest.fixture(scope="module")
-def heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DMVS]:
+def heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Head]:
     config, _ = write_head(tmp_path_factory.mktemp("head"))
     made = {}
     for seed, name in enumerate(("one", "other")):
         torch.manual_seed(seed)
-        made[name] = build_head(load_config(config)).eval()
+        made[name] = build_head(load_config(config), SIZES).eval()
     return made
 
 
-def _collect(reader: CacheReader, heads: dict[str, DMVS]) -> dict[str, list]:
+def _collect(reader: CacheReader, heads: dict[str, Head]) -> dict[str, list]:
     video = reader.video("video000")
     texts = [video.expression(e) for e in video.expression_ids]
     found: dict[str, list] = {name: [] for name in heads}
@@ -44,7 +45,7 @@ def _collect(reader: CacheReader, heads: dict[str, DMVS]) -> dict[str, list]:
     return found
 
 
-def test_a_head_says_the_same_beside_another(reader: CacheReader, heads: dict[str, DMVS]) -> None:
+def test_a_head_says_the_same_beside_another(reader: CacheReader, heads: dict[str, Head]) -> None:
     together = _collect(reader, heads)
     for name, head in heads.items():
         alone = _collect(reader, {name: head})[name]
@@ -56,7 +57,7 @@ def test_a_head_says_the_same_beside_another(reader: CacheReader, heads: dict[st
 
 
 def test_an_expression_says_the_same_in_any_batch(
-    reader: CacheReader, heads: dict[str, DMVS], monkeypatch: pytest.MonkeyPatch
+    reader: CacheReader, heads: dict[str, Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _collect(reader, heads)["one"]
     monkeypatch.setattr(inference, "BATCH", 1)
@@ -67,7 +68,8 @@ def test_an_expression_says_the_same_in_any_batch(
 
 def test_the_video_is_moved_to_the_device_once_for_all_expressions(reader: CacheReader) -> None:
     video = reader.video("video000")
-    inputs = video_batch(video, [video.expression(e) for e in video.expression_ids])
+    texts = [video.expression(e) for e in video.expression_ids]
+    inputs = video_batch(video, texts, DMVS.reads)
     moved = inference._to(inputs, "meta")
     assert moved.frame_queries.device.type == moved.words.device.type == "meta"
     assert moved.frame_queries.shape == inputs.frame_queries.shape

@@ -9,14 +9,21 @@ import torch
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from tests import synthetic
-from tests.train.protocol_caches import CONFIG, write_cache
+from tests.train.protocol_caches import CONFIG, SIZES, write_cache
 from train import replay
 from train.config import load_config
 from train.evaluate import main
-from train.evaluation.cache_scores import list_expressions
-from train.evaluation.jf import Outline
-from train.models import DMVS
-from train.sweeping.scores import collect_metrics, from_json, score_heads, score_videos, to_json
+from train.evaluation import jf
+from train.evaluation.from_cache import expressions
+from train.evaluation.from_cache.contents import list_expressions
+from train.evaluation.from_cache.head_scores import (
+    collect_metrics,
+    from_json,
+    score_heads,
+    score_videos,
+    to_json,
+)
+from train.heads import Head
 from train.trainable import build_head
 
 #: Name to N_m, rule and sigma.
@@ -47,11 +54,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def heads(place: Path) -> dict[str, DMVS]:
+def heads(place: Path) -> dict[str, Head]:
     made = {}
     for seed, (name, (queries, _, _)) in enumerate(VARIANTS.items()):
         torch.manual_seed(seed)
-        head = build_head(load_config(_config(place, queries))).eval()
+        head = build_head(load_config(_config(place, queries)), SIZES).eval()
         with torch.no_grad():
             head.class_head.weight.mul_(4)  # an untrained head says 0.5 to everything
         made[name] = head
@@ -59,13 +66,13 @@ def heads(place: Path) -> dict[str, DMVS]:
 
 
 @pytest.fixture(scope="module")
-def together(place: Path, heads: dict[str, DMVS]) -> dict[str, dict]:
+def together(place: Path, heads: dict[str, Head]) -> dict[str, dict]:
     return score_heads(CacheReader(place / "cache"), heads, rule=RULE, sigma=SIGMA)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_head_scores_as_alone(
-    place: Path, heads: dict[str, DMVS], together: dict[str, dict], name: str
+    place: Path, heads: dict[str, Head], together: dict[str, dict], name: str
 ) -> None:
     queries, rule, sigma = VARIANTS[name]
     weights = {f"head.{key}": value for key, value in heads[name].state_dict().items()}
@@ -89,7 +96,7 @@ def test_heads_do_not_say_the_same(together: dict[str, dict]) -> None:
 
 
 def test_partial_scores_survive_being_stored(
-    place: Path, heads: dict[str, DMVS], together: dict[str, dict]
+    place: Path, heads: dict[str, Head], together: dict[str, dict]
 ) -> None:
     reader = CacheReader(place / "cache")
     how = {"rule": RULE, "sigma": SIGMA}
@@ -107,7 +114,7 @@ def test_partial_scores_survive_being_stored(
 
 
 def test_each_frame_and_video_is_read_once_for_all_heads(
-    place: Path, heads: dict[str, DMVS], monkeypatch: pytest.MonkeyPatch
+    place: Path, heads: dict[str, Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple] = []
     for name in ("mask_features", "frame_queries"):
@@ -127,12 +134,12 @@ def test_each_frame_and_video_is_read_once_for_all_heads(
 
 
 def test_masks_of_one_head_exist_at_a_time(
-    place: Path, heads: dict[str, DMVS], monkeypatch: pytest.MonkeyPatch
+    place: Path, heads: dict[str, Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    resize, of = replay.to_original, Outline.of
+    resize, outline = replay.to_original, jf.Outline
     monkeypatch.setattr(replay, "to_original", lambda *a: events.append("m") or resize(*a))
-    monkeypatch.setattr(Outline, "of", lambda mask: events.append("s") or of(mask))
+    monkeypatch.setattr(expressions, "Outline", lambda mask: events.append("s") or outline(mask))
     copies = {f"best{copy}": heads["best"] for copy in range(4)}
     how = {"rule": dict.fromkeys(copies, "top1"), "sigma": dict.fromkeys(copies, 0.5)}
     next(score_videos(CacheReader(place / "cache"), copies, **how))
@@ -140,7 +147,7 @@ def test_masks_of_one_head_exist_at_a_time(
     assert longest == 18  # the expressions of one head in one frame
 
 
-def test_heads_come_back_in_the_mode_they_were_in(place: Path, heads: dict[str, DMVS]) -> None:
+def test_heads_come_back_in_the_mode_they_were_in(place: Path, heads: dict[str, Head]) -> None:
     reader = CacheReader(place / "cache")
     try:
         heads["few"].train()
@@ -151,7 +158,7 @@ def test_heads_come_back_in_the_mode_they_were_in(place: Path, heads: dict[str, 
     assert found == score_heads(reader, heads, rule=RULE, sigma=SIGMA)
 
 
-def test_what_cannot_be_scored_is_refused(tmp_path: Path, heads: dict[str, DMVS]) -> None:
+def test_what_cannot_be_scored_is_refused(tmp_path: Path, heads: dict[str, Head]) -> None:
     how = {"rule": RULE, "sigma": SIGMA}
     write_cache(tmp_path / "davis", "ref_davis")
     with pytest.raises(InputError, match="scored annotator by annotator"):

@@ -8,11 +8,11 @@ import torch
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from train.config import load_config
-from train.losses import Diverged, criterion, supervision
+from train.losses import Diverged
+from train.masks import pairs, supervision
 from train.runner import build_dataset, build_loader
-from train.sweeping.engine import Trainee
-from train.sweeping.together import Together, kind_of
-from train.sweeping.variants import Member
+from train.together import Together, kind_of
+from train.trainee import Member, Trainee
 
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
@@ -47,13 +47,13 @@ def weights(trainee: Trainee) -> torch.Tensor:
 def test_steps_together_end_where_steps_alone_end(
     reader: CacheReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (criterion, supervision):
+    for module in (pairs, supervision):
         monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
     alone, beside = trainees(tmp_path, reader), trainees(tmp_path, reader)
     assert len({kind_of(trainee.member.config) for trainee in alone}) == 1
     config = alone[0].member.config
     together = Together(beside)
-    batches = build_loader(config, build_dataset(config, [reader], "cpu"))
+    batches = build_loader(config, build_dataset([config], [reader], "cpu"))
     for iteration, batch in enumerate(batches):
         found = dict(together.step(batch, iteration))
         for ours, theirs in zip(beside, alone, strict=True):
@@ -71,14 +71,14 @@ def test_steps_together_end_where_steps_alone_end(
 def test_no_head_takes_a_step_when_one_has_diverged(
     reader: CacheReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (criterion, supervision):
+    for module in (pairs, supervision):
         monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
     heads = trainees(tmp_path, reader)
     with torch.no_grad():
         heads[1].model.head.class_head.weight.fill_(torch.nan)
     before = heads[0].model.head.class_head.weight.clone()
     config = heads[0].member.config
-    batch = next(iter(build_loader(config, build_dataset(config, [reader], "cpu"))))
+    batch = next(iter(build_loader(config, build_dataset([config], [reader], "cpu"))))
     with pytest.raises(Diverged):
         list(Together(heads).step(batch, 0))
     assert torch.equal(heads[0].model.head.class_head.weight, before)

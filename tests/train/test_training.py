@@ -1,5 +1,7 @@
 """Training: determinism, resume after a stop or a kill, the cache alone, and bad input."""
 
+import gc
+import io
 import os
 import shutil
 import signal
@@ -23,9 +25,10 @@ from train.checkpoint import latest_checkpoint, read_checkpoint
 from train.config import BASE, load_config
 from train.data import Batch
 from train.data.compatible import signature
-from train.losses import Binary, SetCriterion, Targets
-from train.mask_logits import MaskFeatures, mask_logits
-from train.models import DMVS, HeadInputs
+from train.heads import CacheSizes, HeadInputs
+from train.heads.dmvs import DMVS
+from train.losses import HeadCriterion, Targets
+from train.masks.logits import MaskFeatures, mask_logits
 from train.provenance import CONTENTS, contents
 from train.runner import load_head
 from train.trainable import TrainableHead
@@ -39,6 +42,7 @@ optimizer = dict(lr=1e-3)
 schedule = dict(warmup_iters=3, milestones=[7])
 train = dict(max_iters=10, batch_size=3, log_interval=2, checkpoint_interval=4)
 """
+SIZES = CacheSizes(16, 24, 16, num_video_queries=4, num_classes=3)
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +106,14 @@ def test_the_head_learns_which_object_a_word_means() -> None:
     targets = [Targets(q[None, None].byte(), torch.zeros(1).long()) for q in quadrants]
     torch.manual_seed(0)
     head = DMVS(
+        CacheSizes(16, 24, mask_dim=4, num_video_queries=4, num_classes=1),
         hidden_dim=16,
-        text_dim=24,
-        mask_dim=4,
         num_motion_queries=4,
         num_layers=2,
         num_heads=2,
         feedforward_dim=32,
     )
-    model = TrainableHead(head, SetCriterion(Binary(), num_points=16))
+    model = TrainableHead(head, HeadCriterion(num_points=16))
     optimizer = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=5e-3))
 
     def batch() -> Batch:
@@ -130,7 +133,7 @@ def test_the_head_learns_which_object_a_word_means() -> None:
         return Batch(inputs, [features] * 4, targets, [torch.zeros(4, 1)] * 4)
 
     for _ in range(120):
-        model.train_step(batch(), optimizer)
+        model.step(batch(), optimizer, 0)
     output = head.eval()(batch().inputs)[-1]
     best = output.logits.argmax(dim=1)
     for b in range(4):
@@ -147,13 +150,28 @@ def test_resume_from_the_middle_ends_in_the_same_weights(
     assert_equal(straight[1], train(config, cache, work_dir, "--resume"))
 
 
-def test_a_finished_run_can_be_resumed_for_longer(
+def test_a_checkpoint_with_a_log_of_mmengine_is_gone_on_with(
     straight: tuple, config: Path, cache: Path, tmp_path: Path
+) -> None:
+    """As runs left them when mmengine wrote them."""
+    content = torch.load(straight[0] / "iter_4.pth", weights_only=True)
+    content["meta"] |= {"epoch": 0, "cfg": "a = 1", "experiment_name": "x", "time": "now"}
+    hub = {"log_scalars": {}, "runtime_info": {"keep_ckpt_ids": [4]}, "resumed_keys": {}}
+    del content["meta"]["seconds"]
+    (tmp_path / "run").mkdir()
+    torch.save({**content, "message_hub": hub}, tmp_path / "run" / "iter_4.pth")
+    assert_equal(straight[1], train(config, cache, tmp_path / "run", "--resume"))
+
+
+def test_a_finished_run_can_be_resumed_for_longer(
+    straight: tuple, config: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     work_dir = tmp_path / "longer"
     train(config, cache, work_dir, "--cfg-options", "train.max_iters=6")
     assert_equal(straight[1], train(config, cache, work_dir, "--resume"))
-    train(config, cache, work_dir, "--resume")  # nothing left to do
+    capsys.readouterr()
+    train(config, cache, work_dir, "--resume")
+    assert "trained already, and left as it is: this run" in capsys.readouterr().out
 
 
 def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_weights(
@@ -249,8 +267,27 @@ def test_the_log_shows_losses_rate_time_and_memory(straight: tuple) -> None:
         assert part in line
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_a_bar_and_a_file_gets_lines(
+    config: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    terminal: bool,
+) -> None:
+    screen = io.StringIO()
+    screen.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", screen)
+    train(config, cache, tmp_path / "run")
+    (log,) = (tmp_path / "run").glob("*/*.log")
+    assert ("loss=" in screen.getvalue() and "10/10" in screen.getvalue()) == terminal
+    assert ("Iter(train) [10/10]" in capsys.readouterr().out) != terminal
+    assert "Iter(train) [10/10]" in log.read_text()
+
+
 def test_the_trained_head_is_loaded_as_it_was(straight: tuple, config: Path) -> None:
-    head = load_head(load_config(config), straight[0] / "iter_10.pth")
+    head = load_head(load_config(config), straight[0] / "iter_10.pth", SIZES)
     assert not head.training
     weights = head.state_dict()
     assert all(
@@ -261,8 +298,17 @@ def test_the_trained_head_is_loaded_as_it_was(straight: tuple, config: Path) -> 
 
 def test_a_checkpoint_of_another_head_is_refused(straight: tuple, config: Path) -> None:
     other = load_config(config, {"model.hidden_dim": 8, "model.num_layers": 3})
-    with pytest.raises(InputError, match="decoder.layers.2.*is missing.*and .* more"):
-        load_head(other, straight[0] / "iter_10.pth")
+    with pytest.raises(InputError, match="frame_projection.weight is missing.*and .* more"):
+        load_head(other, straight[0] / "iter_10.pth", SIZES)
+
+
+def test_nothing_holds_a_head_when_its_training_is_over(
+    config: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Several processes must not part before."""
+    train(config, cache, tmp_path / "run", "--cfg-options", "train.max_iters=2")
+    gc.collect()
+    assert not [found for found in gc.get_objects() if type(found) is TrainableHead]
 
 
 class Nasty:
@@ -284,7 +330,7 @@ def test_a_broken_or_foreign_checkpoint_is_refused(
     elif content == "tensor":
         torch.save(torch.zeros(3), path)
     with pytest.raises(InputError, match=r"iter_1\.pth"):
-        load_head(load_config(config), path)
+        load_head(load_config(config), path, SIZES)
     assert "was run" not in capsys.readouterr().out
 
 
@@ -308,8 +354,8 @@ def test_divergence_ends_in_one_sentence(config: Path, cache: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modle = dict()", "unknown config key 'modle'; known are model, data"),
-        ("model = dict(layers=3)", "unknown config key 'model.layers'; known in model are hidden"),
+        ("modle = dict()", "unknown config key 'modle'; did you mean model.*known are model, data"),
+        ("model = dict(layers=3)", "unknown config key 'model.layers'; did you mean num_layers"),
         ("model = 3", "model has to be a dict"),
         ("train = dict(max_iters='many')", "train.max_iters is 'many'; it has to be a whole"),
         ("train = dict(batch_size=0)", "train.batch_size is 0; it has to be from 1"),
@@ -334,7 +380,7 @@ def test_a_wrong_config_is_named(tmp_path: Path, text: str, message: str) -> Non
 
 @pytest.mark.parametrize("option", ["train.sede", "seed", "train", "train.seed.x"])
 def test_a_wrong_option_is_named(config: Path, option: str) -> None:
-    with pytest.raises(InputError, match=f"--cfg-options {option}: unknown key; known are model"):
+    with pytest.raises(InputError, match=f"--cfg-options: unknown config key '{option}"):
         load_config(config, {option: 1})
 
 

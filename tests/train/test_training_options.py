@@ -11,12 +11,13 @@ from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
+from tests.train.protocol_caches import SIZES
 from train import runner
 from train.__main__ import main
 from train.checkpoint import checkpoints, read_checkpoint
 from train.config import load_config
-from train.evaluation.validation import validate
-from train.hooks import Validation
+from train.evaluation.from_cache.validation import validate
+from train.hooks import best_so_far
 from train.params import main as params
 from train.runner import load_head
 from train.trainable import learning_rate, step_seeds
@@ -60,7 +61,7 @@ def test_the_average_of_the_weights_is_kept_and_evaluated(folder: Path, tmp_path
     expected = steps[0]
     for step in steps[1:]:
         expected = {name: 0.5 * value + 0.5 * step[name] for name, value in expected.items()}
-    head = load_head(load_config(folder / "small.py"), averaged / "iter_6.pth")
+    head = load_head(load_config(folder / "small.py"), averaged / "iter_6.pth", SIZES)
     for name, value in head.state_dict().items():
         torch.testing.assert_close(value, expected[name])
         assert torch.equal(value, weights(averaged / "iter_6.pth", "average.module.")[name])
@@ -98,12 +99,12 @@ def test_the_best_checkpoint_of_the_validations_is_kept(folder: Path, tmp_path: 
     config = load_config(folder / "small.py")
     found = {
         iteration: validate(
-            load_head(config, work_dir / f"iter_{iteration}.pth"),
+            {"": load_head(config, work_dir / f"iter_{iteration}.pth", SIZES)},
             CacheReader(folder / "cache"),
             num_videos=2,
-            sigma=0.3,
-            rule="threshold",
-        )["J&F"]
+            sigma={"": 0.3},
+            rule={"": "threshold"},
+        )[""]["J&F"]
         for iteration in (2, 4, 6)
     }
     assert best["validation"]["J&F"] == max(found.values())
@@ -112,9 +113,7 @@ def test_the_best_checkpoint_of_the_validations_is_kept(folder: Path, tmp_path: 
     blind = run(folder, tmp_path / "blind")
     for name, value in weights(blind / "iter_6.pth").items():
         assert torch.equal(value, weights(work_dir / "iter_6.pth")[name])
-    hook = Validation(lambda head: {}, 2, work_dir, {})
-    hook.before_train(None)
-    assert hook.best == max(found.values())
+    assert best_so_far(work_dir) == max(found.values())
 
 
 def test_validation_needs_both_a_cache_and_an_interval(

@@ -1,26 +1,11 @@
-"""The paper's head and schedule; what the paper leaves open follows VITA, which it builds on.
+"""The paper's schedule, which every head trains with; what the paper leaves open follows VITA.
 
-Every key that a config may set stands here, and what a config leaves out is taken from here. Sizes
-fit a cache of a VITA with 256 channels and RoBERTa-base; the number of frames T is that of the
-cache's clips.
+What a config leaves out is taken from here. The other keys of `model`, and those of `loss`, are the
+head's own: the keyword arguments of its constructor and of its criterion's, with their defaults.
+The number of frames T is that of the cache's clips.
 """
 
-model = dict(
-    hidden_dim=256,
-    text_dim=768,
-    mask_dim=256,
-    num_motion_queries=20,  # N_m
-    num_layers=6,
-    num_heads=8,
-    feedforward_dim=2048,
-    dropout=0.0,
-    # What the sentence reads before the decoder (Table 4): "none", "plain", "static", "motion",
-    # "full"; see train/models/encoder.py.
-    encoder="full",
-    initialisation="video",  # of the motion queries (Table 5): or "text", "random"
-    decoder_reads=["words", "expression"],  # in this order; also "video" (Q_v) and "frames" (Q_f)
-    sentence="mean",  # F_se of the words: or "max"
-)
+model = dict(type="dmvs")  # a module of train/heads, or "package.module:Class"; see there for keys
 data = dict(
     seed=None,  # of the order of samples and of their clips: None takes train.seed
     clip_source="bank",  # or "video": whole-video queries with all or some frames
@@ -34,18 +19,6 @@ data = dict(
     # Queries, clips, objects and words kept in memory, by all workers and caches together; the
     # mask features are not. It changes no number, only the time.
     ram_gb=1.0,
-)
-loss = dict(
-    num_points=12544,
-    oversample_ratio=3.0,
-    importance_ratio=0.75,
-    class_weight=2.0,  # lambda_cls
-    mask_weight=5.0,
-    dice_weight=5.0,
-    no_object_weight=0.1,
-    # Of the distance between a target and the track of the video query that a motion query started
-    # as, in the matching. 0 matches by class and masks alone, as VITA does and the paper implies.
-    prior_weight=0.0,
 )
 optimizer = dict(
     lr=5e-5,

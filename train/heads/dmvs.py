@@ -1,0 +1,170 @@
+"""DMVS: the light head that finds which of the segmenter's objects a sentence means.
+
+head = DMVS(sizes)                         # of the cache, `CacheSizes`
+output = head(inputs)[-1]                  # the last decoder layer
+output.logits.sigmoid()                    # (B, N_m) scores, Eq. (9)
+output.mask_embeds                         # (B, N_m, C_mask), dotted with F_mask: Eq. (10)
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import nn
+
+from cache_schema.host.cli import InputError
+from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
+from train.heads.parts.decoder import READS, Memory, MotionQueryDecoder
+from train.heads.parts.encoder import ENCODERS, MotionExpressionEncoder
+from train.heads.parts.initialisation import INITIALISATIONS
+from train.heads.parts.text import TextProjection, keys_with_stand_in, max_pooled
+
+
+class DMVS(Head):
+    """The whole head, equations (1) to (10); 12.70 M parameters by default.
+
+    The last four arguments are the paper's ablations.
+
+    The queries that enter the decoder are not supervised: they are the segmenter's own and know
+    nothing of the sentence, so a class loss on them could only teach the class head to ignore it.
+
+    Args:
+        sizes: of the caches.
+        hidden_dim: the head's channels C. The segmenter's queries are projected where they have
+            another number of them, else taken as they are.
+        text_dim, mask_dim: the caches', which may be stated: another number is refused.
+        num_motion_queries: N_m.
+        num_layers: decoder layers.
+        num_heads: attention heads everywhere.
+        feedforward_dim: width of the decoder's feed-forward blocks.
+        dropout: dropout rate of encoder and decoder.
+        encoder: what the sentence reads before the decoder (Table 4), one of `ENCODERS`.
+        initialisation: of the motion queries (Table 5), one of `INITIALISATIONS`.
+        decoder_reads: of `READS`, what the decoder's queries read, in this order.
+        sentence: "mean", the cached F_se; or "max", the maximum over the words.
+
+    Raises:
+        InputError: a stated size is not the caches'.
+    """
+
+    reads = ("frame_queries", "video_queries", "video_logits")
+    RANGES: ClassVar = {
+        **dict.fromkeys(("hidden_dim", "text_dim", "mask_dim", "num_heads"), (1, 1 << 16)),
+        "num_motion_queries": (1, 1 << 14),
+        "num_layers": (1, 1000),
+        "feedforward_dim": (1, 1 << 18),
+        "dropout": (0, 1),
+    }
+    CHOICES: ClassVar = {
+        "encoder": ENCODERS,
+        "initialisation": tuple(INITIALISATIONS),
+        "decoder_reads": READS,
+        "sentence": ("mean", "max"),
+    }
+
+    def __init__(
+        self,
+        sizes: CacheSizes,
+        *,
+        hidden_dim: int = 256,
+        text_dim: int | None = None,
+        mask_dim: int | None = None,
+        num_motion_queries: int = 20,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        feedforward_dim: int = 2048,
+        dropout: float = 0.0,
+        encoder: str = "full",
+        initialisation: str = "video",
+        decoder_reads: Sequence[str] = ("words", "expression"),
+        sentence: str = "mean",
+    ) -> None:
+        super().__init__()
+        for name, stated in (("text_dim", text_dim), ("mask_dim", mask_dim)):
+            if stated not in (None, own := getattr(sizes, name)):
+                raise InputError(
+                    f"config key model.{name} is {stated}, but the cache was extracted with {own}; "
+                    f"set model.{name}={own}, or leave it out"
+                )
+        self.sentence = sentence
+        with_encoder = encoder != "none"
+        self.frame_projection = self.video_projection = nn.Identity()
+        if sizes.query_dim != hidden_dim:
+            if with_encoder or "frames" in decoder_reads:
+                self.frame_projection = nn.Linear(sizes.query_dim, hidden_dim)
+            if with_encoder or "video" in decoder_reads or initialisation == "video":
+                self.video_projection = nn.Linear(sizes.query_dim, hidden_dim)
+        reads_words = encoder in ("static", "motion", "full") or "words" in decoder_reads
+        self.word_projection = TextProjection(sizes.text_dim, hidden_dim) if reads_words else None
+        self.sentence_projection = TextProjection(sizes.text_dim, hidden_dim)
+        self.encoder = MotionExpressionEncoder(hidden_dim, num_heads, dropout, kind=encoder)
+        self.decoder = MotionQueryDecoder(
+            hidden_dim,
+            num_layers,
+            num_heads,
+            feedforward_dim=feedforward_dim,
+            reads=decoder_reads,
+            dropout=dropout,
+        )
+        self.class_head = nn.Linear(hidden_dim, 1)
+        self.mask_head = nn.Sequential(
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, sizes.mask_dim),
+        )
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        # After the others, since it draws its own way.
+        self.initialisation = INITIALISATIONS[initialisation](num_motion_queries, hidden_dim)
+
+    @classmethod
+    def check(cls, model: Mapping[str, Any], loss: Mapping[str, Any]) -> None:
+        """See `Head.check`."""
+        if loss.get("prior_weight") and model["initialisation"] != "video":
+            raise InputError(
+                "config key loss.prior_weight compares a target with the track of the video query "
+                "that a motion query started as, and with model.initialisation="
+                f"{model['initialisation']!r} there is none: set loss.prior_weight=0"
+            )
+        dim, heads = model["hidden_dim"], model["num_heads"]
+        if dim % heads:
+            raise InputError(
+                f"config key model.hidden_dim is {dim}, which model.num_heads = {heads} does not "
+                "divide"
+            )
+
+    def forward(self, inputs: HeadInputs) -> list[HeadOutput]:
+        """Decode the motion queries.
+
+        Returns:
+            One output per decoder layer, the last one being the prediction.
+        """
+        frame_queries = self.frame_projection(inputs.frame_queries)  # (B, T, N_f, C)
+        video_queries = self.video_projection(inputs.video_queries)  # (B, N_v, C)
+        pooled = inputs.sentence
+        if self.sentence == "max":
+            pooled = max_pooled(inputs.words, inputs.word_mask, inputs.sentence)
+        sentence = self.sentence_projection(pooled)  # (B, C)
+        words = None if self.word_projection is None else self.word_projection(inputs.words)
+        expression = self.encoder(
+            frame_queries,
+            video_queries,
+            frame_mask=inputs.frame_mask,
+            words=words,
+            static=inputs.static & inputs.word_mask,
+            motion=inputs.motion & inputs.word_mask,
+            sentence=sentence,
+        )  # (B, 1, C)
+        queries, sources = self.initialisation(
+            video_queries, inputs.video_logits, sentence
+        )  # (B, N_m, C), (B, N_m)
+        keys = {"expression": (expression, None), "video": (video_queries, None)}
+        if words is not None:
+            keys["words"] = keys_with_stand_in(words, inputs.word_mask, sentence)
+        layers = self.decoder(queries, Memory(keys, frame_queries, inputs.frame_mask))
+        return [
+            HeadOutput(self.class_head(decoded).squeeze(-1), self.mask_head(decoded), sources)
+            for decoded in layers
+        ]
