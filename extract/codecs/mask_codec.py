@@ -98,11 +98,6 @@ def encode_together(features: Tensor, codec: Codec) -> tuple[dict[str, Tensor], 
         The arrays of ``codec.layout``, each with a leading t, and whether they can be stored (a
         bool; if not, `encode` says why).
     """
-    if in_numpy(codec):
-        codes = {
-            n: torch.from_numpy(a).to(features.device) for n, a in encode(features, codec).items()
-        }
-        return codes, features.new_ones((), dtype=torch.bool)
     if not codec.scaled:
         values = features.to(getattr(torch, codec.dtype.name))
         extremes = torch.stack([features.amax(), features.amin()]).to(values.dtype)

@@ -7,7 +7,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from train.masks.logits import mask_logits
 
 from cache_schema import codecs
 from cache_schema.codecs import Basis, Codec, get_codec
@@ -19,6 +18,7 @@ from cache_schema.writer import CacheWriter
 from extract.codecs import mask_codec
 from tests.cache_schema.helpers import seal_again
 from tests.synthetic import FACTS, make_segmenter, make_video, write_cache, write_video
+from train.masks.logits import mask_logits
 
 
 class EveryOther(Codec):
@@ -80,10 +80,11 @@ def test_the_torch_sides_follow_from_what_is_declared(name):
     features, embeds = video.mask_features, video.video_mask_embeds
     expected = codec.encode(features)
     coded = mask_codec.encode(torch.from_numpy(features), codec)
-    together, sound = mask_codec.encode_together(torch.from_numpy(features), codec)
-    assert sound and {n: a.numpy().tobytes() for n, a in together.items()} == {
-        n: a.tobytes() for n, a in coded.items()
-    }
+    if not mask_codec.in_numpy(codec):
+        together, sound = mask_codec.encode_together(torch.from_numpy(features), codec)
+        assert sound and {n: a.numpy().tobytes() for n, a in together.items()} == {
+            n: a.tobytes() for n, a in coded.items()
+        }
     for key, array in expected.items():
         np.testing.assert_array_equal(coded[key], array)
     logits = mask_logits(expected, torch.from_numpy(embeds), codec=codec)
