@@ -336,10 +336,19 @@ def test_frames_that_pad_a_clip_are_zeros_at_the_end(tmp_path: Path) -> None:
     assert inputs.tracks.transpose(1, 2)[inputs.frame_mask].any()
 
 
-@pytest.mark.parametrize("name", ["overlaps", "mask_embeds"])
-def test_what_an_older_cache_lacks_is_named(name: str) -> None:
+def test_what_an_older_cache_lacks_is_named() -> None:
     reader = CacheReader(Path(__file__).parents[1] / "data" / "cache_v2" / "float16")
-    dataset = ClipDataset([reader], seed=0, needs={name})
-    with pytest.raises(InputError, match=f"holds no {name.replace('_', ' ')} .*extract again"):
+    with pytest.raises(InputError, match=r"holds no mask embeds of its clips.*extract again"):
+        ClipDataset([reader], seed=0, needs={"mask_embeds"})[0]
+    batch = collate([ClipDataset([reader], seed=0)[0]])  # what there is
+    assert batch.overlaps == [] and batch.inputs.mask_embeds is None
+
+
+def test_objects_without_overlaps_are_named(tmp_path: Path) -> None:
+    video = make_video(0)
+    video.overlaps = video.overlaps[:, :1]  # then `write_video` leaves them out
+    with open_writer(tmp_path / "c") as writer:
+        write_video(writer, video)
+    dataset = ClipDataset([CacheReader(tmp_path / "c")], seed=0)
+    with pytest.raises(InputError, match="'video000': .*extract the video again"):
         [dataset[n] for n in range(len(dataset))]
-    assert collate([ClipDataset([reader], seed=0)[0]]).overlaps == []

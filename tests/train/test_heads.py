@@ -119,7 +119,8 @@ def test_what_no_head_reads_is_not_loaded(place: Path) -> None:
     assert sample.mask_features is sample.targets is sample.frame_queries is None
     assert sample.overlaps is not None and sample.video_queries is not None
     sample = ClipDataset([reader], seed=0, needs=draws.needs())[0]
-    assert sample.mask_features and sample.frame_queries is sample.tracks is None
+    assert sample.mask_features and sample.targets
+    assert sample.frame_queries is sample.tracks is sample.mask_embeds is None
 
 
 def test_parameters_of_any_head_are_shown(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
