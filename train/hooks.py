@@ -15,9 +15,9 @@ from mmengine.runner import Runner
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.checkpoint import read_checkpoint, save_checkpoint
-from train.evaluation.cache_scores import pick_rule
+from train.evaluation.from_cache.contents import pick_rule
+from train.evaluation.from_cache.validation import validate
 from train.evaluation.report import write_metrics
-from train.evaluation.validation import validate
 from train.provenance import describe_run, peak_gpu_memory_mb, peak_memory_mb
 from train.trainable import Losses
 from train.trainee import Trainee
@@ -167,10 +167,7 @@ class Validation(Hook):
             self.reader,
             num_videos=self.num_videos,
             sigma={name: head.member.config.evaluation.sigma for name, head in heads.items()},
-            rule={
-                name: pick_rule(head.member.config, self.reader.dataset)
-                for name, head in heads.items()
-            },
+            rule={name: pick_rule(head.member.config, self.reader) for name, head in heads.items()},
             device=runner.device,
         )
         for name, figures in found.items():

@@ -21,8 +21,8 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Geometry
 from cache_schema.run_lengths import run_ends
-from train.data.rle import paint
-from train.mask_logits import mask_logits
+from train.masks.logits import mask_logits
+from train.run_lengths import paint
 
 CHUNK = 16  # of VITA's masks that are brought to the original size at once
 
@@ -155,7 +155,13 @@ def _highest_logits(
         return (to_original(part, video.geometry).amax(0) if len(part) else None for part in logits)
 
     if codec.dtype is None:  # a light cache
-        masks = StoredMasks(video, {int(n) for groups in rounds for g in groups for n in g})
+        kept = [group for groups in rounds for group in groups if len(group)]
+        if any(group.ndim == 2 for group in kept):
+            raise InputError(
+                f"video {video.id!r}: the cache is light, and these predictions draw masks with "
+                "the mask features that it does not hold; give the full cache"
+            )
+        masks = StoredMasks(video, {int(n) for group in kept for n in group})
         for t in range(video.num_frames):
             yield ((masks.logits(t, group) for group in groups) for groups in rounds)
         return

@@ -30,6 +30,7 @@ def training_facts(config: Config, caches: Sequence[CacheReader]) -> dict[str, A
                 **cache_identity(reader),
                 **contents(reader),
                 "models": signature(reader.fingerprint, codec=False),
+                "resize": reader.fingerprint.get("resize"),
             }
             for reader in caches
         ],
@@ -70,7 +71,8 @@ def _other_caches(earlier: Any, ours: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["the caches are not those of the earlier run"]
     for then, now in zip(earlier, ours, strict=True):
         then = then if isinstance(then, dict) else {}
-        if any(then.get(key) != now[key] for key in now.keys() - CONTENTS):
+        # The fingerprint covers resizing, of which older checkpoints say nothing.
+        if any(then.get(key) != now[key] for key in now.keys() - CONTENTS - {"resize"}):
             return ["the caches are not those of the earlier run"]
         # Older checkpoints do not tell the videos.
         if any(then.get(key, now[key]) != now[key] for key in CONTENTS):

@@ -34,8 +34,8 @@ from train.commands import add_training_options, alone_in, one_of_several
 from train.data.compatible import check_compatible
 from train.data.sizes import common_sizes
 from train.distributed import leave
-from train.evaluation.cache_scores import list_expressions, pick_rule
-from train.evaluation.head_scores import (
+from train.evaluation.from_cache.contents import list_expressions, pick_rule
+from train.evaluation.from_cache.head_scores import (
     HeadScores,
     collect_metrics,
     from_json,
@@ -174,7 +174,7 @@ def _score(
     needs = {name for m in checkpoints for name in find_head(m.config.model.type).needs()}
     sizes = common_sizes([reader], needs)
     heads = {m.name: load_head(m.config, path, sizes, device) for m, path in checkpoints.items()}
-    rule = {m.name: pick_rule(m.config, reader.dataset) for m in checkpoints}
+    rule = {m.name: pick_rule(m.config, reader) for m in checkpoints}
     sigma = {m.name: m.config.evaluation.sigma for m in checkpoints}
     digests = {m.name: file_sha256(path) for m, path in checkpoints.items()}
     header = json.dumps([reader.fingerprint_hex, digests, rule, sigma], sort_keys=True)

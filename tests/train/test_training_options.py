@@ -16,7 +16,7 @@ from train import runner
 from train.__main__ import main
 from train.checkpoint import checkpoints, read_checkpoint
 from train.config import load_config
-from train.evaluation.validation import validate
+from train.evaluation.from_cache.validation import validate
 from train.hooks import best_so_far
 from train.params import main as params
 from train.runner import load_head

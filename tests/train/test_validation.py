@@ -11,8 +11,8 @@ from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import SIZES, write_cache, write_head
 from train.config import load_config
-from train.evaluation.head_scores import score_heads
-from train.evaluation.validation import choose_videos, validate
+from train.evaluation.from_cache.head_scores import score_heads
+from train.evaluation.from_cache.validation import choose_videos, validate
 from train.heads import Head
 from train.hooks import best_so_far
 from train.trainable import build_head
@@ -39,7 +39,7 @@ def test_videos_are_evenly_spaced_and_can_be_scored(tmp_path: Path) -> None:
     assert list(choose_videos(reader, 3)) == ["video001", "video005", "video008"]
     assert list(choose_videos(reader, 1)) == ["video001"]
     assert list(choose_videos(reader, 99)) == [f"video{i:03d}" for i in range(1, 9)]
-    assert [item.expression for item in choose_videos(reader, 1)["video001"]] == list("0123")
+    assert [expression.id for expression in choose_videos(reader, 1)["video001"]] == list("0123")
 
 
 def test_figures_are_those_of_an_evaluation_of_these_videos(tmp_path: Path, head: Head) -> None:

@@ -14,8 +14,9 @@ from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.targets import ClipRuns
 from train.heads.base import HeadInputs
-from train.losses import Supervision, Targets
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
+from train.masks.supervision import Supervision
+from train.masks.targets import Targets
 
 
 @dataclass
