@@ -39,7 +39,7 @@ from extract.codecs.video_tracks import video_tracks
 from extract.config import ExtractConfig, load_config
 from extract.datasets import open_dataset
 from extract.pipeline.coding import code
-from extract.pipeline.inference import Run, infer
+from extract.pipeline.inference import VideoRun, infer
 from extract.pipeline.parts import Clips, Failed, Frames
 from extract.pipeline.reading import encode_expressions, read
 from extract.pipeline.run import SHARD_BYTES, extract
@@ -172,7 +172,7 @@ def video_levels(stage: Stage, results: list[tuple[str, Any]], *, clips: bool) -
     for video_id, own in groupby(results, key=itemgetter(0)):
         head, *parts = (part for _, part in own)
         bank = clip_bank(video_id, len(head.frame_names), **stage.config.clips)
-        run = Run(stage, bank if clips else bank[:0])
+        run = VideoRun(stage, bank if clips else bank[:0])
         for part in parts:
             if isinstance(part, Frames):
                 run.video.add(part.output)
