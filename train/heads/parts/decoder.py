@@ -84,6 +84,13 @@ class MotionQueryDecoder(nn.Module):
             for _ in range(num_layers)
         )
 
+    def start_as_identity(self) -> None:
+        """Let each layer hand its queries on at first, but for their norms: what it adds is zero."""
+        for block in self.modules():
+            if isinstance(block, (Attention, FeedForward)):
+                nn.init.zeros_(block.last.weight)
+                nn.init.zeros_(block.last.bias)
+
     def forward(self, queries: Tensor, memory: Memory) -> list[Tensor]:
         """Decode.
 
