@@ -5,21 +5,29 @@ the stored numbers without expanding them to the C channels first:
 
     F ~ mean + decoder^T (scale * values)    =>    F.e = mean.e + (scale * values).(decoder e)
 
-NumPy is the reference that any other implementation is tested against.
+NumPy is the reference that any other implementation is tested against. What a reader needs of a
+codec is declared, `Codec.declare` and the basis, and lies in every shard; so nobody who only reads
+needs the program that coded.
+
+A codec of one's own is a `Codec` in a module of one's own, ``"my_package.my_module:NAME"`` in
+configs. It declares its number type, and may be of a subclass that says
+
+- ``for_channels``: a fixed affine map for the segmenter's channels, or
+- ``encode``: another way to choose codes and scales, in NumPy.
 """
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from cache_schema.host.cli import InputError
+from cache_schema.records import sha256
 
 LOWRANK = "lowrank-int8"
-LEVELS = 127  # int8 is used symmetrically, so that 0 stays 0
 SMALLEST = np.finfo(np.float32).tiny  # of scales: smaller ones have no full precision
 
 
@@ -64,10 +72,7 @@ class Basis:
     @cached_property
     def sha256(self) -> str:
         """Hex digest of the three arrays, for the fingerprint."""
-        digest = hashlib.sha256()
-        for array in (self.mean, self.encoder, self.decoder):
-            digest.update(np.ascontiguousarray(array, "<f4"))
-        return digest.hexdigest()
+        return sha256((self.mean, self.encoder, self.decoder))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,23 +81,42 @@ class Codec:
 
     Attributes:
         name: the codec's name in configs, shards and fingerprints.
-        dtype: of the stored values; integers come with one scale a frame and component.
+        dtype: of the stored values; integers come with one scale a frame and component. None
+            stores no mask features.
         query_dtype: of every other feature in the same cache (queries, embeddings, words).
         basis: of a low-rank codec; None stores the C channels themselves.
+        fitted: the basis is fitted to a sample of the data set.
     """
 
     name: str
-    dtype: np.dtype
+    dtype: np.dtype | None
     query_dtype: np.dtype
     basis: Basis | None = None
+    fitted: bool = False
 
     @property
     def scaled(self) -> bool:
         """Values are integers that a scale turns into numbers."""
-        return self.dtype.kind == "i"
+        return self.dtype is not None and self.dtype.kind == "i"
+
+    @property
+    def levels(self) -> int:
+        """The largest code; integers are used symmetrically, so that 0 stays 0."""
+        return int(np.iinfo(self.dtype).max)
+
+    def for_channels(self, channels: int) -> "Codec":
+        """The codec of mask features with so many channels; one with a fixed basis sets it here."""
+        return self
+
+    def declare(self) -> dict[str, str | None]:
+        """What has to be known to read: types by name."""
+        dtype = self.dtype.name if self.dtype else None
+        return {"dtype": dtype, "query_dtype": self.query_dtype.name}
 
     def layout(self, channels: int, h: int, w: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Name, shape and dtype of each array stored for one frame of C = ``channels``."""
+        if self.dtype is None:
+            return {}
         components = self.basis.rank if self.basis else channels
         arrays = {"values": ((components, h, w), self.dtype)}
         if self.scaled:
@@ -105,23 +129,25 @@ class Codec:
         Raises:
             InputError: NaN or infinite values, or values beyond the stored type.
         """
-        if not self.scaled:
-            return {"values": narrow(features, self.dtype)}
+        if self.dtype is None:
+            return {}
         features = narrow(features, np.float32)
         if self.basis:
             # (R, C) @ (t, C, h*w) -> (t, R, h*w), a product a frame; no centred copy of C channels
             flat = self.basis.encoder.T @ features.reshape(*features.shape[:2], -1)
             flat -= (self.basis.mean @ self.basis.encoder)[:, None]
             features = narrow(flat, np.float32).reshape(len(flat), -1, *features.shape[2:])
+        if not self.scaled:
+            return {"values": narrow(features, self.dtype)}
         # One scale a frame and component; the scale of one that is all but zero is 0.
-        scales = np.abs(features).max(axis=(2, 3)) / np.float32(LEVELS)  # (t, R)
+        scales = np.abs(features).max(axis=(2, 3)) / np.float32(self.levels)  # (t, R)
         scales[scales < SMALLEST] = 0
         steps = np.where(scales > 0, scales, 1)[:, :, None, None]
         return {"values": np.rint(features / steps).astype(self.dtype), "scales": scales}
 
     def describe(self) -> dict[str, Any]:
         """What identifies the codec, for the fingerprint."""
-        described = {"name": self.name, "dtype": self.dtype.name}
+        described = {"name": self.name, "dtype": self.declare()["dtype"]}
         if self.basis:
             described |= {"rank": self.basis.rank, "basis_sha256": self.basis.sha256}
         return described
@@ -164,8 +190,8 @@ class Codec:
         return logits.reshape(t, len(weights), h, w)
 
 
-def _codec(name: str, dtype: str, query_dtype: str = "float16") -> Codec:
-    return Codec(name, np.dtype(dtype), np.dtype(query_dtype))
+def _codec(name: str, dtype: str | None, query_dtype: str = "float16", **settings: bool) -> Codec:
+    return Codec(name, dtype and np.dtype(dtype), np.dtype(query_dtype), **settings)
 
 
 # float32 stores every feature as float32, so that a replay is exact.
@@ -175,24 +201,64 @@ CODECS = {
         _codec("float32", "float32", "float32"),
         _codec("float16", "float16"),
         _codec("int8", "int8"),
-        _codec(LOWRANK, "int8"),
+        _codec(LOWRANK, "int8", fitted=True),
     )
 }
+# Of light caches: stores no mask features.
+LIGHT = _codec("none", None)
+
+
+KNOWN = {**CODECS, LIGHT.name: LIGHT}
 
 
 def get_codec(name: str, basis: Basis | None = None) -> Codec:
-    """The codec of a name.
+    """The codec of a name, to code with.
 
     Args:
-        name: one of `CODECS`.
-        basis: what ``lowrank-int8`` needs, and no other codec takes.
+        name: one of `KNOWN`, or ``"my_package.my_module:NAME"`` for a `Codec` of one's own.
+        basis: what a fitted codec needs, and no other takes.
 
     Raises:
         InputError: there is no such codec, or a basis is missing or not wanted.
     """
-    if name not in CODECS:
-        raise InputError(f"unknown codec {name!r}; known codecs are {', '.join(CODECS)}")
-    if (basis is not None) != (name == LOWRANK):
-        raise InputError(f"codec {name!r} {'needs a' if name == LOWRANK else 'has no'} basis")
-    codec = CODECS[name]
-    return Codec(name, codec.dtype, codec.query_dtype, basis) if basis else codec
+    codec = KNOWN.get(name) or _imported(name)
+    if (basis is not None) != codec.fitted:
+        raise InputError(f"codec {name!r} {'needs a' if codec.fitted else 'has no'} basis")
+    return replace(codec, basis=basis) if basis else codec
+
+
+def _imported(name: str) -> Codec:
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise InputError(
+            f"unknown codec {name!r}; known codecs are {', '.join(KNOWN)}, and "
+            "'my_package.my_module:NAME' is one of your own"
+        )
+    try:
+        codec = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"codec {name!r} cannot be imported: {error}") from error
+    if not isinstance(codec, Codec):
+        raise InputError(f"{name!r} is no cache_schema.codecs.Codec, but {type(codec).__name__}")
+    return replace(codec, name=name)
+
+
+def declared_codec(name: str, declared: Any, basis: Basis | None) -> Codec:
+    """The codec that a shard declares, to read with; nothing is imported for it.
+
+    Args:
+        name: of the codec, any.
+        declared: from `Codec.declare`, as data from outside.
+        basis: what the shard holds.
+
+    Raises:
+        InputError: it declares something else than types that can be read.
+    """
+    match declared:
+        case {"dtype": str() | None as dtype, "query_dtype": "float16" | "float32" as query}:
+            known = KNOWN.get(name)
+            if known and known.declare() == declared and basis is None:
+                return known
+            if dtype in (None, "float16", "float32", "int8", "int16"):
+                return Codec(name, dtype and np.dtype(dtype), np.dtype(query), basis)
+    raise InputError(f"codec {name!r} declares {declared!r}, which this program cannot read")

@@ -16,6 +16,7 @@ from cache_schema.host import system
 from cache_schema.host.cli import InputError
 
 Node = TypeVar("Node", h5py.Group, h5py.Dataset)
+Value = TypeVar("Value", list, dict)
 
 
 def where(node: h5py.Group | h5py.Dataset) -> str:
@@ -57,14 +58,16 @@ def scalar(node: h5py.Group | h5py.Dataset, name: str) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def json_attribute(node: h5py.Group, name: str) -> list[str]:
-    """An attribute that is a JSON list of strings."""
+def json_attribute(node: h5py.Group, name: str, kind: type[Value]) -> Value:
+    """An attribute that is a JSON object (dict), or a JSON list of strings (list)."""
     try:
         value = json.loads(attribute(node, name, str))
     except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InputError(f"{where(node)}: attribute {name!r} is not a JSON list of strings")
+    strings = kind is dict or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+    if not isinstance(value, kind) or not strings:
+        what = "object" if kind is dict else "list of strings"
+        raise InputError(f"{where(node)}: attribute {name!r} is not a JSON {what}")
     return value
 
 

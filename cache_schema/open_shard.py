@@ -71,7 +71,7 @@ class VideoIndex:
         if attribute(group, "id", str) != entry.id:
             raise InputError(f"{where(group)} is not the video {entry.id!r}")
         self.num_frames = attribute(group, "num_frames", int)
-        self.frame_names = json_attribute(group, "frame_names")
+        self.frame_names = json_attribute(group, "frame_names", list)
         if not self.num_frames == len(self.frame_names) == entry.frames:
             raise InputError(
                 f"{where(group)} has {self.num_frames} frames and {len(self.frame_names)} frame "

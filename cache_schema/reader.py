@@ -45,6 +45,10 @@ class CacheReader:
         path: the folder.
         dataset, split: what the cache was made of.
         codec: of the mask features.
+        facts: of the data set.
+        segmenter: what the frozen segmenter says of itself.
+        light: there are no mask features.
+        version: of the format that the shards are in.
         fingerprint: everything that decided the numbers; ``fingerprint_hex`` is its SHA-256.
         video_ids: sorted.
         entries: id to manifest line.
@@ -70,6 +74,9 @@ class CacheReader:
         file.close()
         self.dataset, self.split = self._header.dataset, self._header.split
         self.codec: Codec = self._header.codec
+        self.facts, self.segmenter = self._header.facts, self._header.segmenter
+        self.light = self.codec.dtype is None
+        self.version = self._header.version
         self.fingerprint: dict[str, Any] = self._header.fingerprint.data
         self.fingerprint_hex = self._header.fingerprint.hex
         self._ram_bytes = ram_bytes
@@ -97,8 +104,8 @@ class CacheReader:
         return len(self.entries)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_process", "_lock", "_shards", "_ram")
-        state = {name: value for name, value in self.__dict__.items() if name not in own}
+        kept_here = ("_process", "_lock", "_shards", "_ram")
+        state = {name: value for name, value in self.__dict__.items() if name not in kept_here}
         return {**state, "_indexes": OrderedDict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -198,7 +205,15 @@ class Video:
         Args:
             indices: t frames, in any order, repeated or not.
             out: where to, instead of new arrays; see `mask_extents`.
+
+        Raises:
+            InputError: the cache is light.
         """
+        if self._reader.light:
+            raise InputError(
+                f"the cache {self._reader.path} is light, it holds no mask features (codec "
+                f"{self._reader.codec.name!r}): use a head that draws no masks, or a full cache"
+            )
         frames = self.frames(indices)
         return {
             name: self._rows(name, extent, frames, out[name] if out else None, keep=False)
@@ -214,8 +229,43 @@ class Video:
         return self._of_video("video_logits")
 
     def video_mask_embeds(self) -> np.ndarray:
-        """Mask embeddings (N_v, C_mask) of the frozen segmenter itself."""
+        """Mask embeddings of the frozen segmenter itself.
+
+        Returns:
+            (N_v, C_mask), or (T, N_v, C_mask) where they change from frame to frame.
+        """
         return self._of_video("video_mask_embeds")
+
+    def frame_times(self) -> np.ndarray:
+        """Which frame of the video each frame is, (T,) int32 from 0 and ascending."""
+        if self._reader.version < 3:
+            return np.arange(self.num_frames, dtype=np.int32)
+        times = self._of_video("frame_times")
+        if times.min() < 0 or (np.diff(times) < 1).any():
+            raise InputError(f"{self._place('frame_times')}: they are not ascending from 0")
+        return times
+
+    def overlaps(self) -> np.ndarray | None:
+        """IoU of each video query's mask with each object's, all frames together.
+
+        Returns:
+            (N_v, O) float16, a column for each of `annotation_ids`; None if the cache has none.
+        """
+        return self._of_video("overlaps") if "overlaps" in self._members() else None
+
+    def segmenter_masks(self) -> dict[int, list[RLE | None]]:
+        """The segmenter's own masks of its best video queries, by their number.
+
+        Returns:
+            One RLE or None a frame, at the original size; empty if the cache has none.
+        """
+        if "segmenter_masks" not in self._members():
+            return {}
+        names = self._members("segmenter_masks")
+        queries = self._extent("video_queries", spec.VIDEO["video_queries"]).shape[0]
+        if not set(names) <= set(map(str, range(queries))):
+            raise InputError(f"{self._place('segmenter_masks')}: its names are no video queries")
+        return {int(n): self._masks(f"segmenter_masks/{n}") for n in sorted(names, key=int)}
 
     def tracks(self) -> np.ndarray:
         """Tracks (N_v, T, 6) float16 of the video queries' own masks."""
@@ -234,8 +284,9 @@ class Video:
             raise IndexError(f"clip {k} of {self.num_clips} of the video {self.id!r}")
         arrays = {}
         for name, layout in spec.CLIPS.items():
-            path = f"clips/{name}"
-            arrays[name] = self._rows(path, self._extent(path, layout), [k], None, keep=True)[0]
+            if not (name in spec.OPTIONAL and name not in self._members("clips")):
+                path = f"clips/{name}"
+                arrays[name] = self._rows(path, self._extent(path, layout), [k], None, keep=True)[0]
         clip = Clip(**arrays)
         frames = clip.frame_indices
         # Repeated frames would make a clip larger than the file that it is read from.
@@ -260,13 +311,17 @@ class Video:
 
     def object(self, annotation_id: str) -> list[RLE | None]:
         """One object of `objects`; `InputError` when the video has none of that id."""
-        path = f"objects/{escape(annotation_id)}"
-        data = self._whole(path, self._once(path, lambda: self._locate(path, spec.OBJECT, {})))
+        return self._masks(f"objects/{escape(annotation_id)}")
+
+    def _masks(self, path: str) -> list[RLE | None]:
+        data = self._whole(path, self._once(path, lambda: self._locate(path, spec.MASKS, {})))
         try:
             return unpack(data, self.geometry, self.num_frames)
         except InputError as error:
-            place = f"{self._reader.path / self._entry.shard}:/{self._index.root}/{path}"
-            raise InputError(f"{place}: {error}") from None
+            raise InputError(f"{self._place(path)}: {error}") from None
+
+    def _place(self, path: str) -> str:
+        return f"{self._reader.path / self._entry.shard}:/{self._inside(path)}"
 
     @property
     def annotation_ids(self) -> list[str]:
@@ -299,7 +354,7 @@ class Video:
         """Attributes, and where the arrays lie."""
         group = self.group(path)
         attributes = {name: attribute(group, name, str) for name in ("text", "tag")}
-        attributes |= {n: json_attribute(group, n) for n in ("object_ids", "annotation_ids")}
+        attributes |= {n: json_attribute(group, n, list) for n in ("object_ids", "annotation_ids")}
         dims: dict[str, int] = {}
         return attributes, {
             name: self._locate(f"{path}/{name}", layout, dims)
@@ -323,11 +378,13 @@ class Video:
             found[key] = find()
         return found[key]
 
-    def _members(self, path: str) -> list[str]:
+    def _members(self, path: str = "") -> list[str]:
         return self._once((path, "members"), lambda: members(self.group(path)))
 
     def _extent(self, path: str, layout: spec.Spec) -> Extent:
         """Where an array lies whose lengths are those of the video's other arrays."""
+        if "O" in layout.shape:
+            self._index.dims["O"] = self.num_objects
         return self._once(path, lambda: self._locate(path, layout, self._index.dims))
 
     def _locate(self, path: str, layout: spec.Spec, dims: dict[str, int]) -> Extent:
@@ -351,7 +408,7 @@ class Video:
         g = self.geometry
         embeds = self._extent("video_mask_embeds", spec.VIDEO["video_mask_embeds"])
         layout = self._reader.codec.layout(
-            embeds.shape[1], g.padded_height // g.stride, g.padded_width // g.stride
+            embeds.shape[-1], g.padded_height // g.stride, g.padded_width // g.stride
         )
         return {
             name: self._extent(f"mask_features/{name}", spec.Spec(("T", *shape), dtype.name))

@@ -1,12 +1,60 @@
 """What a cache holds, as plain records of NumPy arrays. Letters as everywhere: T N_v K_w C."""
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 # One object mask in COCO's compressed run-length form: {"size": [H, W], "counts": str}.
 RLE = dict[str, Any]
+
+
+def sha256(arrays: Iterable[np.ndarray]) -> str:
+    """Hex digest of arrays as little-endian float32, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array, "<f4"))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a data set says of itself.
+
+    Attributes:
+        one_object: an expression means exactly one object; None where nobody knows, as in old
+            caches of unknown data sets.
+        protocol: how it is scored: expression by expression, or as DAVIS scores.
+        has_text: it has expressions.
+    """
+
+    one_object: bool | None
+    protocol: Literal["expressions", "davis"]
+    has_text: bool
+
+
+@dataclass(frozen=True, eq=False)
+class SegmenterFacts:
+    """What the frozen segmenter says of itself.
+
+    Attributes:
+        type: its name in configs.
+        identity: frame query n of one frame continues as n in the next.
+        mask_head: weight (out, in) and bias (out,), float32, of each linear layer of its own mask
+            head, the first one first; between layers is a ReLU. Empty without one.
+    """
+
+    type: str
+    identity: bool
+    mask_head: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """The same as plain JSON, the mask head by its digest."""
+        arrays = [array for layer in self.mask_head for array in layer]
+        digest = sha256(arrays) if arrays else None
+        return {"type": self.type, "identity": self.identity, "mask_head_sha256": digest}
 
 
 @dataclass(frozen=True)
@@ -50,12 +98,18 @@ class Clip:
         video_queries: (N_v, C) of the codec's query dtype.
         video_logits: (N_v, K+1) float32, the last column is "no object".
         tracks: (N_v, T_c, 6) float16; centre x, y, width, height, area fraction, probability.
+        mask_embeds: (N_v, C_mask), or (T_c, N_v, C_mask) where they change from frame to frame; of
+            the codec's query dtype. None in caches of older versions.
+        overlaps: (N_v, O) float16, IoU of each query's mask with each object's over all frames of
+            the clip together. None without objects, and in caches of older versions.
     """
 
     frame_indices: np.ndarray
     video_queries: np.ndarray
     video_logits: np.ndarray
     tracks: np.ndarray
+    mask_embeds: np.ndarray | None = None
+    overlaps: np.ndarray | None = None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A shard's header: which cache it belongs to, and the codec of that cache.
+"""A shard's header: which cache it belongs to, its codec, what data set and segmenter say.
 
 A shard is an HDF5 file (format of HDF5 1.10, whose metadata carries its own checksums) with root
 attributes that describe the cache and one group per video under ``/videos``.
@@ -8,24 +8,26 @@ import errno
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from cache_schema import migrations, spec
 from cache_schema.checksums import CRC, crc32
-from cache_schema.codecs import Basis, Codec, get_codec
+from cache_schema.codecs import CODECS, Basis, Codec, declared_codec
 from cache_schema.fingerprint import Fingerprint, differences
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
-from cache_schema.nodes import attribute, child, members, values, where
-from cache_schema.records import Geometry
+from cache_schema.nodes import attribute, child, json_attribute, members, values, where
+from cache_schema.records import Facts, Geometry, SegmenterFacts
 from cache_schema.spec import FORMAT_VERSION
 
-# No segmenter has nearly as many; a basis is at most 64 MiB by this.
-MAX_CHANNELS = 4096
+# No segmenter has nearly as many; a basis is at most 64 MiB by this, and so is a layer.
+MAX_CHANNELS, MAX_LAYERS = 4096, 16
 REPAIR = "`python -m cache_schema verify {} --repair`"
 # HDF5's chunk cache only costs time when a chunk is a frame and every frame is read once.
 OPEN = {"rdcc_nbytes": 0}
@@ -44,32 +46,37 @@ class Header:
     split: str
     codec: Codec
     fingerprint: Fingerprint
+    facts: Facts
+    segmenter: SegmenterFacts
     version: int = FORMAT_VERSION
 
     def write(self, file: h5py.File) -> None:
-        """Write the root attributes and the codec's basis into a new shard."""
+        """Write the root attributes, the codec's basis and the mask head into a new shard."""
         file.attrs["schema_version"] = FORMAT_VERSION
         file.attrs["fingerprint"] = self.fingerprint.hex
         file.attrs["fingerprint_json"] = self.fingerprint.json
         file.attrs["dataset"], file.attrs["split"] = self.dataset, self.split
+        file.attrs["facts_json"] = _json(asdict(self.facts))
+        file.attrs["segmenter_json"] = _json(self.segmenter.describe())
         write_codec(file, self.codec)
-        file.attrs[CRC] = self.crc32
+        layers = file.create_group("segmenter/mask_head")
+        for number, layer in enumerate(self.segmenter.mask_head):
+            group = layers.create_group(str(number))
+            for (name, layout), array in zip(spec.LAYER.items(), layer, strict=True):
+                _write_array(group, name, layout, array)
+        file.attrs[CRC] = texts_crc32(file)
 
     @property
-    def crc32(self) -> int:
-        """CRC-32 of the root's texts, which HDF5 keeps without a checksum."""
-        texts = [self.dataset, self.split, self.codec.name, self.fingerprint.json]
-        return zlib.crc32(json.dumps(texts).encode())
-
-    @property
-    def names(self) -> dict[str, str]:
-        """The attributes that are plain text."""
-        return {"dataset": self.dataset, "split": self.split, "codec": self.codec.name}
+    def names(self) -> dict[str, Any]:
+        """What it says, as plain JSON, beside the fingerprint."""
+        facts = {"facts": asdict(self.facts), "segmenter": self.segmenter.describe()}
+        codec = {**self.codec.describe(), **self.codec.declare()}
+        return {"dataset": self.dataset, "split": self.split, "codec": codec, **facts}
 
     def check(self, other: "Header", path: Path) -> None:
         """Raise `InputError` naming what differs unless the shard ``path`` has this header."""
         found = differences(other.fingerprint.data, self.fingerprint.data) or differences(
-            *({**h.names, "codec": h.codec.describe()} for h in (other, self))
+            other.names, self.names
         )
         if found:
             raise InputError(
@@ -116,28 +123,74 @@ def _read_header(file: h5py.File) -> Header:
         raise InputError(f"{file.filename}: its fingerprint is not a JSON object")
     if hashlib.sha256(text.encode()).hexdigest() != attribute(file, "fingerprint", str):
         raise InputError(f"{file.filename}: its fingerprint does not match its own JSON")
-    found = {name: attribute(file, name, str) for name in ("dataset", "split", "codec")}
-    if "codec" in members(file):
+    found: dict[str, Any] = {n: attribute(file, n, str) for n in ("dataset", "split", "codec")}
+    if version > 1:
         found["basis"] = _read_basis(child(file, "codec", h5py.Group))
-    found = migrations.upgrade(found, version)
-    if "basis" not in found:
-        raise InputError(f"{file.filename} has no group 'codec'")
-    codec = get_codec(found["codec"], found["basis"])
-    header = Header(found["dataset"], found["split"], codec, fingerprint, version)
-    if CRC in file.attrs and attribute(file, CRC, int) != header.crc32:
+    if version > 2:
+        found |= {"facts": _read_facts(file), "segmenter": _read_segmenter(file)}
+        found["codec_json"] = json_attribute(file, "codec_json", dict)
+    if CRC in file.attrs and attribute(file, CRC, int) != texts_crc32(file):
         raise InputError(f"{file.filename}: its texts do not match their checksum")
-    return header
+    found = migrations.upgrade(found, version)
+    codec = declared_codec(found.pop("codec"), found.pop("codec_json"), found.pop("basis"))
+    return Header(codec=codec, fingerprint=fingerprint, version=version, **found)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def texts_crc32(file: h5py.File) -> int:
+    """CRC-32 of the root's texts, which HDF5 keeps without a checksum."""
+    names = ["dataset", "split", "codec", "fingerprint_json"]
+    names += [n for n in ("codec_json", "facts_json", "segmenter_json") if n in file.attrs]
+    return zlib.crc32(json.dumps([attribute(file, name, str) for name in names]).encode())
+
+
+def _read_facts(file: h5py.File) -> Facts:
+    match json_attribute(file, "facts_json", dict):
+        case {
+            "one_object": True | False | None as one_object,
+            "protocol": "expressions" | "davis" as protocol,
+            "has_text": bool() as has_text,
+        }:
+            return Facts(one_object, protocol, has_text)
+    raise InputError(f"{file.filename}: its facts of the data set are none that this program knows")
+
+
+def _read_segmenter(file: h5py.File) -> SegmenterFacts:
+    described = json_attribute(file, "segmenter_json", dict)
+    groups = child(child(file, "segmenter", h5py.Group), "mask_head", h5py.Group)
+    count = len(members(groups))
+    if count > MAX_LAYERS:
+        raise InputError(f"{where(groups)} has {count} layers")
+    mask_head, dims = [], {}
+    for number in range(count):
+        dims = {"in": dims["out"]} if dims else {}
+        layer = _read_arrays(child(groups, str(number), h5py.Group), spec.LAYER, dims)
+        mask_head.append(tuple(layer.values()))
+    match described:
+        case {"type": str(name), "identity": bool(identity)}:
+            found = SegmenterFacts(name, identity, tuple(mask_head))
+            if found.describe() == described:
+                return found
+    raise InputError(
+        f"{file.filename}: its mask head is not the one that its 'segmenter_json' says"
+    )
 
 
 def write_codec(file: h5py.File, codec: Codec) -> None:
     """Write a codec's name and its basis, if it has one, into a new file."""
-    file.attrs["codec"] = codec.name
+    file.attrs["codec"], file.attrs["codec_json"] = codec.name, _json(codec.declare())
     group = file.create_group("codec")
-    if codec.basis:
-        for name, layout in spec.BASIS.items():
-            array = np.ascontiguousarray(getattr(codec.basis, name), layout.dtype)
-            dataset = group.create_dataset(name, data=array)
-            dataset.attrs[CRC] = zlib.crc32(array)
+    for name, layout in spec.BASIS.items() if codec.basis else ():
+        _write_array(group, name, layout, getattr(codec.basis, name))
+
+
+def _write_array(group: h5py.Group, name: str, layout: spec.Spec, array: np.ndarray) -> None:
+    array = np.ascontiguousarray(array, np.dtype(layout.dtype).newbyteorder("<"))
+    layout.bind(f"{group.name}/{name}", array.shape, {})
+    group.create_dataset(name, data=array).attrs[CRC] = zlib.crc32(array)
 
 
 def read_codec(file: h5py.File) -> Codec:
@@ -146,24 +199,39 @@ def read_codec(file: h5py.File) -> Codec:
     Raises:
         InputError: it is missing or damaged.
     """
-    return get_codec(attribute(file, "codec", str), _read_basis(child(file, "codec", h5py.Group)))
+    basis = _read_basis(child(file, "codec", h5py.Group))
+    name = attribute(file, "codec", str)
+    known = CODECS.get(name)  # which a file of format version 2 does not declare
+    here = "codec_json" in file.attrs
+    declared = json_attribute(file, "codec_json", dict) if here else known and known.declare()
+    return declared_codec(name, declared, basis)
 
 
 def _read_basis(group: h5py.Group) -> Basis | None:
     if not members(group):
         return None
     dims: dict[str, int] = {}
-    datasets = {name: child(group, name, h5py.Dataset) for name in spec.BASIS}
-    # All sizes before any data, since a shard may claim any.
-    for name, layout in spec.BASIS.items():
+    arrays = _read_arrays(group, spec.BASIS, dims)
+    if dims["R"] > dims["C_mask"]:
+        raise InputError(f"{where(group)}: a basis of rank {dims['R']} for {dims['C_mask']}")
+    return Basis(**arrays)
+
+
+def _read_arrays(
+    group: h5py.Group, layouts: Mapping[str, spec.Spec], dims: dict[str, int]
+) -> dict[str, np.ndarray]:
+    """Small arrays of the whole cache; sizes are looked at first, since a shard may claim any."""
+    datasets = {name: child(group, name, h5py.Dataset) for name in layouts}
+    for name, layout in layouts.items():
         try:
             layout.bind(name, datasets[name].shape, dims)
         except ValueError as error:
             raise InputError(f"{where(datasets[name])}: {error}") from None
-    if not 0 < dims["R"] <= dims["C_mask"] <= MAX_CHANNELS:
-        raise InputError(f"{where(group)}: a basis of rank {dims['R']} for {dims['C_mask']}")
+    if not 0 < min(dims.values()) <= max(dims.values()) <= MAX_CHANNELS:
+        sizes = ", ".join(f"{symbol}={length}" for symbol, length in dims.items())
+        raise InputError(f"{where(group)} has the sizes {sizes}: not from 1 to {MAX_CHANNELS}")
     arrays = {}
-    for name, layout in spec.BASIS.items():
+    for name, layout in layouts.items():
         dataset = datasets[name]
         if dataset.dtype != np.dtype(layout.dtype) or crc32(dataset) != attribute(
             dataset, CRC, int
@@ -172,7 +240,7 @@ def _read_basis(group: h5py.Group) -> Basis | None:
         arrays[name] = values(dataset)
         if not np.isfinite(arrays[name]).all():
             raise InputError(f"{where(dataset)} holds NaN or infinite values")
-    return Basis(**arrays)
+    return arrays
 
 
 def read_geometry(video: h5py.Group) -> Geometry:

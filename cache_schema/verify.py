@@ -236,12 +236,16 @@ def _check_layout(reader: CacheReader, report: Report) -> None:
 def _read_small(reader: CacheReader, video_id: str) -> None:
     video = reader.video(video_id)
     video.frame_queries([])
-    video.mask_features([])
+    if not reader.light:
+        video.mask_features([])
     video.video_queries()
     video.video_logits()
     video.video_mask_embeds()
     video.tracks()
+    video.frame_times()
+    video.overlaps()
     video.objects()
+    video.segmenter_masks()
     for k in range(video.num_clips):
         video.clip(k)
     for expression_id in video.expression_ids:

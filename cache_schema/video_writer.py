@@ -13,7 +13,7 @@ from cache_schema import spec
 from cache_schema.checksums import CRC
 from cache_schema.codecs import Codec, narrow
 from cache_schema.host.cli import InputError
-from cache_schema.names import check_text, escape
+from cache_schema.names import check_text, escape, unescape
 from cache_schema.objects import pack
 from cache_schema.records import RLE, Clip, CodecIoU, Expression, Geometry
 
@@ -55,6 +55,7 @@ class VideoWriter:
         self._dims = {"T": len(frame_names), "h": h, "w": w}
         self._streams: dict[str, h5py.Dataset] = {}
         self._crc: dict[str, int] = {}
+        self._rows: dict[str, list[int]] = {}  # CRC-32 of each row of arrays that are read by rows
         self.frames = 0
         self.finished = False
         with guard():
@@ -89,11 +90,16 @@ class VideoWriter:
                     )
                 self._streams[name][self.frames : self.frames + t] = array
                 self._crc[name] = zlib.crc32(array, self._crc.get(name, 0))
+                self._rows.setdefault(name, []).extend(map(zlib.crc32, array))
         self.frames += t
 
     def _coded(self, t: int, coded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The codec's arrays by their names in the shard, checked."""
         basis = self._codec.basis
+        if self._codec.dtype is None:
+            if coded:
+                raise ValueError(f"codec {self._codec.name!r} stores no mask features")
+            return {}
         self._dims.setdefault("C_mask", len(basis.mean) if basis else coded["values"].shape[1])
         layout = self._codec.layout(*(self._dims[k] for k in ("C_mask", "h", "w")))
         arrays = {}
@@ -131,6 +137,9 @@ class VideoWriter:
         clips: list[Clip],
         objects: Mapping[str, list[RLE | None]],
         expressions: list[Expression],
+        frame_times: np.ndarray,
+        overlaps: np.ndarray | None,
+        segmenter_masks: Mapping[int, list[RLE | None]] | None = None,
         codec_iou: CodecIoU | None = None,
     ) -> None:
         """Write everything that is not per frame.
@@ -138,11 +147,15 @@ class VideoWriter:
         Args:
             video_queries: (N_v, C).
             video_logits: (N_v, K+1).
-            video_mask_embeds: (N_v, C_mask).
+            video_mask_embeds: (N_v, C_mask), or (T, N_v, C_mask) where they change with the frame.
             tracks: (N_v, T, 6).
             clips: the clip bank, all of one length; may be empty.
             objects: annotation id to one RLE or None a frame, at the original size.
             expressions: in their order; ids unique.
+            frame_times: (T,), which frame of the video each is, from 0 and ascending.
+            overlaps: (N_v, O), IoU of each video query's mask with each object's, in the order of
+                ``objects``; None without objects, or where nobody measured it.
+            segmenter_masks: of video queries, one RLE or None a frame, at the original size.
             codec_iou: what the codec costs this video, where it was measured.
 
         Raises:
@@ -153,17 +166,31 @@ class VideoWriter:
             raise InputError(
                 f"video {self._id!r} has {self.frames} frames, its frame names {self._dims['T']}"
             )
+        if np.ndim(frame_times) != 1 or np.min(frame_times) < 0 or (np.diff(frame_times) < 1).any():
+            raise ValueError(f"frame times {frame_times} are not ascending from 0")
+        names = [self._escape(object_id, "object") for object_id in objects]
+        # HDF5 lists the objects by their names, and so do readers.
+        self._columns = sorted(range(len(names)), key=names.__getitem__)
+        self._dims["O"] = len(names)
         arrays = {
+            "frame_times": frame_times,
             "video_queries": video_queries,
             "video_logits": video_logits,
             "video_mask_embeds": video_mask_embeds,
             "tracks": tracks,
+            "overlaps": overlaps,
         }
         for name, layout in spec.VIDEO.items():
-            self._write(name, arrays[name], layout, self._dims)
+            if not (name in spec.OPTIONAL and arrays[name] is None):
+                self._write(name, arrays[name], layout, self._dims)
         self._write_clips(clips)
-        self._write_objects(objects)
+        self._write_masks("objects", dict(zip(names, objects.values(), strict=True)))
+        masks = segmenter_masks or {}
+        if not masks.keys() <= set(range(self._dims["N_v"])):
+            raise ValueError(f"masks of the queries {sorted(masks)} of {self._dims['N_v']}")
+        self._write_masks("segmenter_masks", {str(n): masks[n] for n in masks})
         self._write_expressions(expressions)
+        self._write_checksums("checksums", self._rows)
         with self._guard():
             cost = json.dumps(asdict(codec_iou), allow_nan=False) if codec_iou else ""
             self._group.attrs["codec_iou"] = cost
@@ -178,20 +205,31 @@ class VideoWriter:
             inside = np.asarray(clip.frame_indices)
             if inside.size and not 0 <= inside.min() <= inside.max() < self.frames:
                 raise ValueError(f"clip frames {inside} of a video with {self.frames} frames")
+        rows = {}
         for name, layout in spec.CLIPS.items() if clips else ():
-            stacked = np.stack([getattr(clip, name) for clip in clips])
-            self._write(f"clips/{name}", stacked, layout, self._dims)
+            arrays = [getattr(clip, name) for clip in clips]
+            if not (name in spec.OPTIONAL and all(array is None for array in arrays)):
+                data = self._write(f"clips/{name}", np.stack(arrays), layout, self._dims)
+                rows[name] = list(map(zlib.crc32, data))
+        if rows:
+            self._write_checksums("clips/checksums", rows)
 
-    def _write_objects(self, objects: Mapping[str, list[RLE | None]]) -> None:
+    def _write_checksums(self, name: str, rows: Mapping[str, list[int]]) -> None:
+        """The CRC-32 of each row, a column for each array, in the order of their names."""
+        table = np.array([rows[key] for key in sorted(rows)], np.uint32).T
+        self._write(name, table, spec.CHECKSUMS[name], self._dims)
+
+    def _write_masks(self, kind: str, masks: Mapping[str, list[RLE | None]]) -> None:
+        """Masks by the escaped name of what they are of."""
         with self._guard():
-            self._group.create_group("objects")
-        for object_id, rles in objects.items():
-            name = f"objects/{self._escape(object_id, 'object')}"
+            self._group.create_group(kind)
+        for name, rles in masks.items():
             try:
                 data = pack(rles, self._geometry, self.frames)
             except InputError as error:
-                raise InputError(f"video {self._id!r}, object {object_id!r}: {error}") from None
-            self._write(name, data, spec.OBJECT, {})
+                what = f"video {self._id!r}, {kind} {unescape(name)!r}"
+                raise InputError(f"{what}: {error}") from None
+            self._write(f"{kind}/{name}", data, spec.MASKS, {})
 
     def _write_expressions(self, expressions: list[Expression]) -> None:
         with self._guard():
@@ -221,12 +259,18 @@ class VideoWriter:
                 self._write(f"{name}/{key}", getattr(expression, key), layout, dims)
             self._dims["C_text"] = dims["C_text"]
 
-    def _write(self, name: str, array: np.ndarray, layout: spec.Spec, dims: dict[str, int]) -> None:
+    def _write(
+        self, name: str, array: np.ndarray, layout: spec.Spec, dims: dict[str, int]
+    ) -> np.ndarray:
+        """Write an array, and return it as it is stored."""
         layout.bind(name, np.shape(array), dims)
+        if layout.shape[-1] == "O":
+            array = np.asarray(array)[..., self._columns]
         data = self._narrow(name, array, layout)
         with self._guard():
             dataset = self._group.create_dataset(name, data=data)
             dataset.attrs[CRC] = zlib.crc32(data)
+        return data
 
     def _narrow(self, name: str, array: np.ndarray, layout: spec.Spec) -> np.ndarray:
         try:

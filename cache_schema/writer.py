@@ -25,7 +25,7 @@ from cache_schema.host.files import sync_folder
 from cache_schema.host.lock import CacheLock
 from cache_schema.manifest import Entry
 from cache_schema.names import check_text, escape
-from cache_schema.records import Geometry
+from cache_schema.records import Facts, Geometry, SegmenterFacts
 from cache_schema.recovery import entry_of, recover, seal_of, temporary
 from cache_schema.shard import LIBVER, OPEN, Header, open_shard
 from cache_schema.sink import Sink
@@ -46,6 +46,8 @@ class CacheWriter:
         dataset: name of the data set.
         split: of the data set.
         codec: of the mask features, with its basis if it has one.
+        facts: of the data set.
+        segmenter: what the frozen segmenter says of itself.
         shard_bytes: a shard is closed once it holds this much.
         rank, world_size: of a run of several processes that write one cache at the same time.
             Each writes shards whose number is its rank modulo ``world_size``. Which videos are
@@ -65,13 +67,15 @@ class CacheWriter:
         dataset: str,
         split: str,
         codec: Codec,
+        facts: Facts,
+        segmenter: SegmenterFacts,
         shard_bytes: int = 1 << 30,
         rank: int = 0,
         world_size: int = 1,
     ):
         self.path = Path(path)
         self.codec = codec
-        self._header = Header(dataset, split, codec, Fingerprint(fingerprint))
+        self._header = Header(dataset, split, codec, Fingerprint(fingerprint), facts, segmenter)
         check_text(dataset, "data set name")
         check_text(split, "split name")
         self._shard_bytes = shard_bytes
@@ -97,8 +101,8 @@ class CacheWriter:
         self.done |= known.videos.keys()
         self.failures |= known.failures
         numbers = (int(manifest.SHARD.fullmatch(name)[1]) for name in known.shard_names)
-        own = [number for number in numbers if number % world_size == rank]
-        self._next, self._step = max(own, default=rank - world_size) + world_size, world_size
+        ours = [number for number in numbers if number % world_size == rank]
+        self._next, self._step = max(ours, default=rank - world_size) + world_size, world_size
 
     def __enter__(self) -> "CacheWriter":
         return self

@@ -34,7 +34,7 @@ from cache_schema.codecs import LOWRANK, Basis, Codec, get_codec
 from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from cache_schema.records import Clip, Expression, Geometry
+from cache_schema.records import Clip, Expression, Facts, Geometry, SegmenterFacts
 from cache_schema.writer import CacheWriter
 from train.data import ClipDataset, CounterBatches, collate
 
@@ -108,6 +108,13 @@ def codecs(sizes: argparse.Namespace) -> list[Codec]:
     return [get_codec(EXACT), *(get_codec(LOWRANK, basis) for basis in bases)]
 
 
+#: What caches of random numbers say of where they come from.
+ORIGIN = {
+    "facts": Facts(one_object=False, protocol="expressions", has_text=True),
+    "segmenter": SegmenterFacts("random", identity=False),
+}
+
+
 def write(path: Path, codec: Codec, sizes: argparse.Namespace) -> None:
     """A cache of random numbers; shards hold about two videos, as MeViS's in float16."""
     print(f"writing {path.name}", file=sys.stderr)
@@ -125,6 +132,7 @@ def write(path: Path, codec: Codec, sizes: argparse.Namespace) -> None:
         dataset="random",
         split="train",
         codec=codec,
+        **ORIGIN,
         shard_bytes=sizes.frames * sum(array.nbytes for array in frame.values()) * 3 // 2,
     ) as writer:
         for video in range(sizes.videos):
@@ -181,6 +189,8 @@ def write_video(
             clips=[clip() for _ in range(8)],
             objects=objects,
             expressions=expressions,
+            frame_times=np.arange(sizes.frames),
+            overlaps=None,
         )
 
 

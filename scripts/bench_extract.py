@@ -49,6 +49,7 @@ from extract.pipeline.reading import Dataset, encode_expressions, read
 from extract.pipeline.run import SHARD_BYTES, extract
 from extract.pipeline.writing import write
 from extract.stage import RANDOM, Stage, load_stage
+from scripts.bench_cache import ORIGIN
 
 Parts = list[tuple[str, Any]]
 
@@ -233,7 +234,7 @@ def write_all(config: ExtractConfig, codec: Codec, parts: Parts, out: Path) -> N
     def open_cache() -> CacheWriter:
         return CacheWriter(
             out, fingerprint={"codec": codec.describe()}, dataset=config.dataset, split="",
-            codec=codec, shard_bytes=SHARD_BYTES,
+            codec=codec, **ORIGIN, shard_bytes=SHARD_BYTES,
         )  # fmt: skip
 
     exhaust(write(open_cache, parts))

@@ -47,7 +47,7 @@ from cache_schema.reader import CacheReader
 from cache_schema.writer import CacheWriter
 from extract.config import load_config as load_extract_config
 from extract.stage import RANDOM, Stage, load_stage
-from scripts.bench_cache import codecs, machine, write_video
+from scripts.bench_cache import ORIGIN, codecs, machine, write_video
 from train.config import load_config
 from train.data import Batch
 from train.mask_logits import MaskFeatures
@@ -138,6 +138,7 @@ def write(path: Path, codec: Codec, sizes: argparse.Namespace) -> None:
         dataset="random",
         split="train",
         codec=codec,
+        **ORIGIN,
         shard_bytes=1 << 30,
     ) as writer:
         for video in range(sizes.videos):

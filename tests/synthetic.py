@@ -1,19 +1,28 @@
 """Small random but well-formed caches, for every test that needs one to read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as coco
 
 from cache_schema.codecs import CODECS, LOWRANK, Basis, Codec, get_codec
-from cache_schema.records import RLE, Clip, CodecIoU, Expression, Geometry
+from cache_schema.records import (
+    RLE,
+    Clip,
+    CodecIoU,
+    Expression,
+    Facts,
+    Geometry,
+    SegmenterFacts,
+)
 from cache_schema.writer import CacheWriter
 
 TAGS = ("static", "reversible", "irreversible")
 COLOURS, MOTIONS = ("red", "blue", "green"), ("moving", "turning", "staying")
 STRIDE = 4
+FACTS = Facts(one_object=False, protocol="expressions", has_text=True)
 
 
 @dataclass
@@ -32,6 +41,19 @@ class SyntheticVideo:
     clips: list[Clip]
     objects: dict[str, list[RLE | None]]
     expressions: list[Expression]
+    frame_times: np.ndarray  # (T,) int32
+    overlaps: np.ndarray  # (N_v, O) float16
+    segmenter_masks: dict[int, list[RLE | None]]
+
+
+def make_segmenter(C: int = 16) -> SegmenterFacts:
+    """What the segmenter of these caches says of itself; the mask head is random."""
+    rng = np.random.default_rng(C)
+    layers = tuple(
+        (rng.standard_normal((C, C), np.float32) / C**0.5, rng.standard_normal(C, np.float32) / 9)
+        for _ in range(3)
+    )
+    return SegmenterFacts("synthetic", identity=False, mask_head=layers)
 
 
 def make_video(
@@ -57,6 +79,7 @@ def make_video(
     every fourth from there) no target. Tags go round static, reversible, irreversible.
     """
     rng = np.random.default_rng([seed, index])
+    others = np.random.default_rng([seed, index, 3])  # of what version 3 added
     dtype = CODECS[codec].query_dtype
     video_id = f"video{index:03d}"
     padded_height, padded_width = h * STRIDE, w * STRIDE
@@ -82,6 +105,8 @@ def make_video(
             video_queries=normal(N_v, C).astype(dtype),
             video_logits=normal(N_v, num_classes + 1),
             tracks=rng.random((N_v, length, 6)).astype(np.float16),
+            mask_embeds=others.standard_normal((N_v, C), np.float32).astype(dtype),
+            overlaps=others.random((N_v, len(ids))).astype(np.float16),
         )
 
     objects = _moving_boxes(rng, index, geometry, num_frames)
@@ -119,6 +144,9 @@ def make_video(
         clips=[clip() for _ in range(num_clips)],
         objects=objects,
         expressions=[expression(number) for number in range(num_expressions)],
+        frame_times=np.arange(num_frames, dtype=np.int32),
+        overlaps=others.random((N_v, len(ids))).astype(np.float16),
+        segmenter_masks=dict(enumerate(list(objects.values())[: min(2, N_v)])),
     )
 
 
@@ -136,7 +164,8 @@ def make_codec(name: str, channels: int = 16, rank: int = 6) -> Codec:
 def write_video(
     writer: CacheWriter, video: SyntheticVideo, chunk: int = 3, codec_iou: CodecIoU | None = None
 ) -> None:
-    """Write a video, ``chunk`` frames at a time."""
+    """Write a video, ``chunk`` frames at a time; overlaps only if they fit its objects."""
+    fits = len(video.objects) == video.overlaps.shape[1]
     with writer.video(video.id, geometry=video.geometry, frame_names=video.frame_names) as out:
         for t in range(0, len(video.frame_names), chunk):
             coded = writer.codec.encode(video.mask_features[t : t + chunk])
@@ -146,9 +175,12 @@ def write_video(
             video_logits=video.video_logits,
             video_mask_embeds=video.video_mask_embeds,
             tracks=video.tracks,
-            clips=video.clips,
+            clips=video.clips if fits else [replace(c, overlaps=None) for c in video.clips],
             objects=video.objects,
             expressions=video.expressions,
+            frame_times=video.frame_times,
+            overlaps=video.overlaps if fits else None,
+            segmenter_masks=video.segmenter_masks,
             codec_iou=codec_iou,
         )
 
@@ -162,6 +194,7 @@ def open_writer(
     shard_bytes: int = 1 << 30,
     rank: int = 0,
     world_size: int = 1,
+    facts: Facts = FACTS,
 ) -> CacheWriter:
     """The writer that `write_cache` uses."""
     return CacheWriter(
@@ -170,6 +203,8 @@ def open_writer(
         dataset="synthetic",
         split="train",
         codec=make_codec(codec, channels),
+        facts=facts,
+        segmenter=make_segmenter(channels),
         shard_bytes=shard_bytes,
         rank=rank,
         world_size=world_size,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cache_schema.basis import fit_basis
-from cache_schema.codecs import LEVELS, LOWRANK, SMALLEST, Basis, Codec, get_codec, narrow
+from cache_schema.codecs import LOWRANK, SMALLEST, Basis, Codec, get_codec, narrow
 from cache_schema.host.cli import InputError
 from cache_schema.records import CodecIoU
 from extract.segmenters.masks import mask_logits
@@ -80,7 +80,9 @@ def encode(features: Tensor, codec: Codec) -> dict[str, np.ndarray]:
             narrow(features.float().cpu().numpy(), codec.dtype)  # says why
         return {"values": features.to(dtype).cpu().contiguous().numpy()}
     layout = codec.layout(*features.shape[1:])
-    values = features.new_empty((len(features), *layout["values"][0]), dtype=torch.int8)
+    values = features.new_empty(
+        (len(features), *layout["values"][0]), dtype=getattr(torch, codec.dtype.name)
+    )
     scales = features.new_empty((len(features), *layout["scales"][0]), dtype=torch.float32)
     # One for all frames: fresh memory costs more than the arithmetic.
     buffer = torch.empty(layout["values"][0], device=features.device).flatten(1)
@@ -114,10 +116,10 @@ def encode_together(features: Tensor, codec: Codec) -> tuple[dict[str, Tensor], 
         with torch.autocast(features.device.type, enabled=False):
             each = encoder.expand(len(components), -1, -1)  # (t, R, C)
             components = torch.baddbmm(offset, each, components)  # (t, R, h*w)
-    scales = torch.maximum(components.amax(2), -components.amin(2)) / LEVELS  # (t, R)
+    scales = torch.maximum(components.amax(2), -components.amin(2)) / codec.levels  # (t, R)
     scales = torch.where(scales < SMALLEST, 0, scales)
     steps = torch.where(scales > 0, scales, 1)[..., None]
-    values = (components / steps).round_().to(torch.int8)
+    values = (components / steps).round_().to(getattr(torch, codec.dtype.name))
     codes = {"values": values.unflatten(2, features.shape[2:]), "scales": scales}
     return codes, scales.isfinite().all()
 
@@ -140,12 +142,12 @@ def _components(flat: Tensor, projection: tuple[Tensor, Tensor] | None, buffer: 
 
 
 def _quantise(components: Tensor, codes: Tensor, buffer: Tensor) -> Tensor:
-    """Write int8 codes of (R, h*w) components into ``codes``, by way of ``buffer``.
+    """Write codes of (R, h*w) components into ``codes``, by way of ``buffer``.
 
     Returns:
         The scales (R,).
     """
-    scales = torch.maximum(components.amax(1), -components.amin(1)) / LEVELS
+    scales = torch.maximum(components.amax(1), -components.amin(1)) / torch.iinfo(codes.dtype).max
     scales = torch.where(scales < SMALLEST, 0, scales)
     steps = torch.where(scales > 0, scales, 1)[:, None]
     codes.copy_(torch.div(components, steps, out=buffer).round_())

@@ -25,7 +25,8 @@ from cache_schema.host.cores import CORES
 from cache_schema.host.launch import SINGLE, Rank
 from cache_schema.host.lock import CacheLock
 from cache_schema.host.system import SystemTrouble
-from cache_schema.records import CodecIoU
+from cache_schema.migrations import facts_of
+from cache_schema.records import CodecIoU, SegmenterFacts
 from cache_schema.writer import CacheWriter
 from extract.codecs.calibration import fit_codec
 from extract.config import ExtractConfig
@@ -141,6 +142,8 @@ def extract(
             dataset=config.dataset,
             split=split or "",
             codec=codec,
+            facts=facts_of(config.dataset),
+            segmenter=SegmenterFacts("vita", identity=False),
             shard_bytes=shard_bytes,
             rank=rank.rank,
             world_size=rank.world_size,

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from cache_schema.records import Clip
 from cache_schema.video_writer import VideoWriter
 from cache_schema.writer import CacheWriter
@@ -55,12 +57,25 @@ def _finish(entry: VideoWriter, cache: CacheWriter, head: Head, clips: CodedClip
         video_mask_embeds=clips.mask_embeds[0],
         tracks=whole,
         clips=[
-            Clip(frame_indices=indices, video_queries=queries, video_logits=logits, tracks=paths)
-            for indices, queries, logits, paths in zip(
-                clips.bank, clips.video_queries[1:], clips.logits[1:], banked, strict=True
+            Clip(
+                frame_indices=indices,
+                video_queries=queries,
+                video_logits=logits,
+                tracks=paths,
+                mask_embeds=embeds,
+            )
+            for indices, queries, logits, paths, embeds in zip(
+                clips.bank,
+                clips.video_queries[1:],
+                clips.logits[1:],
+                banked,
+                clips.mask_embeds[1:],
+                strict=True,
             )
         ],
         objects=head.objects,
         expressions=head.expressions,
+        frame_times=np.arange(entry.frames),
+        overlaps=None,
         codec_iou=clips.codec_iou,
     )

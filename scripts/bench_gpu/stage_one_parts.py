@@ -29,6 +29,7 @@ from extract.pipeline.run import SHARD_BYTES, default_readers, outcomes_of
 from extract.pipeline.writing import write
 from extract.segmenters.graphs import Graphs
 from extract.stage import AUTOCAST, RANDOM, Stage, allow_tf32, load_stage
+from scripts.bench_cache import ORIGIN
 from scripts.bench_extract import draw, exhaust
 from scripts.bench_gpu.kernels import synchronise, traced
 
@@ -199,7 +200,7 @@ def opener(bench: Bench, out: Path) -> Callable[[], CacheWriter]:
     def open_cache() -> CacheWriter:
         return CacheWriter(
             out, fingerprint={"codec": bench.codec.describe()}, dataset="folder", split="",
-            codec=bench.codec, shard_bytes=SHARD_BYTES,
+            codec=bench.codec, **ORIGIN, shard_bytes=SHARD_BYTES,
         )  # fmt: skip
 
     return open_cache

@@ -61,7 +61,10 @@ def flip(path: Path, offset: int, bit: int = 0) -> None:
 
 
 def payloads(path: Path) -> list[tuple[str, int, int]]:
-    """Name, offset and length of every dataset's bytes in a shard; chunked ones chunk by chunk."""
+    """Name, offset and length of every dataset's bytes in a shard; chunked ones chunk by chunk.
+
+    Those of videos come first.
+    """
     found = []
 
     def visit(name, node):
@@ -74,7 +77,7 @@ def payloads(path: Path) -> list[tuple[str, int, int]]:
 
     with h5py.File(path) as file:
         file.visititems(visit)
-    return found
+    return sorted(found, key=lambda place: not place[0].startswith("videos/"))
 
 
 def seal_again(path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.synthetic import open_writer, write_cache
 SIZES = {
     "num_videos": 3,
     "num_frames": 2,
-    "shard_bytes": 700,
+    "shard_bytes": 1000,
     "num_expressions": 1,
     "num_clips": 1,
     "C": 2,

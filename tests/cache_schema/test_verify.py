@@ -34,13 +34,14 @@ def test_a_flipped_byte_in_any_dataset_is_found(cache):
     rng = np.random.default_rng(0)
     shard = cache / "shard-00001.h5"
     places = payloads(shard)
-    assert len({name for name, _, _ in places}) == 18
+    assert len({name for name, _, _ in places}) == 32
     sound = shard.read_bytes()
     for name, start, length in places:
         flip(shard, start + int(rng.integers(length)), int(rng.integers(8)))
         report = verify(cache)
         assert list(report.damaged) == ["video001"], name
-        assert any(name.removeprefix("videos/video001/") in line for line in report.lines())
+        if name.startswith("videos/"):
+            assert any(name.removeprefix("videos/video001/") in line for line in report.lines())
         shard.write_bytes(sound)
     assert verify(cache).sound
 

@@ -22,7 +22,14 @@ from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
 from cache_schema.writer import CacheWriter
 from tests.cache_schema.helpers import contents, in_child
-from tests.synthetic import make_video, open_writer, write_cache, write_video
+from tests.synthetic import (
+    FACTS,
+    make_segmenter,
+    make_video,
+    open_writer,
+    write_cache,
+    write_video,
+)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +194,8 @@ def test_another_fingerprint_is_refused_naming_fields_and_values(tmp_path):
             dataset="synthetic",
             split="valid",
             codec=get_codec("float16"),
+            facts=FACTS,
+            segmenter=make_segmenter(),
         )
     write_cache(tmp_path, num_videos=2)  # the refusals let go of the lock
 

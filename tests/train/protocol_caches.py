@@ -7,6 +7,7 @@ import torch
 from pycocotools import mask as coco
 
 from cache_schema.codecs import get_codec
+from cache_schema.migrations import facts_of
 from cache_schema.writer import CacheWriter
 from tests import synthetic
 from train.config import load_config
@@ -39,6 +40,8 @@ def write_cache(
         dataset=dataset,
         split="valid",
         codec=get_codec("float16"),
+        facts=facts_of(dataset),
+        segmenter=synthetic.make_segmenter(),
     )
     with writer:
         for video in videos:
