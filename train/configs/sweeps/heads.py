@@ -1,0 +1,18 @@
+"""Heads side by side: the paper's, what its start and its labels are worth, and the order of frames.
+
+All train on the same samples for the same number of iterations.
+"""
+
+reference = "dmvs"
+rows = dict(
+    dmvs_literal="dmvs_literal",
+    init_random="init_random",
+    init_text="init_text",
+    dmvs="dmvs",
+    overlap=dict(loss=dict(assignment="overlap")),
+    trajectory="trajectory",
+    without_tracks=["trajectory", dict(model=dict(tracks=False))],
+    without_frames=["trajectory", dict(model=dict(frame_reading=False))],
+    random_order=["trajectory", dict(model=dict(frame_order="random"))],
+    select="select",
+)
