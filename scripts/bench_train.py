@@ -50,7 +50,7 @@ from extract.stage import RANDOM, Stage, load_stage
 from scripts.bench_cache import ORIGIN, codecs, machine, write_video
 from train.config import load_config
 from train.data import Batch
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
 from train.memory import keep_freed_memory
 from train.runner import build_dataset, build_loader, on_device
 from train.trainable import TrainableHead, build_optimizer, build_trainable

@@ -4,7 +4,7 @@
 
 Two phases, as the two halves of VITA are frozen one after the other. The frame level (Mask2Former)
 learns from single frames with the losses of `transformers`; the video level (Object Encoder and
-Decoder) learns from the frozen frame level's queries and features with VITA's criterion.
+Decoder) learns from the frozen frame level's queries and features with VITA's losses.
 
 Classes say what an object is and what it does (stays, moves sideways, spins, ...), as far as its
 blur shows it. Trained on kinds alone, the video queries turned out to hold nothing about motion,
@@ -34,9 +34,11 @@ from extract.config import load_config
 from extract.demo.world import Scene, make_scene
 from extract.segmenters import VITA, SegmenterConfig, VITAHead
 from extract.segmenters.weights import save_safetensors
-from train.losses.criterion import Targets
-from train.losses.vita import Similarity, VITACriterion
-from train.mask_logits import MaskFeatures
+from train.losses import SetCriterion, Softmax
+from train.losses.vita import Similarity, vita_losses
+from train.masks.logits import MaskFeatures
+from train.masks.supervision import Match
+from train.masks.targets import Targets
 
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92]
 WORLD = 7  # seed of the scenes; the demo's own splits use others
@@ -92,7 +94,7 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
     if run.start == run.steps:
         return head.state_dict()
     clips = _encoded_clips(vita, arguments.video_scenes, arguments.out)
-    criterion = VITACriterion(num_classes=vita.config.num_classes, num_points=128)
+    loss = SetCriterion(Softmax(vita.config.num_classes), num_points=128)
     exact = get_codec("float32")
     for step in run:
         rng = np.random.default_rng([WORLD, 2, step])
@@ -108,7 +110,8 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
             for c in batch
         ]
         ids = [torch.arange(len(c.labels)) for c in batch]
-        losses = criterion(
+        losses = vita_losses(
+            loss,
             [(layer.logits, layer.mask_embeds) for layer in layers],
             maps,
             [Targets(c.masks, c.labels) for c in batch],
@@ -130,7 +133,7 @@ class EncodedClip:
 
     queries: Tensor  # (T, N_f, C) float32
     features: Tensor  # (T, C, h, w) float16, before VITA's own projection
-    matches: list[tuple[Tensor, Tensor]]  # per frame: frame queries and the objects they found
+    matches: list[Match]  # per frame: frame queries and the objects they found
     masks: Tensor  # (N, T, H, W) uint8
     labels: Tensor  # (N,)
 
@@ -179,7 +182,7 @@ def _encoded(vita: VITA, number: int) -> EncodedClip:
     return EncodedClip(
         queries=queries.contiguous(),
         features=finest[0].half(),
-        matches=[(q.long(), n.long()) for q, n in matches],
+        matches=[Match(q.long(), n.long()) for q, n in matches],
         masks=masks.byte(),
         labels=labels,
     )

@@ -16,7 +16,7 @@ from torch.nn import functional
 from cache_schema.codecs import Codec
 from cache_schema.reader import Video
 from cache_schema.records import Geometry
-from train.mask_logits import mask_logits
+from train.masks.logits import mask_logits
 
 CHUNK = 16  # of VITA's masks that are brought to the original size at once
 

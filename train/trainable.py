@@ -6,7 +6,7 @@ weights as an uninterrupted one, and neither the number of ranks nor other heads
 the same batches change a number.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,7 @@ from train.data import Batch
 from train.fetch import Fetch
 from train.graphed import GraphedHead
 from train.heads import CacheSizes, Head, HeadOutput, find_head
-from train.heads.loss import Criterion
-from train.losses import Diverged
+from train.losses import Criterion, Diverged
 from train.losses.points import sample_points
 
 Losses = dict[str, Tensor]
@@ -160,22 +159,6 @@ class TrainableHead(BaseModel):
                 f"the loss is {float(total)} in iteration {iteration}; lower optimizer.lr or "
                 "optimizer.clip_norm"
             )
-
-
-def layers_of(heads: Sequence[Sequence[HeadOutput]]) -> list[tuple[Tensor, Tensor]]:
-    """Logits and mask embeddings of each decoder layer, of several heads one after the other."""
-    return [
-        (
-            _joined([own.logits for own in outputs]),
-            _joined([own.mask_embeds for own in outputs]),
-        )
-        for outputs in zip(*heads, strict=True)
-    ]
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """`torch.cat`, but one tensor is not copied."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 class _Clipped:

@@ -7,7 +7,7 @@ from cache_schema.codecs import get_codec
 from train.data.affinity import DOUBT, track_distance
 from train.data.targets import Boxes
 from train.losses import Binary, SetCriterion, Supervision, Targets
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
 
 
 def boxes_as_masks(boxes: list[tuple[int, int, int, int]]) -> np.ndarray:
@@ -75,5 +75,5 @@ def test_the_prior_decides_between_equal_masks() -> None:
     for weight, expected in ((1.0, [[0, 1], [1, 0]]), (-1.0, [[0, 1], [0, 1]])):
         criterion = SetCriterion(Binary(), num_points=8, prior_weight=weight)
         truth = Supervision([features], targets)
-        _, ((queries, own),) = criterion.compare([layer], truth, prior=prior)
+        _, ((queries, own, _),) = criterion.compare([layer], truth, prior=prior)
         assert [queries.tolist(), own.tolist()] == expected

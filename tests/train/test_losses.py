@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import train.mask_logits as mask_logits
-import train.mask_tables as mask_tables
 from cache_schema.codecs import get_codec
-from train.bilinear import sample
 from train.losses import (
     Binary,
     Diverged,
@@ -21,16 +18,17 @@ from train.losses import (
     Softmax,
     Supervision,
     Targets,
-    VITACriterion,
-    criterion,
     sample_points,
-    supervision,
 )
-from train.losses import points as points_module
+from train.losses.criterion import class_sums
+from train.losses.plain import plain_losses
 from train.losses.points import uncertain_points, uniform_points
-from train.losses.supervision import TargetStack
-from train.losses.vita import Similarity, similarity_loss
-from train.mask_logits import MaskFeatures
+from train.losses.vita import Similarity, similarity_loss, vita_losses
+from train.masks import pairs, stack, supervision, tables
+from train.masks.bilinear import sample
+from train.masks.logits import MaskFeatures
+from train.masks.supervision import Match
+from train.masks.targets import TargetStack
 
 FOLDERS = [Path(__file__).parents[1] / "data" / "goldens_loss"]
 if os.environ.get("DMVS_GOLDENS"):
@@ -136,7 +134,7 @@ def test_costs_and_matches_agree_with_the_recorded(golden: Golden) -> None:
             recorded = golden.tensor(f"cost_C{suffix}_{b}")
             torch.testing.assert_close(cost[0, :, :count], recorded, **CLOSE)
         (matches,) = golden.criterion.match(*inputs, truth, random=golden.random(suffix))
-        for b, (queries, own) in enumerate(matches):
+        for b, (queries, own, _) in enumerate(matches):
             assert torch.equal(queries, golden.tensor(f"match_src{suffix}_{b}"))
             assert torch.equal(own, golden.tensor(f"match_tgt{suffix}_{b}"))
 
@@ -173,7 +171,7 @@ def test_layers_together_agree_with_the_recorded(golden: Golden) -> None:
     embeds = torch.eye(len(suffixes) * golden.meta["N"]).unflatten(0, (len(suffixes), -1))
     matches = [
         [
-            (golden.tensor(f"match_src{s}_{b}"), golden.tensor(f"match_tgt{s}_{b}"))
+            Match(golden.tensor(f"match_src{s}_{b}"), golden.tensor(f"match_tgt{s}_{b}"))
             for b in range(golden.rows)
         ]
         for s in suffixes
@@ -194,12 +192,12 @@ def test_layers_together_agree_with_the_recorded(golden: Golden) -> None:
 
 
 def test_weighted_sum_over_layers_agrees_with_the_recorded(golden: Golden) -> None:
-    """`VITACriterion` with each layer's own points, and the similarity where it was recorded."""
+    """`vita_losses` with each layer's own points, and the similarity where it was recorded."""
     meta, data = golden.meta, golden.data
     similarity = None
     if meta["sim"]:
         matches = [
-            (golden.tensor(f"frame_src_{level}_{f}"), golden.tensor(f"frame_tgt_{level}_{f}"))
+            Match(golden.tensor(f"frame_src_{level}_{f}"), golden.tensor(f"frame_tgt_{level}_{f}"))
             for level in range(meta["L"])
             for f in range(meta["B"] * meta["T"])
         ]
@@ -211,12 +209,13 @@ def test_weighted_sum_over_layers_agrees_with_the_recorded(golden: Golden) -> No
             golden.tensor("pred_cq_embed").flatten(0, 1),
             [golden.tensor(f"tgt{b}_ids").amax(1) for b in range(meta["B"])] * meta["L"],
         )
-    criterion = VITACriterion(meta["K"], meta["num_points"], meta["eos_coef"])
+    criterion = SetCriterion(Softmax(meta["K"], meta["eos_coef"]), num_points=meta["num_points"])
     found: dict[str, float] = defaultdict(float)
     for suffix in [*golden.aux, ""]:
         logits, _, maps = golden.layer(suffix)
         random = golden.random(suffix)
-        losses = criterion(
+        losses = vita_losses(
+            criterion,
             [(logits.flatten(0, 1), golden.embeds)],
             maps,
             golden.targets,
@@ -239,6 +238,16 @@ def disc(size: int, x: float, y: float, radius: float) -> torch.Tensor:
     """(size, size) uint8, centre and radius in fractions."""
     grid = (torch.arange(size) + 0.5) / size
     return ((grid[None] - x) ** 2 + (grid[:, None] - y) ** 2 < radius**2).to(torch.uint8)
+
+
+def losses_of(
+    loss: SetCriterion,
+    layers: Sequence[tuple],
+    maps: Sequence[MaskFeatures],
+    targets: Sequence[Targets],
+    **known,
+) -> dict[str, torch.Tensor]:
+    return loss.compare(layers, Supervision(maps, targets), **known)[0]
 
 
 def small_batch(
@@ -273,14 +282,14 @@ def test_videos_of_different_sizes_and_target_counts_share_a_batch() -> None:
     sum(losses.values()).backward()
     assert all(torch.isfinite(value) for value in losses.values())
     assert torch.isfinite(layers[0][1].grad).all() and layers[0][1].grad[2].abs().sum() > 0
-    assert [len(queries) for queries, _ in matches] == [2, 0, 5]
+    assert [len(match.queries) for match in matches] == [2, 0, 5]
 
 
 def test_without_any_target_only_the_class_term_remains() -> None:
     layers, maps, targets = small_batch([0, 0])
     layers[0][0].requires_grad_()
     layers[0][1].requires_grad_()
-    losses = SetCriterion(Binary(), num_points=8)(layers, maps, targets)
+    losses = losses_of(SetCriterion(Binary(), num_points=8), layers, maps, targets)
     sum(losses.values()).backward()
     assert losses["loss_mask"] == 0 and losses["loss_dice"] == 0 and losses["loss_cls"] > 0
     assert (layers[0][0].grad > 0).all()  # every score is pushed down
@@ -289,8 +298,9 @@ def test_without_any_target_only_the_class_term_remains() -> None:
 
 def test_binary_loss_is_the_weighted_mean_over_all_queries() -> None:
     logits = torch.tensor([[[2.0, -1.0, 0.5]]])
-    matches = [[(torch.tensor([0]), torch.tensor([0]))]]
-    total, weight = Binary(no_object_weight=0.1).sums(logits, [torch.zeros(1).long()], matches)
+    matches = [[Match(torch.tensor([0]), torch.tensor([0]))]]
+    own = Binary(no_object_weight=0.1).losses(logits, [torch.zeros(1).long()], matches)
+    total, weight = class_sums(*own, "mean")
     log1pexp = torch.nn.functional.softplus
     expected = (log1pexp(torch.tensor(-2.0)) + 0.1 * (log1pexp(logits[0, 0, 1:])).sum()) / 1.2
     torch.testing.assert_close(total / weight, expected[None])
@@ -300,7 +310,7 @@ def test_predictions_that_are_not_numbers_end_in_one_sentence() -> None:
     layers, maps, targets = small_batch([1])
     maps[0].stored["values"][0, 0, 0, 0] = float("nan")
     with pytest.raises(Diverged, match="no longer finite"):
-        SetCriterion(Binary(), num_points=64)(layers, maps, targets)
+        losses_of(SetCriterion(Binary(), num_points=64), layers, maps, targets)
 
 
 def test_targets_at_original_size_equal_targets_drawn_on_the_padded_image() -> None:
@@ -367,26 +377,29 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
             own.labels = torch.arange(len(own.labels)) % 4
     prior = [torch.rand(5, len(own.labels)) for own in targets]
     loss = SetCriterion(classification, num_points=points, prior_weight=0.5)
-    together = loss(layers, maps, targets, prior=prior, random=constant_points)
+    together = losses_of(loss, layers, maps, targets, prior=prior, random=constant_points)
     found = gradients(together, layers)
+    if isinstance(classification, Binary):
+        plain = plain_losses(loss, layers, maps, targets, prior=prior, random=constant_points)
+        torch.testing.assert_close(together, plain)
+        torch.testing.assert_close(found, gradients(plain, layers), rtol=1e-4, atol=1e-6)
     with monkeypatch.context() as on_a_gpu:
-        for module in (criterion, supervision):
+        for module in (pairs, supervision):
             on_a_gpu.setattr(module, "on_cpu", lambda tensor: False)
-        on_a_gpu.setattr(mask_tables, "LOGITS", 200)  # several blocks
-        there = loss(layers, maps, targets, prior=prior, random=constant_points)
+        on_a_gpu.setattr(tables, "LOGITS", 200)  # several blocks
+        there = losses_of(loss, layers, maps, targets, prior=prior, random=constant_points)
         torch.testing.assert_close(there, together)
         torch.testing.assert_close(gradients(there, layers), found, rtol=1e-4, atol=1e-6)
     for module, name, value in [  # everything is large: layer by layer, sample by sample
-        (criterion, "AT_ONCE", {True: 1}),
-        (points_module, "LONG", 1),
+        (supervision, "AT_ONCE", {True: 1}),
         (supervision, "SMALL", 0),
-        (mask_logits, "SMALL", 0),
-        (mask_logits, "MAPS", 1),
-        (mask_logits, "POINTS", 90),
+        (stack, "SMALL", 0),
+        (stack, "AT_ONCE", 1),
     ]:
         monkeypatch.setattr(module, name, value)
     totals: list[torch.Tensor] = []
-    one_by_one = loss(
+    one_by_one = losses_of(
+        loss,
         layers,
         maps,
         targets,
@@ -396,7 +409,8 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
     )
     torch.testing.assert_close(one_by_one, together)
     alone = [
-        loss(
+        losses_of(
+            loss,
             [(logits[b : b + 1], embeds[b : b + 1]) for logits, embeds in layers],
             [maps[b]],
             [targets[b]],
@@ -416,12 +430,13 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
 def test_halves_that_share_their_counts_average_to_the_whole_batch() -> None:
     _, maps, targets = small_batch([3, 0, 1, 0, 0])
     layers, seeds, loss = decoded(2, 5), [7, 8, 9, 10, 11], SetCriterion(Binary(), num_points=16)
-    whole = loss(layers, maps, targets, random=sample_points(seeds, "cpu"))
+    whole = losses_of(loss, layers, maps, targets, random=sample_points(seeds, "cpu"))
     halves = [slice(0, 2), slice(2, 5)]
     counts: list[torch.Tensor] = []
 
     def half(rows: slice, average: Callable[[torch.Tensor], torch.Tensor]) -> dict:
-        return loss(
+        return losses_of(
+            loss,
             [(logits[rows], embeds[rows]) for logits, embeds in layers],
             maps[rows],
             targets[rows],
@@ -450,16 +465,20 @@ def test_a_sample_draws_the_same_points_whatever_else_is_in_the_batch() -> None:
 def test_mask_features_in_training_get_gradients() -> None:
     layers, _, targets = small_batch([1])
     values = torch.randn(2, 3, 16, 16, requires_grad=True)  # (T, C, h, w)
-    losses = SetCriterion(Binary(), num_points=8)(
-        layers, [MaskFeatures({"values": values}, EXACT)], targets
+    losses = losses_of(
+        SetCriterion(Binary(), num_points=8),
+        layers,
+        [MaskFeatures({"values": values}, EXACT)],
+        targets,
     )
     losses["loss_mask"].backward()
     assert values.grad.abs().sum() > 0
 
 
 def test_similarity_of_nothing_is_zero() -> None:
-    none = (torch.zeros(0).long(), torch.zeros(0).long())
+    none = Match(torch.zeros(0).long(), torch.zeros(0).long())
+    ids = none.targets
     empty = Similarity(
-        torch.zeros(1, 2, 3, 4), [none, none], [none[0]] * 2, torch.zeros(1, 3, 4), [none[0]]
+        torch.zeros(1, 2, 3, 4), [none, none], [ids, ids], torch.zeros(1, 3, 4), [ids]
     )
     assert similarity_loss(empty, [none]) == 0

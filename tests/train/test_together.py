@@ -9,7 +9,8 @@ from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from tests.train.protocol_caches import SIZES
 from train.config import load_config
-from train.losses import Diverged, criterion, supervision
+from train.losses import Diverged
+from train.masks import pairs, supervision
 from train.runner import build_dataset, build_loader
 from train.sweeping.engine import Trainee
 from train.sweeping.together import Together, kind_of
@@ -48,7 +49,7 @@ def weights(trainee: Trainee) -> torch.Tensor:
 def test_steps_together_end_where_steps_alone_end(
     reader: CacheReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (criterion, supervision):
+    for module in (pairs, supervision):
         monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
     alone, beside = trainees(tmp_path, reader), trainees(tmp_path, reader)
     assert len({kind_of(trainee.member.config) for trainee in alone}) == 1
@@ -72,7 +73,7 @@ def test_steps_together_end_where_steps_alone_end(
 def test_no_head_takes_a_step_when_one_has_diverged(
     reader: CacheReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (criterion, supervision):
+    for module in (pairs, supervision):
         monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
     heads = trainees(tmp_path, reader)
     with torch.no_grad():

@@ -25,9 +25,8 @@ from train.data import Batch
 from train.data.compatible import signature
 from train.heads import CacheSizes, HeadInputs
 from train.heads.dmvs import DMVS
-from train.heads.loss import HeadCriterion
-from train.losses import Targets
-from train.mask_logits import MaskFeatures, mask_logits
+from train.losses import HeadCriterion, Targets
+from train.masks.logits import MaskFeatures, mask_logits
 from train.provenance import CONTENTS, contents
 from train.runner import load_head
 from train.trainable import TrainableHead

@@ -1,7 +1,7 @@
 """Samples of any length made into one batch, and a whole video with some expressions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -15,8 +15,9 @@ from cache_schema.records import Expression
 from train.data.affinity import objectness, track_distance
 from train.data.targets import Boxes, ClipRuns
 from train.heads.base import HeadInputs
-from train.losses import Supervision, Targets
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
+from train.masks.supervision import Supervision
+from train.masks.targets import Targets
 
 
 @dataclass
@@ -52,13 +53,15 @@ class Sample:
 class Batch:
     """B samples: what the head reads, and per sample the mask features and targets of any size.
 
-    ``distances`` are (N_v, M) each, see `track_distance`.
+    ``distances`` are (N_v, M) each, see `track_distance`; ``overlaps`` (N_v, M) are the IoU of each
+    video query's own mask with each target, none where the cache does not hold them.
     """
 
     inputs: HeadInputs
     mask_features: list[MaskFeatures]
     targets: list[Targets]
     distances: list[Tensor]
+    overlaps: list[Tensor] = field(default_factory=list)
 
     @cached_property
     def supervision(self) -> Supervision:
@@ -74,6 +77,7 @@ class Batch:
             [features.to(device) for features in self.mask_features],
             [targets.to(device) for targets in self.targets],
             [distance.to(device) for distance in self.distances],
+            [own.to(device) for own in self.overlaps],
         )
 
 

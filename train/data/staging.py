@@ -25,7 +25,7 @@ from train.data.batch import Batch, Sample, distance, head_inputs
 from train.data.buffers import torch_dtype
 from train.data.targets import ClipRuns, paint_all, toggles
 from train.heads.base import HeadInputs
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
 
 #: Batches that are ready or being made while training is at one.
 AHEAD = 2

@@ -13,7 +13,7 @@ from cache_schema.records import Expression
 from cache_schema.run_lengths import run_ends
 from train.data.buffers import Buffers
 from train.data.rle import Sides, paint, sides
-from train.losses import Targets
+from train.masks.targets import Targets
 
 
 @dataclass

@@ -12,7 +12,7 @@ from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
 
 __all__ = ["CacheSizes", "Head", "HeadInputs", "HeadOutput", "find_head"]
 
-NO_HEADS = ("base", "loss", "parts")  # what else lies here
+NO_HEADS = ("base", "parts")  # what else lies here
 
 
 def find_head(name: str) -> type[Head]:

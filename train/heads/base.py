@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train.heads.loss import Criterion, HeadCriterion
+from train.losses import Criterion, HeadCriterion
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,23 @@
-"""Set losses: matching of predictions and targets, and what a matched pair costs."""
+"""What heads learn from: `plain.py` is the set loss in a page, `head.py` what a head calls."""
 
+from train.losses.assignment import Diverged
 from train.losses.classification import Binary, Softmax
 from train.losses.criterion import SetCriterion
-from train.losses.matcher import Diverged
+from train.losses.head import Criterion, HeadCriterion
 from train.losses.points import sample_points
-from train.losses.supervision import Supervision, Targets
-from train.losses.vita import VITACriterion
+from train.losses.selection import SelectionCriterion
+from train.masks.supervision import Supervision
+from train.masks.targets import Targets
 
 __all__ = [
     "Binary",
+    "Criterion",
     "Diverged",
+    "HeadCriterion",
+    "SelectionCriterion",
     "SetCriterion",
     "Softmax",
     "Supervision",
     "Targets",
-    "VITACriterion",
     "sample_points",
 ]

@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Matches = list[tuple[Tensor, Tensor]]
-"""Per sample: query indices and target indices, int64, on the CPU."""
+from train.masks.supervision import Matches
 
 
 def _matched(layers: Sequence[Matches]) -> tuple[Tensor, Tensor, Tensor]:
     """Layer, sample and query of every match, layer by layer and sample by sample."""
-    queries = [own for matches in layers for own, _ in matches]
+    queries = [match.queries for matches in layers for match in matches]
     rows = np.repeat(np.arange(len(queries)), [len(own) for own in queries])
     layer, sample = map(torch.from_numpy, divmod(rows, len(layers[0])))
     return layer, sample, torch.cat(queries)
@@ -37,10 +36,10 @@ class Softmax:
         G, L, N, _ = logits.shape
         return -logits.softmax(dim=-1).gather(3, labels[:, None, None].expand(G, L, N, -1))
 
-    def sums(
+    def losses(
         self, logits: Tensor, labels: Sequence[Tensor], matches: Sequence[Matches]
     ) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the loss, and the sum of the weights, of each layer.
+        """The loss of each query times its weight, and the weight.
 
         Args:
             logits: (L, B, N, K + 1).
@@ -48,21 +47,21 @@ class Softmax:
             matches: of each layer.
 
         Returns:
-            (L,) and (L,); one divided by the other is the weighted mean.
+            (L, B, N) both; the sum of one divided by that of the other is the weighted mean.
         """
         classes = torch.full(logits.shape[:3], self.num_classes)
         classes[_matched(matches)] = torch.cat(
             [
-                own.cpu()[targets]
+                own.cpu()[match.targets]
                 for layer in matches
-                for own, (_, targets) in zip(labels, layer, strict=True)
+                for own, match in zip(labels, layer, strict=True)
             ]
         )
         classes = classes.to(logits.device, non_blocking=True)
         weight = logits.new_ones(self.num_classes + 1)
         weight[-1] = self.no_object_weight
         loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
-        return loss.view(len(logits), -1).sum(dim=1), weight[classes].sum(dim=(1, 2))
+        return loss.view(classes.shape), weight[classes]
 
 
 @dataclass
@@ -79,13 +78,19 @@ class Binary:
         """Logits (G, L, N) and labels (G, M), whose values do not matter, to (G, L, N, M)."""
         return -logits.sigmoid()[..., None].expand(-1, -1, -1, labels.shape[1])
 
-    def sums(
+    def losses(
         self, logits: Tensor, labels: Sequence[Tensor], matches: Sequence[Matches]
     ) -> tuple[Tensor, Tensor]:
-        """As `Softmax.sums`, with logits (L, B, N)."""
+        """As `Softmax.losses`, with logits (L, B, N); matches may have weights."""
+        where = _matched(matches)
         meant = torch.zeros(logits.shape)
-        meant[_matched(matches)] = 1.0
+        meant[where] = 1.0
         meant = meant.to(logits.device, non_blocking=True)
-        weight = torch.where(meant > 0, 1.0, self.no_object_weight)
+        own: Tensor | float = 1.0
+        if matches[0][0].weights is not None:
+            own = torch.zeros(logits.shape)
+            own[where] = torch.cat([match.weights for layer in matches for match in layer])
+            own = own.to(logits.device, non_blocking=True)
+        weight = torch.where(meant > 0, own, self.no_object_weight)
         loss = F.binary_cross_entropy_with_logits(logits, meant, weight, reduction="none")
-        return loss.sum(dim=(1, 2)), weight.sum(dim=(1, 2))
+        return loss, weight

@@ -11,10 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.bilinear import sample
-
-LONG = 4096
-"""Of rows this long NumPy finds the smallest values several times faster than torch on a CPU."""
+from train.masks.bilinear import sample
 
 RandomPoints = Callable[[Sequence[int], int], Tensor]
 """(sample of each row, points) to uniform numbers (rows, points, 2) in [0, 1).
@@ -100,15 +97,7 @@ def uncertain_points(
     num_uncertain = int(num_points * importance_ratio)
     extra = random(samples, num_points - num_uncertain)
     certainty = sample(logits[:, None], candidates)[:, 0].abs()  # (R, 3P)
-    chosen = _smallest(certainty, num_uncertain)
+    chosen = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
     # As complex numbers, for x and y move together.
     uncertain = torch.view_as_complex(candidates).gather(1, chosen)  # (R, P')
     return torch.cat([torch.view_as_real(uncertain), extra], dim=1)
-
-
-def _smallest(values: Tensor, count: int) -> Tensor:
-    """Where the smallest of each row stand, in any order: (R, P) to (R, count)."""
-    if values.device.type == "cpu" and values.shape[1] >= LONG:
-        order = np.argpartition(values.numpy(), max(count - 1, 0), axis=1)
-        return torch.from_numpy(order[:, :count])
-    return values.topk(count, dim=1, largest=False, sorted=False).indices

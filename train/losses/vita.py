@@ -1,17 +1,17 @@
 """VITA's own training loss: the set loss over its classes, and the similarity of embeddings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.losses.classification import Matches, Softmax
 from train.losses.criterion import SetCriterion
 from train.losses.points import RandomPoints
-from train.losses.supervision import Supervision, Targets
-from train.mask_logits import MaskFeatures
+from train.masks.logits import MaskFeatures
+from train.masks.supervision import Matches, Supervision
+from train.masks.targets import Targets
 
 
 @dataclass
@@ -34,63 +34,40 @@ class Similarity:
     video_ids: Sequence[Tensor]
 
 
-@dataclass
-class VITACriterion:
-    """The loss VITA's head is trained with; ``B`` here counts (layer, video) pairs.
+def vita_losses(
+    loss: SetCriterion,
+    layers: Sequence[tuple[Tensor, Tensor]],
+    maps: Sequence[MaskFeatures],
+    targets: Sequence[Targets],
+    *,
+    similarity: Similarity | None = None,
+    similarity_weight: float = 0.5,
+    random: RandomPoints | None = None,
+) -> dict[str, Tensor]:
+    """What VITA's head is trained with; ``B`` here counts (layer, video) pairs.
 
     The reference feeds the last L layers of its frame decoder through the head at once. To do
     the same, flatten L into B and repeat `maps` and `targets` L times.
 
-    Attributes:
-        num_classes: K, without "no object".
-        num_points: points a frame.
-        no_object_weight: weight of "no object" in the classification.
-        class_weight, mask_weight, dice_weight, similarity_weight: weights of the terms.
+    Args:
+        loss: with `Softmax` classes and VITA's weights, which are the defaults.
+        layers: logits (B, N_v, K + 1) and mask embeddings (B, N_v, C) of each decoder layer.
+        maps: B mask features.
+        targets: B targets with their class labels.
+        similarity: embeddings to compare, on the matches of the last layer.
+        similarity_weight: of that term.
+        random: source of random points.
+
+    Returns:
+        The weighted terms of `SetCriterion.compare`, and ``loss_sim`` if asked for.
+
+    Raises:
+        Diverged: a prediction is not finite.
     """
-
-    num_classes: int
-    num_points: int = 12544
-    no_object_weight: float = 0.1
-    class_weight: float = 2.0
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    similarity_weight: float = 0.5
-    criterion: SetCriterion = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.criterion = SetCriterion(
-            Softmax(self.num_classes, self.no_object_weight),
-            num_points=self.num_points,
-            class_weight=self.class_weight,
-            mask_weight=self.mask_weight,
-            dice_weight=self.dice_weight,
-        )
-
-    def __call__(
-        self,
-        layers: Sequence[tuple[Tensor, Tensor]],
-        maps: Sequence[MaskFeatures],
-        targets: Sequence[Targets],
-        *,
-        similarity: Similarity | None = None,
-        random: RandomPoints | None = None,
-    ) -> dict[str, Tensor]:
-        """The weighted terms, as `SetCriterion` gives them, and ``loss_sim`` if asked for.
-
-        Args:
-            layers: logits (B, N_v, K + 1) and mask embeddings (B, N_v, C) of each decoder layer.
-            maps: B mask features.
-            targets: B targets with their class labels.
-            similarity: embeddings to compare, on the matches of the last layer.
-            random: source of random points.
-
-        Raises:
-            Diverged: a prediction is not finite.
-        """
-        losses, matches = self.criterion.compare(layers, Supervision(maps, targets), random=random)
-        if similarity is not None:
-            losses["loss_sim"] = self.similarity_weight * similarity_loss(similarity, matches)
-        return losses
+    losses, matches = loss.compare(layers, Supervision(maps, targets), random=random)
+    if similarity is not None:
+        losses["loss_sim"] = similarity_weight * similarity_loss(similarity, matches)
+    return losses
 
 
 def similarity_loss(similarity: Similarity, video_matches: Matches) -> Tensor:
@@ -110,10 +87,10 @@ def similarity_loss(similarity: Similarity, video_matches: Matches) -> Tensor:
         (similarity.video_embeds, video_matches, similarity.video_ids),
     ]
     for per_video, (rows, matches, own_ids) in zip((frames, 1), sources, strict=True):
-        for row, (queries, targets) in enumerate(matches):
-            embeds.append(rows[row][queries.to(rows.device)])
-            ids.append(own_ids[row].cpu()[targets])
-            videos.append(torch.full_like(targets, row // per_video))
+        for row, match in enumerate(matches):
+            embeds.append(rows[row][match.queries.to(rows.device)])
+            ids.append(own_ids[row].cpu()[match.targets])
+            videos.append(torch.full_like(match.targets, row // per_video))
     embed, obj, video = torch.cat(embeds), torch.cat(ids), torch.cat(videos)  # (R, C), (R,), (R,)
     if len(embed) == 0:
         return similarity.frame_embeds.sum() * 0.0

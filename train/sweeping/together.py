@@ -20,7 +20,7 @@ from mmengine.optim import OptimWrapper
 from train.data import Batch
 from train.fetch import Fetch
 from train.losses.points import sample_points
-from train.trainable import Losses, TrainableHead, layers_of
+from train.trainable import Losses, TrainableHead
 
 
 class Stepping(Protocol):
@@ -74,14 +74,11 @@ class Together:
         outputs = [model.decode(batch, iteration) for model in models]
         count = len(batch.targets)
         seeds = [seed for model in models for seed in model.point_seeds(iteration, count)]
-        priors = [m.criterion.prior(own, batch) for m, own in zip(models, outputs, strict=True)]
-        terms, _ = models[0].criterion.compare(
-            layers_of(outputs),
-            batch.supervision.repeated(len(models)),
-            prior=None if priors[0] is None else [own for prior in priors for own in prior],
-            random=sample_points(seeds, outputs[0][-1].logits.device),
-        )
-        terms = {"loss": sum(terms.values()), **terms}  # (heads,) each
+        terms = models[0].criterion.terms_of(
+            outputs, batch, random=sample_points(seeds, outputs[0][-1].logits.device)
+        )  # (heads,) each
+        total = sum(own for name, own in terms.items() if name.startswith("loss"))
+        terms = {"loss": total, **terms}
         totals = Fetch(terms["loss"].detach())
         for number, model in enumerate(models):
             model.watch(iteration, lambda number=number: totals.get()[number])

@@ -1,22 +1,16 @@
-"""Hungarian matching of predicted and true masks of one sample."""
+"""Matching costs of all pairs of predicted and true masks, out of sums over points."""
 
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from cache_schema.host.cli import InputError
-from train.mask_tables import parts_of
+from train.masks.tables import parts_of
+from train.memory import on_cpu
 
-#: Numbers from 1/2 to 1 that are multiplied before their logarithm is taken.
 FACTORS = 64
-
-
-class Diverged(InputError):
-    """Training left the finite numbers; the message says where and what to try."""
+"""Numbers from 1/2 to 1 that are multiplied before their logarithm is taken."""
 
 
 @dataclass
@@ -46,6 +40,8 @@ class PairSums:
 
         Without gradients: matching has none.
         """
+        if not on_cpu(logits):
+            return cls._in_parts(logits, targets)
         # One product for all sums of a kind. The other way round, N would be the side that is
         # turned: three times slower.
         rows = torch.cat([targets, targets.new_ones(*targets.shape[:-1], 1)], dim=-1).mT
@@ -66,8 +62,7 @@ class PairSums:
         )
 
     @classmethod
-    @torch.no_grad()
-    def in_parts(cls, logits: Tensor, targets: Tensor) -> "PairSums":
+    def _in_parts(cls, logits: Tensor, targets: Tensor) -> "PairSums":
         """The same for a GPU: fewer passes over memory, and sums of many short parts."""
         parts = parts_of(logits.shape[-2])
         logits, targets = (own.unflatten(-2, (parts, -1)) for own in (logits, targets))
@@ -113,25 +108,3 @@ def _log_total(values: Tensor) -> Tensor:
         values[..., whole:, :].prod(dim=-2, keepdim=True),
     ]
     return torch.cat(products, dim=-2).log_().sum(dim=-2)
-
-
-def check_finite(costs: np.ndarray) -> None:
-    """Raise `Diverged` unless all matching costs are numbers."""
-    if not np.isfinite(costs).all():
-        raise Diverged(
-            "the predictions are no longer finite numbers (a matching cost is NaN or infinite); "
-            "lower optimizer.lr, or check the cached features for infinite values"
-        )
-
-
-def assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The cheapest one-to-one assignment.
-
-    Args:
-        cost: (N, M), finite.
-
-    Returns:
-        min(N, M) prediction and target indices, int64, ordered by prediction.
-    """
-    predictions, targets = linear_sum_assignment(cost)
-    return torch.from_numpy(predictions), torch.from_numpy(targets)

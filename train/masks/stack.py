@@ -1,114 +1,29 @@
-"""Mask logits in the coded space of the cache: the torch side of `cache_schema.codecs`.
+"""Mask logits on a CPU, in training: for clips of one size, in parts that its cache holds."""
 
-A codec's affine map is applied to the mask embeddings, which are few, and not to the mask
-features, so the C channels are never made and a product has only R:
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 
-    F.e ~ (mean + decoder^T z).e = mean.e + z.(decoder e),    z = scale * values
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cache_schema.codecs import Codec
-from train.bilinear import neighbours
+from train.masks.bilinear import neighbours
+from train.masks.logits import MaskFeatures, project
 from train.memory import empty
 
 FEW = 2
 """Points are few where a map has this many times more pixels."""
 
-MAPS = 2**21
-"""Logits of whole maps that are made together: few, as a CPU's cache holds few."""
-
-POINTS = 2**18
-"""Logits at points that are handled together, likewise."""
+AT_ONCE = 2**21
+"""Logits of whole maps, or values at points, that are made together: few, as a CPU's cache holds
+few."""
 
 SMALL = 2**20
 """Clips with at most this many values are small."""
 
 
-def project(embeds: Tensor, codec: Codec) -> tuple[Tensor, Tensor | None]:
-    """Mask embeddings in the coded space, differentiable.
-
-    Args:
-        embeds: (..., C).
-        codec: of the mask features, with its basis if it has one.
-
-    Returns:
-        (..., R) to multiply the scaled values with, and (...) to add to the logits; without a
-        basis the embeddings themselves, and None.
-    """
-    if codec.basis is None:
-        return embeds, None
-    decoder, mean = _basis(codec, embeds.device)
-    return embeds @ decoder.T, embeds @ mean
-
-
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept has to serve training, too
-def _basis(codec: Codec, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Decoder and mean on a device; a copy for every product would wait for it each time."""
-    decoder, mean = map(torch.from_numpy, (codec.basis.decoder, codec.basis.mean))
-    return decoder.to(device), mean.to(device)
-
-
-def mask_logits(
-    stored: Mapping[str, Tensor | np.ndarray], embeds: Tensor, *, codec: Codec
-) -> Tensor:
-    """Mask logits of some frames, Eq. (10).
-
-    One matrix product a frame, with the operands in this order and layout: stage one computes
-    its masks in the same form, so from a float32 cache both give the same bits.
-
-    Args:
-        stored: the coded frames as the cache holds them, ``values`` (t, R, h, w), t >= 1.
-        embeds: (N, C) float32.
-        codec: of the cache.
-
-    Returns:
-        (t, N, h, w) float32, on the device of the embeddings.
-    """
-    arrays = {name: torch.as_tensor(array).to(embeds.device) for name, array in stored.items()}
-    weights, bias = project(embeds, codec)
-    frames = []
-    for t, frame in enumerate(arrays["values"]):
-        scaled = weights * arrays["scales"][t] if codec.scaled else weights  # (N, R)
-        logits = scaled @ frame.float().flatten(1)  # (N, R) @ (R, h * w)
-        if bias is not None:
-            logits = logits + bias[:, None]
-        frames.append(logits.unflatten(1, frame.shape[1:]))  # (N, h, w)
-    return torch.stack(frames)
-
-
-class MaskFeatures:
-    """The mask features of one clip, coded; `MaskStack` computes with them.
-
-    Args:
-        stored: as for `mask_logits`.
-        codec: of the cache.
-    """
-
-    def __init__(self, stored: Mapping[str, Tensor | np.ndarray], codec: Codec) -> None:
-        self.codec = codec
-        self.stored = {name: torch.as_tensor(array) for name, array in stored.items()}
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(T, h, w)."""
-        frames, _, height, width = self.stored["values"].shape
-        return frames, height, width
-
-    def to(self, device: torch.device | str) -> "MaskFeatures":
-        """The same features on another device."""
-        return MaskFeatures({n: array.to(device) for n, array in self.stored.items()}, self.codec)
-
-
 class MaskStack:
-    """The mask features of G clips side by side, for training on a CPU; see `train.mask_tables`.
+    """The mask features of G clips side by side; on a GPU see `train.masks.tables`.
 
     They become float32 when the first logits are asked for, and are kept for all that follow.
 
@@ -129,10 +44,6 @@ class MaskStack:
     def num_clips(self) -> int:
         """G."""
         return len(self.clips)
-
-    def prepare(self) -> None:
-        """Make the float32 features, which all logits share."""
-        _ = self._planes
 
     def logits(self, embeds: Tensor, counts: Sequence[int]) -> Tensor:
         """Mask logits of all frames, differentiable.
@@ -163,7 +74,7 @@ class MaskStack:
             points: (G, P, 2), fractions of the padded image.
 
         Yields:
-            T' of the frames, P' of the points, and their logits (G, T', P', N).
+            T' of the frames, P' of the points, and their logits (G, T', P', N); here all points.
         """
         weights = self._weights(embeds).mT[:, None]  # (G, 1, R, N)
         G, T, R, pixels = self._planes.shape
@@ -172,7 +83,7 @@ class MaskStack:
         x, y, parts = neighbours(points, h, w)  # (G, P, 4)
         places, parts = (y * w + x)[:, None], parts[:, None]
         few = pixels >= FEW * P
-        together = T if few else max(1, MAPS // (G * N * pixels))
+        together = max(1, AT_ONCE // (G * (P * R if few else pixels * N)))
         for frames in (slice(first, first + together) for first in range(0, T, together)):
             table = self._planes[:, frames].mT  # (G, T', h * w, R)
             if not few:
@@ -180,12 +91,9 @@ class MaskStack:
             count = table.shape[1]
             table = table.flatten(0, 2)  # a pixel's values side by side: a point is four rows
             starts = torch.arange(G * count, device=points.device).view(G, count, 1, 1) * pixels
-            step = max(1, POINTS // (G * count * N))
-            for block in (slice(first, first + step) for first in range(0, P, step)):
-                rows = places[:, :, block] + starts  # (G, T', P', 4)
-                shares = parts[:, :, block].expand_as(rows)
-                values = weighted_rows(table, rows, shares)
-                yield frames, block, values @ weights if few else values
+            rows = places + starts  # (G, T', P, 4)
+            values = weighted_rows(table, rows, parts.expand_as(rows))
+            yield frames, slice(None), values @ weights if few else values
 
     def _weights(self, embeds: Tensor) -> Tensor:
         """What `_planes` are multiplied with, (..., C) to (..., R)."""

@@ -1,11 +1,5 @@
-"""What predictions are compared with: made once a batch, used by every head that trains on it.
+"""True masks: what a sample's are, and their values at points for many samples at once."""
 
-Samples of one size are put side by side, so that one operation serves them all; on a CPU only small
-ones, for large ones fill its caches alone. Samples without targets are left out: they have nothing
-to be matched with.
-"""
-
-from collections import defaultdict
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -14,11 +8,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
-
-from train.bilinear import sample
-from train.mask_logits import SMALL, MaskFeatures, MaskStack
-from train.mask_tables import MaskTables
-from train.memory import empty, on_cpu
 
 
 @dataclass
@@ -61,9 +50,6 @@ class TargetStack:
         device = masks.device
         _, self.frames, height, width = masks.shape
         self._samples = samples
-        # On a CPU one large sample is read as float32 frames, each of which its cache holds.
-        large = on_cpu(masks) and width * height * self.frames > SMALL
-        self._alone = large and len(samples) == 1
         self._size = (width, height)
         self._column = height + 3  # of `_pixels`
         self._stride = (width + 3) * self._column  # pixels of a target
@@ -71,7 +57,6 @@ class TargetStack:
         self._clips = _sent(np.repeat(np.arange(len(samples)), counts), device)  # of each target
         extents = np.array([sample.extent for sample in samples], np.float32)
         self._scales = _sent(np.float32(self._size) / extents, device)  # (G, 2)
-        self._extents = _sent(extents, device)
         self._arrange(1)
 
     def _arrange(self, heads: int) -> None:
@@ -97,7 +82,7 @@ class TargetStack:
 
     def repeated(self, heads: int) -> "TargetStack":
         """The same targets for several heads: a row of each sample for each head."""
-        self.prepare()
+        _ = self._pixels  # which all share
         other = copy(self)
         other._arrange(heads)
         return other
@@ -111,9 +96,6 @@ class TargetStack:
         Returns:
             (G, T, P, largest M); zeros for targets that a sample does not have.
         """
-        if self._alone:
-            values = sample(self._frames, (points / self._extents).expand(len(self._clips), -1, -1))
-            return values.permute(1, 2, 0)[None]  # from (M, T, P)
         pixels, x, y = self._corner(points, self._row_scales[:, None])  # (G, P)
         starts = (self._numbers * self._stride)[:, None] + pixels[self._rows]  # (all M, P)
         rows = self._pixels.view(-1, self.frames)
@@ -139,12 +121,6 @@ class TargetStack:
         Returns:
             (I, T, P).
         """
-        if self._alone:
-            values = [
-                sample(self._frames[target][:, None], own)[:, 0]
-                for target, own in zip(targets.tolist(), points / self._extents, strict=True)
-            ]
-            return torch.stack(values)
         scales = self._scales[self._clips[targets]][:, None, None]  # (I, 1, 1, 2)
         pixels, x, y = self._corner(points, scales)  # (I, T, P)
         frames = torch.arange(self.frames, device=points.device)
@@ -156,17 +132,6 @@ class TargetStack:
             for step in self._steps
         ]
         return _bilinear(corners, x, y)
-
-    def prepare(self) -> None:
-        """Make what all readers share."""
-        _ = self._frames if self._alone else self._pixels
-
-    @cached_property
-    def _frames(self) -> Tensor:
-        """The masks of a single sample as float32, (M, T, H, W), as they lie in memory."""
-        masks = self._samples[0].masks
-        m, t, height, width = masks.shape
-        return empty((m, t, width, height), masks.device).transpose(2, 3).copy_(masks)
 
     @cached_property
     def _pixels(self) -> Tensor:
@@ -217,79 +182,3 @@ def _bilinear(corners: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Values between four pixels, column by column, at x and y of the way."""
     left, right = corners[0].lerp_(corners[1], y), corners[2].lerp_(corners[3], y)
     return left.lerp_(right, x)
-
-
-@dataclass
-class Group:
-    """G samples whose maps and masks have one size.
-
-    Attributes:
-        samples: their numbers in the batch; those of several heads follow each other, see
-            `Supervision.repeated`.
-        features: their mask features.
-        targets: their targets.
-    """
-
-    samples: list[int]
-    features: MaskStack
-    targets: TargetStack
-
-
-def stack_of(clips: Sequence[MaskFeatures]) -> MaskStack:
-    """The mask features of clips of one size and codec, in the form that suits their device."""
-    return (MaskStack if on_cpu(clips[0].stored["values"]) else MaskTables)(clips)
-
-
-class Supervision:
-    """The mask features and the targets of a batch.
-
-    Args:
-        features: of each of the B samples, of any size.
-        targets: of each sample.
-
-    Attributes:
-        groups: the samples that have targets, by size.
-        labels: of each sample.
-        num_targets: of all samples.
-        heads: that are compared together.
-    """
-
-    def __init__(self, features: Sequence[MaskFeatures], targets: Sequence[Targets]) -> None:
-        self.heads = 1
-        self.labels = [own.labels for own in targets]
-        self.num_targets = sum(len(labels) for labels in self.labels)
-        alike: dict[tuple, list[int]] = defaultdict(list)
-        for b, (maps, own) in enumerate(zip(features, targets, strict=True)):
-            if len(own.labels):
-                values = maps.stored["values"]
-                alone = on_cpu(values) and values.numel() > SMALL
-                key = (id(maps.codec), *maps.shape, *own.masks.shape[2:], b if alone else None)
-                alike[key].append(b)
-        self.groups = [
-            Group(
-                samples,
-                stack_of([features[b] for b in samples]),
-                TargetStack([targets[b] for b in samples]),
-            )
-            for samples in alike.values()
-        ]
-
-    def prepare(self) -> None:
-        """Make what is made once a batch, so that streams which use it need not agree on when."""
-        for group in self.groups:
-            group.features.prepare()
-            group.targets.prepare()
-
-    def repeated(self, heads: int) -> "Supervision":
-        """The same for several heads at once; sample b of head k is number k * B + b."""
-        other, batch = copy(self), len(self.labels)
-        other.heads = heads
-        other.groups = [
-            Group(
-                [k * batch + b for b in group.samples for k in range(heads)],
-                group.features.repeated(heads),
-                group.targets.repeated(heads),
-            )
-            for group in self.groups
-        ]
-        return other

@@ -1,4 +1,4 @@
-"""Mask logits on a GPU, in training: as `train.mask_logits.MaskStack`, in few large operations.
+"""Mask logits on a GPU, in training: as `train.masks.stack.MaskStack`, in few large operations.
 
 Of a pixel the values of all frames lie side by side, for points are the same in every frame, and a
 point is then a weighted sum of four long rows. All clips of a size go together.
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from train.bilinear import neighbours
-from train.mask_logits import MaskStack, weighted_rows
+from train.masks.bilinear import neighbours
+from train.masks.stack import MaskStack, weighted_rows
 
 LOGITS = 2**27
 """Logits that are made together."""
@@ -41,14 +41,10 @@ class MaskTables(MaskStack):
 
     def repeated(self, heads: int) -> "MaskTables":
         """The same features for several heads, each of which brings its own embeddings."""
-        self.prepare()
+        _ = self._tables  # which all share
         other = copy(self)
         other.heads = heads
         return other
-
-    def prepare(self) -> None:
-        """Make the float32 features, which all logits share."""
-        _ = self._tables
 
     def logits(self, embeds: Tensor, counts: Sequence[int]) -> Tensor:
         """See `MaskStack.logits`."""

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import train.mask_logits as mask_logits_module
 from cache_schema.codecs import CODECS, LOWRANK, Codec, get_codec
 from tests.synthetic import make_codec
-from train import mask_tables
-from train.bilinear import sample
-from train.mask_logits import MaskFeatures, MaskStack, mask_logits
-from train.mask_tables import MaskTables
+from train.masks import stack as stack_module
+from train.masks import tables
+from train.masks.bilinear import sample
+from train.masks.logits import MaskFeatures, mask_logits
+from train.masks.stack import MaskStack
+from train.masks.tables import MaskTables
 
 CHANNELS = 16
 PARAMETERS = [
@@ -120,9 +121,8 @@ def test_logits_at_points_are_those_of_the_maps(
     # Some points lie on the edge, where the half of a bilinear value that is outside is zero.
     where = torch.rand(2, points, 2, generator=random)
     where[1, :4] = torch.tensor([[0.0, 0.5], [1.0, 0.2], [0.01, 0.0], [1.0, 1.0]])
-    monkeypatch.setattr(mask_logits_module, "MAPS", 1000)  # two frames, then one
-    monkeypatch.setattr(mask_logits_module, "POINTS", 500)  # several blocks of the points
-    monkeypatch.setattr(mask_tables, "LOGITS", 2000)
+    monkeypatch.setattr(stack_module, "AT_ONCE", 1000)  # two frames, then one
+    monkeypatch.setattr(tables, "LOGITS", 2000)
     for own in ([0, 1], [1]):  # side by side, and one alone
         features = kind([MaskFeatures(clips[g], codec) for g in own])
         found = torch.zeros(len(own), 3, points, 4)
