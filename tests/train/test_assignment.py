@@ -77,6 +77,10 @@ def test_every_query_whose_own_mask_is_a_target_s_has_that_target() -> None:
     (match,) = by_overlap(OVERLAPS[None], weights, 0.5)
     assert match.queries.tolist() == [0, 1, 2] and match.targets.tolist() == [0, 0, 1]
     assert match.weights.tolist() == WEIGHTS[:3]
+    (match,) = by_overlap(OVERLAPS[None], weights, 0.95)  # the best of each
+    assert match.queries.tolist() == [0, 2] and match.targets.tolist() == [0, 1]
+    (match,) = by_overlap(OVERLAPS[None] * 0.25, weights, 0.95)  # too little to be anything's
+    assert match.queries.tolist() == [0] and match.targets.tolist() == [0]
     (match,) = by_overlap(OVERLAPS[None], weights, 0.35)  # the better of its two targets
     assert match.queries.tolist() == [0, 1, 2, 3] and match.targets.tolist() == [0, 0, 1, 1]
     (match,) = by_overlap(OVERLAPS[None, :, :0], weights, 0.5)

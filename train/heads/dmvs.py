@@ -24,9 +24,9 @@ class DMVS(Head):
     """The whole head, equations (1) to (10); 12.70 M parameters by default.
 
     The arguments from `encoder` to `sentence` are the paper's ablations. The last two say where the
-    head starts: at random, as the paper's equations have it, post-norm layers make all motion queries
-    look alike, so that which one is matched with a target is arbitrary, and the head learns to draw
-    its neighbours. With both of the others, query n starts with the mask of object n.
+    head starts: at random, as the paper's equations have it, post-norm layers make all motion
+    queries look alike, so that which one is matched with a target is arbitrary, and the head learns
+    to draw its neighbours. With both of the others, query n starts with the mask of object n.
 
     The queries that enter the decoder are not supervised: they are the segmenter's own and know
     nothing of the sentence, so a class loss on them could only teach the class head to ignore it.
@@ -206,7 +206,8 @@ def _start_mask_head(mask_head: nn.Sequential, sizes: CacheSizes) -> None:
             "segmenter's mask head (format version 3 does): extract it again, or set "
             "model.mask_start='random'"
         )
-    ours, theirs = [tuple(own.weight.shape) for own in layers], [w.shape for w, _ in sizes.mask_head]
+    ours = [tuple(layer.weight.shape) for layer in layers]
+    theirs = [weight.shape for weight, _ in sizes.mask_head]
     if ours != theirs:
         raise InputError(
             f"config key model.mask_start is 'segmenter', whose mask head has layers of {theirs} "

@@ -22,7 +22,7 @@ from train.losses import SelectionCriterion
 class Select(Head):
     """The segmenter's likeliest objects with their trajectories read the words and each other.
 
-    An object's score is a linear map of what came of it, plus how far that agrees with the sentence.
+    An object's score is a linear map of what came of it, plus how that agrees with the sentence.
 
     Args:
         sizes: of the caches.

@@ -57,7 +57,7 @@ class HeadCriterion(SetCriterion):
         assignment: "hungarian", one query a target, the cheapest; or "overlap", every query whose
             own mask is the target's, each weighted by its objectness. Then nothing is searched, and
             masks are compared with that target.
-        overlap_threshold: the least IoU of "overlap".
+        overlap_threshold: of "overlap", see `train.losses.assignment.owners`.
         weights: of `SetCriterion`.
     """
 

@@ -1,4 +1,4 @@
-"""Heads side by side: the paper's, what its start and its labels are worth, and the order of frames.
+"""Heads side by side: what the paper's start, its labels and the order of frames are worth.
 
 All train on the same samples for the same number of iterations.
 """

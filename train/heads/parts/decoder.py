@@ -85,7 +85,7 @@ class MotionQueryDecoder(nn.Module):
         )
 
     def start_as_identity(self) -> None:
-        """Let each layer hand its queries on at first, but for their norms: what it adds is zero."""
+        """Let each layer add nothing at first: its queries pass, but for the norms."""
         for block in self.modules():
             if isinstance(block, (Attention, FeedForward)):
                 nn.init.zeros_(block.last.weight)
