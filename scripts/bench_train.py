@@ -52,6 +52,7 @@ from train.config import load_config
 from train.data import Batch
 from train.masks.logits import MaskFeatures
 from train.memory import keep_freed_memory
+from train.params import usual_sizes
 from train.runner import build_dataset, build_loader, on_device
 from train.trainable import TrainableHead, build_optimizer, build_trainable
 
@@ -253,7 +254,7 @@ def make(what: str, path: Path, arguments: argparse.Namespace, device: torch.dev
 def load(path: Path, arguments: argparse.Namespace, device: torch.device) -> Iterator[Batch]:
     """Batches without end on the device, as training loads them."""
     config = head_config(arguments)
-    loader = build_loader(config, build_dataset(config, [CacheReader(path)], device))
+    loader = build_loader(config, build_dataset([config], [CacheReader(path)], device))
     return iter(on_device(loader, device))
 
 
@@ -276,7 +277,7 @@ class Steps:
     def __init__(self, config: Config, device: torch.device, seed: int = 0) -> None:
         config = config.copy()
         config.train.seed = seed
-        self.model: TrainableHead = build_trainable(config, device).train()
+        self.model: TrainableHead = build_trainable(config, usual_sizes(config), device).train()
         self.optimizer = build_optimizer(config, self.model)
         self.iteration = 0
 

@@ -43,6 +43,7 @@ CHOICES = {
     "train.autocast": ("none", "bfloat16", "float16"),
     "evaluation.rule": ("auto", "threshold", "top1"),
 }
+REQUIRED = inspect.Parameter.empty
 WORDS = {int: "whole number", float: "number", str: "word", bool: "True or False"}
 #: Keys that a config may leave to the cache, and that came to be after the first checkpoints.
 FROM_CACHE = ("model.text_dim", "model.mask_dim")
@@ -72,14 +73,7 @@ class Options(DictAction):
 
 @dataclass(frozen=True)
 class Key:
-    """What a key may be.
-
-    Attributes:
-        default: where a config does not give it; `inspect.Parameter.empty` where it has to.
-        hint: the type that it is annotated with, for a default of None.
-        limits: the least and the most, None for `ANY`.
-        choices: the words that it may be or hold; none for any.
-    """
+    """What a key may be: of its default's type or, where that is None or missing, its hint's."""
 
     default: Any
     hint: Any = int | None
@@ -90,17 +84,16 @@ class Key:
         """The value in the key's type.
 
         Raises:
-            InputError: it is of another type or out of range.
+            InputError: it is of another type, out of range, or none of the choices.
         """
-        default = self.default
-        if many := isinstance(default, (list, tuple)):
-            kind = type(default[0]) if default else int
-        elif default in (None, inspect.Parameter.empty):
+        many, optional = isinstance(self.default, (list, tuple)), self.default is None
+        if optional and value is None:
+            return None
+        sample = next(iter(self.default), 0) if many else self.default
+        if optional or self.default is REQUIRED:
             kind = next(t for t in (*get_args(self.hint), self.hint) if t is not type(None))
         else:
-            kind = type(default)
-        if default is None and value is None:
-            return None
+            kind = type(sample)
         # The command line cannot tell 5 from [5].
         values = list(value) if many and isinstance(value, (list, tuple)) else [value]
         if kind is float:
@@ -108,16 +101,16 @@ class Key:
         if any(type(v) is not kind for v in values):
             word = WORDS[kind]
             expected = f"a list of {word}s" if many else word if kind is bool else f"a {word}"
-            expected += " or None" * (default is None)
+            expected += " or None" * optional
             raise InputError(f"config key {key} is {value!r}; it has to be {expected}")
+        least, most = self.limits or ANY.get(kind, (0, 0))
         for number in values if kind in ANY else []:
-            least, most = self.limits or ANY[kind]
             if not least <= number <= most:  # nor is NaN
                 raise InputError(
                     f"config key {key} is {number!r:.40}; it has to be from {least:g} to {most:g}"
                 )
-        if self.choices and not (values and set(values) <= set(self.choices)
-                                 and len(set(values)) == len(values)):  # fmt: skip
+        known = set(self.choices)
+        if known and not (values and set(values) <= known and len(set(values)) == len(values)):
             some = "choose from" if many else "choose one of"
             raise InputError(f"config key {key} is {value!r}; {some} {', '.join(self.choices)}")
         return values if many else values[0]
@@ -134,14 +127,12 @@ def keys_of(own: type) -> dict[str, Key]:
         for name in ("RANGES", "CHOICES")
     )
     for base in own.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        hints = get_type_hints(base.__init__)
         parameters = inspect.signature(base.__init__).parameters.values()
+        hints = get_type_hints(base.__init__)
         for p in parameters:
             if p.kind is p.KEYWORD_ONLY and p.name not in found:
-                limits = ranges.get(p.name), choices.get(p.name, ())
-                found[p.name] = Key(p.default, hints.get(p.name, int | None), *limits)
+                known = ranges.get(p.name), choices.get(p.name, ())
+                found[p.name] = Key(p.default, hints.get(p.name), *known)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return found
@@ -149,15 +140,13 @@ def keys_of(own: type) -> dict[str, Key]:
 
 def known_keys(head: str) -> dict[str, dict[str, Key]]:
     """The keys of every section for a head, ``model.type``."""
-    own = find_head(head)
-    sections = {
-        section: {
-            name: Key(default, int | None, RANGES.get(f"{section}.{name}"),
-                      CHOICES.get(f"{section}.{name}", ()))
-            for name, default in content.items()
+    own, sections = find_head(head), {}
+    for section, content in Config.fromfile(BASE).to_dict().items():
+        names = {name: f"{section}.{name}" for name in content}
+        sections[section] = {
+            name: Key(content[name], limits=RANGES.get(key), choices=CHOICES.get(key, ()))
+            for name, key in names.items()
         }
-        for section, content in Config.fromfile(BASE).to_dict().items()
-    }  # fmt: skip
     sections["model"] |= keys_of(own)
     return {**sections, "loss": keys_of(own.loss)}
 
@@ -179,10 +168,8 @@ def load_config(
         InputError: no such file, not a config, an unknown key, a value of another type, or one
             out of range.
     """
-    layers = [(str(path), read_config(path))]
-    if row is not None:
-        layers.append((f"row {row}", load_row(row)))
-    return complete([*layers, from_options(options)], path=path)
+    rows = [] if row is None else [(f"row {row}", load_row(row))]
+    return complete([(str(path), read_config(path)), *rows, from_options(options)], path=path)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -233,33 +220,32 @@ def complete(layers: Sequence[Layer], *, path: str | Path) -> Config:
         InputError: an unknown key, a value of another type or out of range, or keys that do not go
             together.
     """
-    known = known_keys("dmvs")
-    content: dict[str, dict[str, Any]] = {}
-    head = "dmvs"
+    head, known = "dmvs", known_keys("dmvs")
+    content: dict[str, dict[str, Any]] = {section: {} for section in known}
     for where, sections in layers:
-        model = sections.get("model", {})
+        model = sections.get("model")
         chosen = model.get("type", head) if isinstance(model, Mapping) else head
         if chosen != head:
             head = known["model"]["type"].checked("model.type", chosen)
             known = known_keys(head)
-            for section in ("model", "loss"):
-                kept = content.get(section, {}).items()
-                content[section] = {n: value for n, value in kept if n in known[section]}
-        _check_names(where, sections, known)
+            for section, own in content.items():
+                content[section] = {n: value for n, value in own.items() if n in known[section]}
         for section, values in sections.items():
+            _check_name(where, section, known, section)
+            if not isinstance(values, Mapping):
+                raise InputError(f"{where}: {section} has to be a dict, not {values!r}")
             for name, value in values.items():
-                key = f"{section}.{name}"
-                content.setdefault(section, {})[name] = known[section][name].checked(key, value)
-    whole: dict[str, dict[str, Any]] = {}
+                _check_name(where, name, known[section], key := f"{section}.{name}")
+                content[section][name] = known[section][name].checked(key, value)
     for section, keys in known.items():
-        given = content.get(section, {})
         for name, key in keys.items():
-            value = given.get(name, key.default)
-            if value is inspect.Parameter.empty:
+            value = content[section].setdefault(name, key.default)
+            if value is REQUIRED:
                 raise InputError(f"config key {section}.{name} has no default; give it")
-            whole.setdefault(section, {})[name] = list(value) if type(value) is tuple else value
-    find_head(head).check(whole["model"], whole.get("loss", {}))
-    return Config({"loss": {}, **whole}, filename=str(path))
+            if isinstance(value, tuple):
+                content[section][name] = list(value)
+    find_head(head).check(content["model"], content["loss"])
+    return Config(content, filename=str(path))
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -296,21 +282,9 @@ def _read(path: Path, folder: Path, what: str) -> dict[str, Any]:
         ) from error
 
 
-def _check_names(
-    where: str, sections: Mapping[str, Any], known: Mapping[str, Mapping[str, Key]]
-) -> None:
-    for section, content in sections.items():
-        if section not in known:
-            raise InputError(
-                f"{where}: unknown config key {section!r}{guess(section, known)}; known are "
-                f"{', '.join(known)}"
-            )
-        if not isinstance(content, Mapping):
-            raise InputError(f"{where}: {section} has to be a dict, not {content!r}")
-        for name in content:
-            if name not in known[section]:
-                raise InputError(
-                    f"{where}: unknown config key '{section}.{name}'"
-                    f"{guess(name, known[section])}; known in {section} are "
-                    f"{', '.join(known[section]) or 'none'}"
-                )
+def _check_name(where: str, name: str, known: Mapping[str, Any], key: str) -> None:
+    if name not in known:
+        raise InputError(
+            f"{where}: unknown config key {key!r}{guess(name, known)}; known are "
+            f"{', '.join(known) or 'none'}"
+        )

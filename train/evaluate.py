@@ -43,7 +43,7 @@ from train.evaluation.cache_scores import (
     score_expressions,
 )
 from train.evaluation.records import Item
-from train.heads import Head
+from train.heads import Head, find_head
 from train.inference import predict_video, read_expression
 from train.predictions import Predictions, PredictionsWriter
 from train.provenance import cache_identity, describe_run
@@ -128,7 +128,8 @@ def _predict_all(
     )
     if problem:
         print(f"warning: {problem}", file=sys.stderr)
-    head = load_head(config, checkpoint, common_sizes([reader]), device)
+    sizes = common_sizes([reader], find_head(config.model.type).needs())
+    head = load_head(config, checkpoint, sizes, device)
     with PredictionsWriter(
         Path(arguments.out) / "predictions.h5",
         fingerprint=reader.fingerprint_hex,

@@ -44,18 +44,22 @@ def predict_video(
         device: where the heads are.
 
     Yields:
-        The head's name, the expression's index, its scores (N_m,) after the sigmoid and mask
-        embeddings (N_m, C), float32; E of every head, the expressions of a head in order.
+        The head's name, the expression's index, its scores (N_m,) float32 after the sigmoid and
+        mask embeddings (N_m, C) float32 or, of a head that draws none, the video queries (N_m,)
+        int64 that it scores; E of every head, the expressions of a head in order.
     """
-    inputs = _to(video_batch(reader.video(video_id), texts), device)
+    reads = {name for head in heads.values() for name in head.reads}
+    inputs = _to(video_batch(reader.video(video_id), texts, reads), device)
     for start in range(0, len(texts), BATCH):
         part = {name: tensor[start : start + BATCH] for name, tensor in inputs.present().items()}
         for name, head in heads.items():
             output = head(HeadInputs.of(part))[-1]
             scores = output.logits.float().sigmoid().cpu().numpy()  # (B, N_m)
-            embeds = output.mask_embeds.float().cpu().numpy()  # (B, N_m, C)
+            drawn = output.mask_embeds
+            queries = output.sources if drawn is None else drawn.float()
+            queries = queries.cpu().numpy()  # (B, N_m) or (B, N_m, C)
             for b in range(len(scores)):
-                yield name, start + b, scores[b], embeds[b]
+                yield name, start + b, scores[b], queries[b]
 
 
 def _to(inputs: HeadInputs, device: torch.device | str) -> HeadInputs:

@@ -6,7 +6,9 @@ and scored without the head. Layout (HDF5):
     /                              format_version, fingerprint, checkpoint, rule, sigma, training
     /videos/<id>/<expression id>   scores (N_m,) f32, mask_embeds (N_m, C) f32
 
-with ids escaped as in the cache and kept as they are in the attribute ``id``.
+where a head that draws no masks has, in place of mask_embeds, sources (N_m,) int64: the video query
+that each motion query is. Ids are escaped as in the cache and kept as they are in the attribute
+``id``.
 """
 
 import json
@@ -65,9 +67,14 @@ class PredictionsWriter:
         )
 
     def add(
-        self, video_id: str, expression_id: str, scores: np.ndarray, mask_embeds: np.ndarray
+        self, video_id: str, expression_id: str, scores: np.ndarray, queries: np.ndarray
     ) -> None:
-        """Store one expression: scores (N_m,) after the sigmoid, mask embeddings (N_m, C).
+        """Store one expression.
+
+        Args:
+            video_id, expression_id: whose.
+            scores: (N_m,) after the sigmoid.
+            queries: mask embeddings (N_m, C), or sources (N_m,).
 
         Raises:
             OSError: of the storage, which leaving the context turns into `InputError`.
@@ -77,7 +84,10 @@ class PredictionsWriter:
         group = video.create_group(escape(expression_id))
         group.attrs["id"] = expression_id
         group["scores"] = np.asarray(scores, np.float32)
-        group["mask_embeds"] = np.asarray(mask_embeds, np.float32)
+        if queries.ndim == 1:
+            group["sources"] = np.asarray(queries, np.int64)
+        else:
+            group["mask_embeds"] = np.asarray(queries, np.float32)
         self._sink.check()
 
     def __enter__(self) -> "PredictionsWriter":
@@ -127,13 +137,13 @@ class Predictions:
             )
 
     def get(
-        self, video_id: str, expression_id: str, channels: int | None = None
+        self, video_id: str, expression_id: str, sizes: tuple[int, int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (N_m,) f32 and mask embeddings (N_m, C) f32 of one expression.
+        """Scores (N_m,) f32, and mask embeddings (N_m, C) f32 or sources (N_m,) int64.
 
         Args:
             video_id, expression_id: whose.
-            channels: C, as the cache has it; None takes any.
+            sizes: N_v and C, as the cache has them; None takes any.
 
         Raises:
             InputError: it is not in the file, not of these shapes, or not finite.
@@ -142,31 +152,37 @@ class Predictions:
             group = child(self._file, "videos", h5py.Group)
             for name in (video_id, expression_id):
                 group = child(group, escape(name), h5py.Group)
-            scores, embeds = (
-                np.asarray(values(child(group, part, h5py.Dataset)), np.float32)
-                for part in ("scores", "mask_embeds")
-            )
+            scores = np.asarray(values(child(group, "scores", h5py.Dataset)), np.float32)
+            selects = "sources" in group
+            name, kind = ("sources", np.int64) if selects else ("mask_embeds", np.float32)
+            queries = np.asarray(values(child(group, name, h5py.Dataset)), kind)
         except InputError as error:
             raise InputError(
                 f"{self.path} has no usable prediction for expression {expression_id} of video "
                 f"{video_id} ({error}); predict again"
             ) from None
-        if scores.ndim != 1 or embeds.ndim != 2 or len(scores) != len(embeds) or not len(scores):
+        where = f"{self.path}: expression {expression_id} of video {video_id} has"
+        shape = (len(scores), *queries.shape[1:]) if scores.ndim == 1 else None
+        if queries.shape != shape or queries.ndim != 2 - selects or not len(scores):
             raise InputError(
-                f"{self.path}: expression {expression_id} of video {video_id} has scores "
-                f"{scores.shape} and embeddings {embeds.shape}, not (N_m,) and (N_m, C)"
+                f"{where} scores {scores.shape} and {name} {queries.shape}, not (N_m,) and "
+                f"{'(N_m,)' if selects else '(N_m, C)'}"
             )
-        if channels not in (None, embeds.shape[1]):
+        if sizes and selects and not 0 <= queries.min() <= queries.max() < sizes[0]:
             raise InputError(
-                f"{self.path}: expression {expression_id} of video {video_id} has embeddings of "
-                f"{embeds.shape[1]} channels, the cache's mask features have {channels}"
+                f"{where} video queries from {queries.min()} to {queries.max()}, the cache has "
+                f"{sizes[0]}"
             )
-        if not (np.isfinite(scores).all() and np.isfinite(embeds).all()):
+        if sizes and not selects and queries.shape[1] != sizes[1]:
             raise InputError(
-                f"{self.path}: the prediction for expression {expression_id} of video {video_id} "
-                "holds NaN or infinite values; look at the training, then predict again"
+                f"{where} embeddings of {queries.shape[1]} channels, the cache's mask features "
+                f"have {sizes[1]}"
             )
-        return scores, embeds
+        if not (np.isfinite(scores).all() and np.isfinite(queries).all()):
+            raise InputError(
+                f"{where} NaN or infinite values; look at the training, then predict again"
+            )
+        return scores, queries
 
     def close(self) -> None:
         """Close the file."""

@@ -1,4 +1,7 @@
-"""Replay: masks from the cached mask features and a few embeddings, frame by frame.
+"""Replay: masks of what heads said of a video, frame by frame.
+
+A head that draws said mask embeddings, one that selects said which of the segmenter's video queries
+it means: their masks come from the segmenter's embeddings or, in a light cache, as it stored them.
 
 Eq. (10), M = F_mask . H_m(Q'_m), is computed in the coded space of the cache; then VITA's way to
 pixels: bilinear to the padded size, crop to the resized one, bilinear to the original one, logit
@@ -6,7 +9,7 @@ above 0. Only one frame is held at a time, so memory does not grow with the leng
 Shapes and order of operations are those of stage one, so VITA's masks come out to the same bits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,8 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache_schema.codecs import Codec
+from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Geometry
+from cache_schema.run_lengths import run_ends
+from train.data.rle import paint
 from train.masks.logits import mask_logits
 
 CHUNK = 16  # of VITA's masks that are brought to the original size at once
@@ -71,8 +77,8 @@ def replay(
 
     Args:
         video: of the cache.
-        groups: for each of G expressions the mask embeddings of its kept queries, (N, C); an
-            expression with none gets an empty mask.
+        groups: for each of G expressions its kept queries: mask embeddings (N, C), or the numbers
+            (N,) of video queries, whose own masks are taken. None of them is an empty mask.
         codec: of the cache.
         device: where the masks are computed.
 
@@ -148,27 +154,98 @@ def _highest_logits(
         logits = mask_logits(stored, embeds, codec=codec)[0].split([len(g) for g in groups])
         return (to_original(part, video.geometry).amax(0) if len(part) else None for part in logits)
 
-    embeds = [
-        torch.from_numpy(np.concatenate(kept)).float().to(device) if kept else None
-        for kept in ([group for group in groups if len(group)] for groups in rounds)
-    ]
+    if codec.dtype is None:  # a light cache
+        masks = StoredMasks(video, {int(n) for groups in rounds for g in groups for n in g})
+        for t in range(video.num_frames):
+            yield ((masks.logits(t, group) for group in groups) for groups in rounds)
+        return
+    embeds = [_joined_embeds(video, groups, device) for groups in rounds]
     needed = any(rows is not None for rows in embeds)
     for t in range(video.num_frames):
         stored = _read_frame(video, t, device=device) if needed else {}
-        yield (of_round(stored, groups, rows) for groups, rows in zip(rounds, embeds, strict=True))
+        yield (
+            of_round(stored, groups, rows if rows is None or rows.ndim == 2 else rows[t])
+            for groups, rows in zip(rounds, embeds, strict=True)
+        )
+
+
+def _joined_embeds(
+    video: Video, groups: Sequence[np.ndarray], device: torch.device | str
+) -> Tensor | None:
+    """Mask embeddings of all groups, (all N, C), or (T, all N, C); None without any."""
+    kept = [group for group in groups if len(group)]
+    if not kept:
+        return None
+    joined = np.concatenate(kept)
+    if joined.ndim == 1:
+        joined = video.video_mask_embeds()[..., joined, :]
+    return torch.from_numpy(joined).float().to(device)
+
+
+class StoredMasks:
+    """The segmenter's own masks of some video queries, as a light cache holds them.
+
+    The segmenter stores those of its best queries; the others have none.
+
+    Args:
+        video: of a light cache.
+        queries: whose masks are asked for.
+
+    Raises:
+        InputError: the cache holds no masks, or one that cannot be decoded.
+    """
+
+    def __init__(self, video: Video, queries: Collection[int]) -> None:
+        self._size = (video.geometry.height, video.geometry.width)
+        stored = video.segmenter_masks() if queries else {}
+        if queries and not stored:
+            raise InputError(
+                f"video {video.id!r}: the cache holds neither mask features nor the segmenter's "
+                "own masks, so there is nothing to replay from; extract again"
+            )
+        self._masks = {n: stored[n] for n in queries if n in stored}
+        self._where = f"video {video.id!r}: the segmenter's own masks cannot be decoded"
+
+    def mask(self, t: int, queries: Iterable[int]) -> np.ndarray:
+        """The union of some queries' masks in frame t, (H, W) bool."""
+        height, width = self._size
+        codes = [self._masks[n][t] for n in map(int, queries) if n in self._masks]
+        union = np.zeros((width, height), bool)  # as runs go: down the columns
+        try:
+            ends = run_ends([code["counts"] for code in codes if code is not None], self._size)
+        except ValueError as error:
+            raise InputError(f"{self._where} ({error}); extract it again") from None
+        for own in ends:
+            pixels = np.zeros(height * width, np.uint8)
+            paint(own, pixels)
+            union |= pixels.view(bool).reshape(width, height)
+        return union.T
+
+    def logits(self, t: int, queries: np.ndarray) -> Tensor | None:
+        """The same as logits without any doubt; None without queries."""
+        if not len(queries):
+            return None
+        return torch.where(torch.from_numpy(self.mask(t, queries)), torch.inf, -torch.inf)
 
 
 def vita_masks(
     video: Video, *, codec: Codec, device: torch.device | str = "cpu"
 ) -> Iterator[np.ndarray]:
-    """VITA's own masks, from the cached video queries' mask embeddings.
+    """The segmenter's own masks of all video queries.
 
     Yields:
         (N_v, H, W) bool for each of the T frames.
     """
     embeds = torch.from_numpy(video.video_mask_embeds()).float().to(device)
+    number = embeds.shape[-2]
+    if codec.dtype is None:  # a light cache
+        stored = StoredMasks(video, range(number))
+        for t in range(video.num_frames):
+            yield np.stack([stored.mask(t, [n]) for n in range(number)])
+        return
     for t in range(video.num_frames):
-        logits = mask_logits(_read_frame(video, t, device=device), embeds, codec=codec)[0]
+        rows = embeds if embeds.ndim == 2 else embeds[t]
+        logits = mask_logits(_read_frame(video, t, device=device), rows, codec=codec)[0]
         parts = logits.split(CHUNK)
         masks = [(to_original(part, video.geometry) > 0).cpu().numpy() for part in parts]
         yield np.concatenate(masks)

@@ -33,7 +33,7 @@ from train.config import differences, load_config
 from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
 from train.data.compatible import signature
 from train.distributed import mean_over_ranks, unwrapped, wrap
-from train.heads import CacheSizes, Head
+from train.heads import CacheSizes, Head, find_head
 from train.hooks import LossLog, PeakMemory, RunFile, Validation
 from train.provenance import CONTENTS, cache_identity, contents
 from train.trainable import (
@@ -120,19 +120,25 @@ class HeadRunner(Runner):
 
 
 def build_dataset(
-    config: Config, caches: Sequence[CacheReader], device: torch.device | str = "cpu"
+    configs: Sequence[Config], caches: Sequence[CacheReader], device: torch.device | str = "cpu"
 ) -> ClipDataset:
-    """The samples of a run.
+    """The samples of heads that are trained together, with what any of them needs.
+
+    Args:
+        configs: of the heads, equal in the section ``data``.
 
     Raises:
         InputError: the caches cannot be trained on or do not fit the config.
     """
+    config = configs[0]
+    needs = frozenset().union(*(find_head(own.model.type).needs() for own in configs))
     settings = dict(config.data)
     for name in ("num_workers", "ram_gb"):
         del settings[name]
     if settings["seed"] is None:
         settings["seed"] = config.train.seed
-    return ClipDataset(caches, staged=torch.device(device).type == "cuda", **settings)
+    staged = torch.device(device).type == "cuda"
+    return ClipDataset(caches, staged=staged, needs=needs, **settings)
 
 
 def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:
@@ -215,7 +221,7 @@ def build_runner(
             be written or holds another run.
     """
     work_dir, train = Path(work_dir), config.train
-    dataset = build_dataset(config, caches, device)
+    dataset = build_dataset([config], caches, device)
     loader = build_loader(config, dataset)
     training = training_facts(config, caches)
     checkpoint = _start(work_dir, training, resume=resume)

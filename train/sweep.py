@@ -34,6 +34,7 @@ from train.data.compatible import check_compatible
 from train.data.sizes import common_sizes
 from train.evaluation.cache_scores import list_expressions, pick_rule
 from train.evaluation.report import write_metrics
+from train.heads import find_head
 from train.memory import keep_freed_memory
 from train.params import count
 from train.provenance import cache_identity, describe_run
@@ -161,7 +162,8 @@ def _score(
     reader: CacheReader, checkpoints: Mapping[Member, Path], work_dir: Path, device: torch.device
 ) -> dict[str, dict]:
     """The content of metrics.json of each head, by `Member.name`."""
-    sizes = common_sizes([reader])
+    needs = {name for m in checkpoints for name in find_head(m.config.model.type).needs()}
+    sizes = common_sizes([reader], needs)
     heads = {m.name: load_head(m.config, path, sizes, device) for m, path in checkpoints.items()}
     rule = {m.name: pick_rule(m.config, reader.dataset) for m in checkpoints}
     sigma = {m.name: m.config.evaluation.sigma for m in checkpoints}

@@ -112,7 +112,7 @@ def compare_heads(
     config = load_config(CONFIG, {"data.num_workers": 0})
     count = 3 if settings.tiny else 50
     config.train.max_iters = count
-    batches = list(build_loader(config, build_dataset(config, [CacheReader(path)], "cpu")))
+    batches = list(build_loader(config, build_dataset([config], [CacheReader(path)], "cpu")))
 
     def trained(where: torch.device, graphs: bool) -> tuple[list[Tensor], float]:
         config.train.graphs = graphs

@@ -72,7 +72,7 @@ def configure(
 
 def batches(config: Config, path: Path, device: torch.device) -> Iterator[Batch]:
     """As training loads them."""
-    loader = build_loader(config, build_dataset(config, [CacheReader(path)], device))
+    loader = build_loader(config, build_dataset([config], [CacheReader(path)], device))
     return iter(on_device(loader, device))
 
 

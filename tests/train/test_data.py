@@ -16,6 +16,7 @@ from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate, video_batch
 from train.data.targets import clip_targets
 from train.heads import CacheSizes
+from train.heads.dmvs import DMVS
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_words_are_padded_with_their_masks(cache: tuple) -> None:
         motion=np.array([False, True]),
         offsets=long.offsets[:2],
     )
-    inputs = video_batch(reader.video("video001"), [long, short])
+    inputs = video_batch(reader.video("video001"), [long, short], DMVS.reads)
     assert inputs.frame_queries.shape == (2, 9, 5, 16) and inputs.frame_mask.all()
     assert inputs.words.shape == (2, 5, 24) and inputs.words.dtype == torch.float32
     assert inputs.word_mask.tolist() == [[True] * 5, [True] * 2 + [False] * 3]
@@ -270,8 +271,9 @@ def assert_equal(batch: Batch, other: Batch) -> None:
     for targets, theirs in zip(batch.targets, other.targets, strict=True):
         assert torch.equal(targets.masks, theirs.masks) and targets.extent == theirs.extent
         assert torch.equal(targets.labels, theirs.labels)
-    for distance, theirs in zip(batch.distances, other.distances, strict=True):
-        assert torch.equal(distance, theirs)
+    for name in ("distances", "overlaps"):
+        for ours, theirs in zip(getattr(batch, name), getattr(other, name), strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_features_are_read_where_the_batch_holds_them(

@@ -11,6 +11,7 @@ from train import inference
 from train.config import load_config
 from train.data import video_batch
 from train.heads import Head
+from train.heads.dmvs import DMVS
 from train.inference import BATCH, predict_video
 from train.trainable import build_head
 
@@ -67,7 +68,8 @@ def test_an_expression_says_the_same_in_any_batch(
 
 def test_the_video_is_moved_to_the_device_once_for_all_expressions(reader: CacheReader) -> None:
     video = reader.video("video000")
-    inputs = video_batch(video, [video.expression(e) for e in video.expression_ids])
+    texts = [video.expression(e) for e in video.expression_ids]
+    inputs = video_batch(video, texts, DMVS.reads)
     moved = inference._to(inputs, "meta")
     assert moved.frame_queries.device.type == moved.words.device.type == "meta"
     assert moved.frame_queries.shape == inputs.frame_queries.shape

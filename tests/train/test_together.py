@@ -55,7 +55,7 @@ def test_steps_together_end_where_steps_alone_end(
     assert len({kind_of(trainee.member.config) for trainee in alone}) == 1
     config = alone[0].member.config
     together = Together(beside)
-    batches = build_loader(config, build_dataset(config, [reader], "cpu"))
+    batches = build_loader(config, build_dataset([config], [reader], "cpu"))
     for iteration, batch in enumerate(batches):
         found = dict(together.step(batch, iteration))
         for ours, theirs in zip(beside, alone, strict=True):
@@ -80,7 +80,7 @@ def test_no_head_takes_a_step_when_one_has_diverged(
         heads[1].model.head.class_head.weight.fill_(torch.nan)
     before = heads[0].model.head.class_head.weight.clone()
     config = heads[0].member.config
-    batch = next(iter(build_loader(config, build_dataset(config, [reader], "cpu"))))
+    batch = next(iter(build_loader(config, build_dataset([config], [reader], "cpu"))))
     with pytest.raises(Diverged):
         list(Together(heads).step(batch, 0))
     assert torch.equal(heads[0].model.head.class_head.weight, before)

@@ -1,6 +1,6 @@
 """Samples of any length made into one batch, and a whole video with some expressions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,8 +12,7 @@ from cache_schema.codecs import Codec
 from cache_schema.places import Places
 from cache_schema.reader import Video
 from cache_schema.records import Expression
-from train.data.affinity import objectness, track_distance
-from train.data.targets import Boxes, ClipRuns
+from train.data.targets import ClipRuns
 from train.heads.base import HeadInputs
 from train.masks.logits import MaskFeatures
 from train.masks.supervision import Supervision
@@ -22,39 +21,50 @@ from train.masks.targets import Targets
 
 @dataclass
 class Sample:
-    """One clip and one expression, as read from the cache.
+    """One clip and one expression, as read from the cache; None stands for what nobody reads.
 
     Attributes:
+        times: which frame of the video each of the clip's frames is, (T,).
         frame_queries: Q_f of the clip's frames, (T, N_f, C).
         video_queries: Q_v of the clip or of the whole video, (N_v, C).
         video_logits: (N_v, K + 1).
         tracks: (N_v, T, 6).
+        mask_embeds: (N_v, C_mask) or (T, N_v, C_mask).
         mask_features: the coded frames, each (T, ...); of a staged sample their places.
         codec: of the mask features.
         cache: its number among the caches.
         expression: the expression.
         targets: the objects it means that the clip shows; of a staged sample their runs.
-        boxes: around them.
+        distances, overlaps: of each video query and target, (N_v, M); see `Batch`.
     """
 
-    frame_queries: np.ndarray
-    video_queries: np.ndarray
-    video_logits: np.ndarray
-    tracks: np.ndarray
-    mask_features: Mapping[str, Tensor] | Places
+    times: np.ndarray
+    frame_queries: np.ndarray | None
+    video_queries: np.ndarray | None
+    video_logits: np.ndarray | None
+    tracks: np.ndarray | None
+    mask_embeds: np.ndarray | None
+    mask_features: Mapping[str, Tensor] | Places | None
     codec: Codec
     cache: int
     expression: Expression
-    targets: Targets | ClipRuns
-    boxes: Boxes
+    targets: Targets | ClipRuns | None
+    distances: np.ndarray | None
+    overlaps: np.ndarray | None
 
 
 @dataclass
 class Batch:
-    """B samples: what the head reads, and per sample the mask features and targets of any size.
+    """B samples: what the head reads, and what its loss compares it with.
 
-    ``distances`` are (N_v, M) each, see `track_distance`; ``overlaps`` (N_v, M) are the IoU of each
-    video query's own mask with each target, none where the cache does not hold them.
+    Attributes:
+        inputs: of the head.
+        mask_features: of each sample, of any size; none where nobody draws masks.
+        targets: the true masks of each sample, M of them; none where nobody draws masks.
+        distances: of each sample (N_v, M) float32, see `track_distance`; none where nobody reads
+            them.
+        overlaps: of each sample (N_v, M) float32, IoU of the video query's own mask with each
+            target; none where nobody reads them or where the cache does not hold them.
     """
 
     inputs: HeadInputs
@@ -72,13 +82,8 @@ class Batch:
         """The same batch on a device: this one, with what it has prepared, where it is there."""
         if self.inputs.sentence.device == torch.device(device):
             return self
-        return Batch(
-            self.inputs.to(device),
-            [features.to(device) for features in self.mask_features],
-            [targets.to(device) for targets in self.targets],
-            [distance.to(device) for distance in self.distances],
-            [own.to(device) for own in self.overlaps],
-        )
+        parts = (self.mask_features, self.targets, self.distances, self.overlaps)
+        return Batch(self.inputs.to(device), *([own.to(device) for own in part] for part in parts))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -87,54 +92,67 @@ def collate(samples: Sequence[Sample]) -> Batch:
     Args:
         samples: B samples with equal numbers of queries and channels.
     """
+    drawn = [sample for sample in samples if sample.mask_features is not None]
     return Batch(
         head_inputs(samples),
-        [MaskFeatures(sample.mask_features, sample.codec) for sample in samples],
-        [sample.targets for sample in samples],
-        [distance(sample) for sample in samples],
+        [MaskFeatures(sample.mask_features, sample.codec) for sample in drawn],
+        [sample.targets for sample in drawn],
+        of_each(samples, "distances"),
+        of_each(samples, "overlaps"),
     )
 
 
 def head_inputs(samples: Sequence[Sample]) -> HeadInputs:
     """What the head reads of B samples, words and frames padded to the longest."""
-    frame_queries, frame_mask = _pad([sample.frame_queries for sample in samples])
-    return HeadInputs(
-        frame_queries=frame_queries,
-        frame_mask=frame_mask,
-        video_queries=_stack([sample.video_queries for sample in samples]),
-        video_logits=_stack([sample.video_logits for sample in samples]),
-        **_text([sample.expression for sample in samples]),
-    )
+    times, frame_mask = _pad([sample.times for sample in samples])
+    found: dict[str, Tensor] = {"times": times, "frame_mask": frame_mask}
+    for name in ("frame_queries", "video_queries", "video_logits", "tracks", "mask_embeds"):
+        arrays = [getattr(sample, name) for sample in samples]
+        if any(array is None for array in arrays):
+            continue
+        if name == "tracks":  # (N_v, T, 6), of which T differs
+            padded = _pad([array.swapaxes(0, 1) for array in arrays])[0]
+            found[name] = padded.transpose(1, 2).contiguous()
+        elif name == "frame_queries" or arrays[0].ndim == 3:  # (T, ...)
+            found[name] = _pad(arrays)[0]
+        else:
+            found[name] = _stack(arrays)
+    return HeadInputs.of(found | _text([sample.expression for sample in samples]))
 
 
-def distance(sample: Sample) -> Tensor:
-    """Of each video query from each target, (N_v, M) float32; see `track_distance`."""
-    scores = objectness(sample.video_logits)
-    return torch.from_numpy(track_distance(sample.tracks, scores, sample.boxes))
+def of_each(samples: Sequence[Sample], name: str) -> list[Tensor]:
+    """An array of each sample as a tensor; none where a sample has none."""
+    arrays = [getattr(sample, name) for sample in samples]
+    return [] if any(a is None for a in arrays) else [torch.from_numpy(a) for a in arrays]
 
 
-def video_batch(video: Video, expressions: Sequence[Expression]) -> HeadInputs:
+def video_batch(
+    video: Video, expressions: Sequence[Expression], reads: Collection[str]
+) -> HeadInputs:
     """All frames of a video with the video queries of the whole, for several expressions.
 
     Args:
         video: T frames.
         expressions: B of them, at least one, not necessarily the video's own.
+        reads: fields of `HeadInputs` that somebody reads.
 
     Returns:
         Inputs for a batch of B; the video's part is stored once and only looks repeated.
     """
     count = len(expressions)
-
-    def repeated(array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array).float()
-        return tensor.expand(count, *tensor.shape)
-
-    return HeadInputs(
-        frame_queries=repeated(video.frame_queries()),
-        frame_mask=torch.ones(count, video.num_frames, dtype=torch.bool),
-        video_queries=repeated(video.video_queries()),
-        video_logits=repeated(video.video_logits()),
-        **_text(expressions),
+    parts = {
+        "frame_queries": video.frame_queries,
+        "video_queries": video.video_queries,
+        "video_logits": video.video_logits,
+        "tracks": video.tracks,
+        "times": video.frame_times,
+        "mask_embeds": video.video_mask_embeds,
+    }
+    found = {n: torch.from_numpy(read()).float() for n, read in parts.items() if n in reads}
+    return HeadInputs.of(
+        {name: tensor.expand(count, *tensor.shape) for name, tensor in found.items()}
+        | {"frame_mask": torch.ones(count, video.num_frames, dtype=torch.bool)}
+        | _text(expressions)
     )
 
 

@@ -1,6 +1,6 @@
 """(video, expression) pairs of one or more caches, each with a clip and its target masks."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -10,12 +10,14 @@ from cache_schema.host.cli import InputError
 from cache_schema.places import Places, find
 from cache_schema.reader import CacheReader, Video
 from cache_schema.records import Clip
+from train.data.affinity import objectness, track_distance
 from train.data.batch import Sample
 from train.data.buffers import Buffers
 from train.data.compatible import check_compatible
 from train.data.mixture import Mixture
 from train.data.sizes import common_sizes
-from train.data.targets import clip_runs, clip_targets
+from train.data.targets import Boxes, ClipRuns, clip_runs, clip_targets
+from train.losses import Targets
 
 
 class ClipDataset(Dataset):
@@ -35,6 +37,7 @@ class ClipDataset(Dataset):
         cache_weights: how often each cache is drawn from; empty draws every pair equally often.
         mixed_codecs: caches may differ in codec and rank.
         staged: samples say where their mask features and targets are, see `train.data.staging`.
+        needs: what is read, see `Head.needs`; None for all that the caches hold.
 
     Attributes:
         sizes: of the caches, which heads are built for.
@@ -57,6 +60,7 @@ class ClipDataset(Dataset):
         cache_weights: Sequence[int] = (),
         mixed_codecs: bool = False,
         staged: bool = False,
+        needs: Collection[str] | None = None,
     ) -> None:
         for key, value, known in [
             ("clip_source", clip_source, ("bank", "video")),
@@ -81,11 +85,12 @@ class ClipDataset(Dataset):
         self.num_frames = num_frames
         self.frame_choice = frame_choice
         self.staged = staged
+        self.needs = needs
         self.buffers = Buffers()
         pairs = [self._pairs(index) for index in range(len(caches))]
         self.pairs = [pair for own in pairs for pair in own]
         self.mixture = Mixture([len(own) for own in pairs], cache_weights, seed=seed)
-        self.sizes = common_sizes(caches)
+        self.sizes = common_sizes(caches, needs or ())
 
     def __len__(self) -> int:
         """Pairs of an epoch; counters go on beyond it."""
@@ -98,24 +103,62 @@ class ClipDataset(Dataset):
         expression = video.expression(expression_id)
         clip = self._clip(video, np.random.default_rng([self.seed, 1, counter]))
         frames = clip.frame_indices
-        if self.staged:
-            targets, boxes = clip_runs(video, expression, frames)
-            features: dict[str, Tensor] | Places = find(video, frames)
-        else:
+        draws = self._wants("mask_features") and not reader.light
+        targets: Targets | ClipRuns | None
+        if draws and not self.staged:
             targets, boxes = clip_targets(video, expression, frames, buffers=self.buffers)
-            features = self._mask_features(video, frames)
+        else:
+            targets, boxes = clip_runs(video, expression, frames)
+        features: dict[str, Tensor] | Places | None = None
+        if draws:
+            features = find(video, frames) if self.staged else self._mask_features(video, frames)
+        found = {
+            "video_queries": clip.video_queries,
+            "video_logits": clip.video_logits,
+            "tracks": clip.tracks,
+            "mask_embeds": self._there(clip.mask_embeds, "mask_embeds", reader),
+        }
+        wanted = {name: array if self._wants(name) else None for name, array in found.items()}
+        distances = overlaps = None
+        if self._wants("distances"):
+            distances = track_distance(clip.tracks, objectness(clip.video_logits), boxes)
+        if self._wants("overlaps"):
+            overlaps = self._overlaps(video, clip, boxes, reader)
         return Sample(
-            frame_queries=video.frame_queries(frames),
-            video_queries=clip.video_queries,
-            video_logits=clip.video_logits,
-            tracks=clip.tracks,
+            times=video.frame_times()[frames],
+            frame_queries=video.frame_queries(frames) if self._wants("frame_queries") else None,
+            **wanted,
             mask_features=features,
             codec=reader.codec,
             cache=cache,
             expression=expression,
-            targets=targets,
-            boxes=boxes,
+            targets=targets if draws else None,
+            distances=distances,
+            overlaps=overlaps,
         )
+
+    def _wants(self, name: str) -> bool:
+        return self.needs is None or name in self.needs
+
+    def _there(self, array: np.ndarray | None, name: str, reader: CacheReader) -> np.ndarray | None:
+        """What the cache holds; refuse one that lacks what a head needs."""
+        if array is None and name in (self.needs or ()):
+            raise InputError(
+                f"{reader.path} holds no {name.replace('_', ' ')} of its clips, for it is of an "
+                "older version; extract again for a head that reads them"
+            )
+        return array
+
+    def _overlaps(
+        self, video: Video, clip: Clip, boxes: Boxes, reader: CacheReader
+    ) -> np.ndarray | None:
+        """(N_v, M) float32, the columns of the targets."""
+        if not boxes.ids:
+            return np.zeros((len(clip.video_logits), 0), np.float32)
+        if self._there(clip.overlaps, "overlaps", reader) is None:
+            return None
+        columns = [video.annotation_ids.index(annotation_id) for annotation_id in boxes.ids]
+        return clip.overlaps[:, columns].astype(np.float32)
 
     def _mask_features(self, video: Video, indices: np.ndarray) -> dict[str, Tensor]:
         """Read from the shard straight to where the training process will find them."""
@@ -139,8 +182,15 @@ class ClipDataset(Dataset):
             if self.frame_choice == "random":
                 indices = np.sort(random.choice(indices, self.num_frames, replace=False))
             indices = indices[: self.num_frames]
-        tracks = video.tracks()[:, indices]
-        return Clip(indices, video.video_queries(), video.video_logits(), tracks)
+        embeds = video.video_mask_embeds()
+        return Clip(
+            indices,
+            video.video_queries(),
+            video.video_logits(),
+            video.tracks()[:, indices],
+            embeds[indices] if embeds.ndim == 3 else embeds,
+            video.overlaps(),
+        )
 
     def _pairs(self, index: int) -> list[tuple[int, str, str]]:
         reader = self.caches[index]

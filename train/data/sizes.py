@@ -1,18 +1,30 @@
 """The sizes that heads are built for, from the caches that they read."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.heads.base import CacheSizes
 
 
-def common_sizes(caches: Sequence[CacheReader]) -> CacheSizes:
+def common_sizes(caches: Sequence[CacheReader], needs: Collection[str] = ()) -> CacheSizes:
     """The sizes of caches, which have to agree.
 
+    Args:
+        caches: at least one.
+        needs: what is read of them, see `Head.needs`.
+
     Raises:
-        InputError: they do not, or a cache has no expressions.
+        InputError: they do not agree, a cache has no expressions, or one is light and masks are
+            to be drawn.
     """
+    for reader in caches:
+        if reader.light and "mask_features" in needs:
+            raise InputError(
+                f"{reader.path} holds no mask features (a light cache), and the head draws masks "
+                "with them; give a full cache, or take a head that selects among the segmenter's "
+                "own masks"
+            )
     every = [_shapes(reader) for reader in caches]
     for reader, shapes in zip(caches, every, strict=True):
         for name, shape in shapes.items():

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from cache_schema.host.cores import SPARE_THREADS
 from cache_schema.places import Places, fill
 from cache_schema.reader import CacheReader
-from train.data.batch import Batch, Sample, distance, head_inputs
+from train.data.batch import Batch, Sample, head_inputs, of_each
 from train.data.buffers import torch_dtype
 from train.data.targets import ClipRuns, paint_all, toggles
 from train.heads.base import HeadInputs
@@ -44,28 +44,34 @@ class Staged:
     """A batch as it travels between processes.
 
     Attributes:
-        packed: the inputs of the head, where masks change, and the distances of `Batch`; see
-            `pack`.
+        packed: the inputs of the head, where masks change, and what `Batch` has of queries and
+            targets; see `pack`.
         layout: of it.
-        places: of each sample, which of the caches and where in it the mask features lie.
-        runs: of each sample; their ends are in `packed`.
+        names: of what is in it: fields of `HeadInputs` and of `Batch`, and "changes".
+        places: of each sample, which of the caches and where in it the mask features lie; none
+            where nobody draws masks.
+        runs: of each sample; their ends are in `packed`. As `places`.
     """
 
     packed: Tensor
     layout: Layout
+    names: list[str]
     places: list[tuple[int, Places]]
     runs: list[ClipRuns]
 
 
 def stage(samples: Sequence[Sample]) -> Staged:
     """What stands for `collate` on the way to a GPU; for samples of a staged `ClipDataset`."""
-    inputs = head_inputs(samples)
-    changes = torch.from_numpy(toggles([sample.targets for sample in samples]))
-    tensors = [getattr(inputs, field.name) for field in fields(HeadInputs)]
-    packed, layout = pack([*tensors, changes, *map(distance, samples)])
+    drawn = [sample for sample in samples if sample.mask_features is not None]
+    named = list(head_inputs(samples).present().items())
+    named.append(("changes", torch.from_numpy(toggles([sample.targets for sample in drawn]))))
+    for name in ("distances", "overlaps"):
+        named += [(name, tensor) for tensor in of_each(samples, name)]
+    packed, layout = pack([tensor for _, tensor in named])
     # What was packed need not travel twice.
-    runs = [replace(s.targets, ends=[[]] * len(s.targets.ends)) for s in samples]
-    return Staged(packed, layout, [(s.cache, s.mask_features) for s in samples], runs)
+    runs = [replace(s.targets, ends=[[]] * len(s.targets.ends)) for s in drawn]
+    places = [(s.cache, s.mask_features) for s in drawn]
+    return Staged(packed, layout, [name for name, _ in named], places, runs)
 
 
 def pack(tensors: Sequence[Tensor]) -> tuple[Tensor, Layout]:
@@ -152,16 +158,15 @@ class Stager:
                 pass
             # Torch keeps pinned memory until it has been copied.
             block = host.to(self.device, non_blocking=True)
-            names = [field.name for field in fields(HeadInputs)]
-            tensors = unpack(block, staged.layout)
-            changes, *distances = tensors[len(names) :]
-            targets, painted = paint_all(changes, staged.runs)
+            named = list(zip(staged.names, unpack(block, staged.layout), strict=True))
+            tensors = dict(named)
+            targets, painted = paint_all(tensors["changes"], staged.runs)
             features = [
                 MaskFeatures(own, self.caches[cache].codec)
                 for own, (cache, _) in zip(stored(block), staged.places, strict=True)
             ]
-            inputs = HeadInputs(**dict(zip(names, tensors, strict=False)))
-            batch = Batch(inputs, features, targets, distances)
+            each = ([own for name, own in named if name == of] for of in ("distances", "overlaps"))
+            batch = Batch(HeadInputs.of(tensors), features, targets, *each)
             ready = self._stream.record_event() if self._stream else None
         return Moved(batch, [block, *painted], ready)
 

@@ -24,10 +24,12 @@ class Boxes:
         boxes: (M, T, 4) float32, centre x, y, width and height as fractions of the image; anything
             where the target is not visible.
         visible: (M, T) bool.
+        ids: annotation id of each target.
     """
 
     boxes: np.ndarray
     visible: np.ndarray
+    ids: Sequence[str] = ()
 
 
 @dataclass
@@ -101,13 +103,13 @@ def clip_runs(video: Video, expression: Expression, indices: np.ndarray) -> tupl
         InputError: an annotation is missing, or a mask cannot be decoded.
     """
     g = video.geometry
-    objects = [
-        _visible_runs(video, expression, annotation_id, indices)
-        for annotation_id in dict.fromkeys(expression.annotation_ids)
-    ]
-    shown = [frames for frames in objects if any(frames)]
-    size = (len(shown), len(indices))
-    boxes = Boxes(np.zeros((*size, 4), np.float32), np.zeros(size, bool))
+    objects = {
+        annotation_id: _visible_runs(video, expression, annotation_id, indices)
+        for annotation_id in expression.annotation_ids
+    }
+    objects = {annotation_id: frames for annotation_id, frames in objects.items() if any(frames)}
+    shown, size = list(objects.values()), (len(objects), len(indices))
+    boxes = Boxes(np.zeros((*size, 4), np.float32), np.zeros(size, bool), list(objects))
     for m, frames in enumerate(shown):
         for t, frame in enumerate(frames):
             if frame:

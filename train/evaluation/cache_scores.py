@@ -58,8 +58,8 @@ class Task:
         """
         for video_id, items in tqdm(self.videos.items(), desc="masks", unit="video", leave=False):
             video = self.reader.video(video_id)
-            channels = video.video_mask_embeds().shape[-1]
-            own = [self.predictions.get(video_id, item.expression, channels) for item in items]
+            sizes = video.video_mask_embeds().shape[-2:]
+            own = [self.predictions.get(video_id, item.expression, sizes) for item in items]
             groups = [own, *([found[item.key] for item in items] for found in self.shuffled)]
             rounds = [
                 [self._kept(*said, sigma) for said in group]

@@ -102,6 +102,10 @@ class HeadOutput:
     mask_embeds: Tensor | None
     sources: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.mask_embeds is None and self.sources is None:
+            raise ValueError("a head that draws no masks says which video queries it scores")
+
 
 class Head(nn.Module):
     """A head: a module of this package, or a class anywhere, that ``model.type`` names.

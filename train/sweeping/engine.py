@@ -238,7 +238,7 @@ class Pass:
         self.alive: list[Trainee] = []
         self._groups: tuple[int, list[Together]] | None = None
         self.start = 0
-        self.dataset = build_dataset(self.config, caches, device)
+        self.dataset = build_dataset([member.config for member in members], caches, device)
         for member in members:
             folder = work_dir / member.name
             if not resume and folder.is_dir():
