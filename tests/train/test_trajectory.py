@@ -53,6 +53,7 @@ def make_inputs(batch: int = 2, frames: int = FRAMES) -> HeadInputs:
     tracks[:, 1] = tracks[:, 0].flip(1)
     tracks[:, 2:] = tracks[:, 2:] + tracks[:, 2:].flip(2)
     video_logits = randn(batch, OBJECTS, 3)
+    video_logits[:, 1] = video_logits[:, 0]
     frame_queries = randn(batch, frames, 4, WIDTH)
     return HeadInputs(
         frame_queries=frame_queries + frame_queries.flip(1),
@@ -87,7 +88,7 @@ def scores(head: Head, inputs: HeadInputs) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ORDERED)
 def test_a_video_played_backwards_exchanges_twins(kind: str) -> None:
-    head, inputs = make(kind), make_inputs()
+    head, inputs = make(kind, frame_reading=True), make_inputs()
     forward, backward = scores(head, inputs), scores(head, backwards(inputs))
     assert ((forward[:, 0] - forward[:, 1]).abs() > 1e-3).all()
     torch.testing.assert_close(backward, forward[:, [1, 0, 2, 3, 4]], atol=1e-4, rtol=1e-4)
@@ -102,7 +103,7 @@ def test_the_paper_s_head_cannot_tell_a_video_from_the_same_backwards() -> None:
 
 @pytest.mark.parametrize("kind", ORDERED)
 def test_padded_frames_do_not_leak(kind: str) -> None:
-    head, inputs = make(kind), make_inputs()
+    head, inputs = make(kind, frame_reading=True), make_inputs()
     more = 3
     padded = replace(
         inputs,
@@ -116,7 +117,7 @@ def test_padded_frames_do_not_leak(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ORDERED)
 def test_a_video_is_followed_once_for_all_its_expressions(kind: str) -> None:
-    head, inputs = make(kind), make_inputs(batch=1)
+    head, inputs = make(kind, frame_reading=True), make_inputs(batch=1)
     many = HeadInputs.of({n: own.expand(3, *own.shape[1:]) for n, own in inputs.present().items()})
     copied = HeadInputs.of({n: own.contiguous() for n, own in many.present().items()})
     torch.testing.assert_close(scores(head, many), scores(head, copied), atol=1e-5, rtol=1e-5)
@@ -127,7 +128,8 @@ def test_a_video_is_followed_once_for_all_its_expressions(kind: str) -> None:
     "off", [{"tracks": False}, {"frame_reading": False}, {"frame_order": "random"}]
 )
 def test_parts_can_be_left_out(kind: str, off: dict[str, Any]) -> None:
-    whole, less = make(kind), make(kind, **off)
+    whole = make(kind, frame_reading=True)
+    less = make(kind, **{"frame_reading": True, **off})
     counts = [sum(p.numel() for p in head.parameters()) for head in (whole, less)]
     assert counts[1] < counts[0] or "frame_order" in off
     assert not torch.allclose(scores(whole, make_inputs()), scores(less, make_inputs()))
@@ -135,13 +137,13 @@ def test_parts_can_be_left_out(kind: str, off: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ORDERED)
 def test_nothing_is_left_without_tracks_and_frames(kind: str) -> None:
-    layer = {"model": {"type": kind, "tracks": False, "frame_reading": False}}
+    layer = {"model": {"type": kind, "tracks": False}}
     with pytest.raises(InputError, match="nothing is left of an object's trajectory"):
         complete([("here", layer)], path="here")
 
 
 def test_without_tracks_twins_are_alike() -> None:
-    told = scores(make("trajectory", tracks=False), make_inputs())
+    told = scores(make("trajectory", tracks=False, frame_reading=True), make_inputs())
     torch.testing.assert_close(told[:, 0], told[:, 1], atol=1e-5, rtol=1e-5)
 
 
@@ -171,10 +173,11 @@ def test_rates_of_change_do_not_depend_on_how_frames_are_skipped() -> None:
 
 def test_a_trajectory_costs_at_most_three_million_parameters() -> None:
     sizes = CacheSizes(256, 768, 256, num_video_queries=100, num_classes=25)
+    full = {"frame_reading": True}
     with torch.device("meta"):
         counts = {
-            kind: sum(p.numel() for p in find_head(kind)(sizes).parameters())
-            for kind in ("dmvs", "trajectory", "select")
+            kind: sum(p.numel() for p in find_head(kind)(sizes, **keys).parameters())
+            for kind, keys in (("dmvs", {}), ("trajectory", full), ("select", full))
         }
     assert 0 < counts["trajectory"] - counts["dmvs"] <= 3_000_000
     assert counts["select"] < counts["dmvs"] / 2

@@ -31,7 +31,7 @@ class Trajectory(DMVS):
         sizes: CacheSizes,
         *,
         tracks: bool = True,
-        frame_reading: bool = True,
+        frame_reading: bool = False,
         frame_order: str = "time",
         **keywords: Any,
     ) -> None:

@@ -11,8 +11,8 @@ rows = dict(
     dmvs="dmvs",
     overlap=dict(loss=dict(assignment="overlap")),
     trajectory="trajectory",
-    without_tracks=["trajectory", dict(model=dict(tracks=False))],
-    without_frames=["trajectory", dict(model=dict(frame_reading=False))],
+    with_frames=["trajectory", dict(model=dict(frame_reading=True))],
+    frames_alone=["trajectory", dict(model=dict(tracks=False, frame_reading=True))],
     random_order=["trajectory", dict(model=dict(frame_order="random"))],
     select="select",
 )

@@ -42,7 +42,7 @@ class Trajectories(nn.Module):
         *,
         frame_dim: int,
         tracks: bool = True,
-        frame_reading: bool = True,
+        frame_reading: bool = False,
         frame_order: str = "time",
     ) -> None:
         super().__init__()
