@@ -16,6 +16,7 @@ OUT ?= $(DEMO)
 # Keys to change, such as EXTRACT_OPTIONS="dataset=ref_davis codec=float16" TRAIN_OPTIONS=train.seed=1
 EXTRACT_OPTIONS ?=
 TRAIN_OPTIONS ?=
+SEGMENT_OPTIONS ?=
 # Rows of ablation tables, in train/configs/sweeps, and the seeds that each gets.
 SWEEP ?= demo
 SEEDS ?= 0 1 2
@@ -28,7 +29,7 @@ INSTALLED = .venv/installed
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data extract train eval demo sweep params check-data stats submit verify bench bench-gpu test \
+.PHONY: help setup data extract train eval demo segment sweep params check-data stats submit verify bench bench-gpu test \
 	faults lint
 
 help: ## list the targets
@@ -38,7 +39,7 @@ setup: $(INSTALLED) ## install everything into .venv, once
 
 $(INSTALLED): setup.cfg pyproject.toml scripts/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e '.[all,dev]'
 	@touch $@
 
 data: setup ## draw the demo's videos (does nothing for your own data)
@@ -68,8 +69,15 @@ eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 demo: eval ## the whole loop on the demo world, with a table and a picture at the end
 	@$(BIN)/python -m scripts.draw_overlays --data-root $(DATA) --split $(EVAL_SPLIT) \
 		--masks $(OUT)/masks --metrics $(OUT)/metrics.json --out $(OUT)/overlays.png
+	@$(BIN)/python -m scripts.report --cache $(CACHE)/$(EVAL_SPLIT) --evaluation $(OUT) \
+		--data-root $(DATA) --split $(EVAL_SPLIT) --out $(OUT)/report.html
 	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(RUN)"
 	@echo "figures $(OUT)/metrics.json  masks $(OUT)/masks  picture $(OUT)/overlays.png"
+
+segment: setup ## masks for your own video and sentence: VIDEO=clip.mp4 TEXT="..."; without, of the demo
+	@$(BIN)/python -m scripts.segment $(if $(VIDEO),"$(VIDEO)" "$(TEXT)" --checkpoint $(RUN) \
+		--out $(OUT)/segment $(if $(filter command%,$(origin WEIGHTS)),--weights $(WEIGHTS))) \
+		$(SEGMENT_OPTIONS)
 
 sweep: extract ## train the rows of $(SWEEP) with $(SEEDS) in one pass, score them, make the table
 	@$(BIN)/python -m train.sweep $(SWEEP) --config $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) \

@@ -81,10 +81,14 @@ def draw(counts: Mapping[str, list[int]], title: str, path: Path) -> None:
     Raises:
         InputError: the picture cannot be written.
     """
-    # Only here: reading a cache needs NumPy and h5py alone.
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
+    try:  # only here: reading a cache needs NumPy and h5py alone
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ModuleNotFoundError:
+        raise InputError(
+            "a picture needs matplotlib, which is not installed: pip install matplotlib, or leave "
+            "--out away"
+        ) from None
     figure = Figure(figsize=(12, 7), layout="constrained")
     figure.suptitle(title)
     for axis, (name, numbers) in zip(figure.subplots(2, 3).flat, counts.items(), strict=True):

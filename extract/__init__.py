@@ -1,4 +1,4 @@
-"""Stage one: run a frozen VITA once over each video and write what it said to the cache."""
+"""Stage one: run a frozen segmenter once over each video and write what it said to the cache."""
 
 from cache_schema.host.early import quiet_interrupts
 

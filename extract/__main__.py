@@ -41,7 +41,7 @@ class Options(DictAction):
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m extract",
-        description="Run a frozen VITA once over every video and write the cache. The same "
+        description="Run a frozen segmenter once over every video and write the cache. The same "
         "command continues what was interrupted. Exit status: 0, or 2 for bad input, also if "
         "that concerns only some of the videos.",
     )
@@ -145,8 +145,9 @@ def print_summary(summary: Summary, out: Path, rank: Rank) -> None:
     )
     if cost := summary.codec_iou:
         print(
-            f"{rank.prefix}codec: IoU of VITA's own masks, coded against exact, {cost.mean:.4f} on "
-            f"average and {cost.worst:.4f} at worst ({cost.masks} masks of sampled frames)"
+            f"{rank.prefix}codec: IoU of the segmenter's own masks, coded against exact, "
+            f"{cost.mean:.4f} on average and {cost.worst:.4f} at worst ({cost.masks} masks of "
+            "sampled frames)"
         )
 
 

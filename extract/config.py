@@ -12,8 +12,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from cache_schema.codecs import CODECS, LOWRANK
+from cache_schema.codecs import KNOWN, LOWRANK, get_codec
 from cache_schema.host.cli import InputError
+from extract.segmenters import DEFAULT
 
 #: Configurations that can be given by name; those that start with _ are parts of others.
 PRESETS = Path(__file__).parent / "configs"
@@ -25,7 +26,11 @@ KEYS: dict[str, set[str] | None] = {
     "resize": {"short", "max"},
     "codec": None,
     "clips": {"num", "frames"},
+    "segmenter_masks": {"keep"},
 }
+#: Of those that a configuration may leave out. Masks of so many video queries go into a cache
+#: without mask features; None keeps all.
+DEFAULTS: dict[str, Any] = {"segmenter_masks": {"keep": None}}
 #: Those that may be None, and the most that a number may be.
 OPTIONAL = ("text", "resize")
 MOST = 1 << 20
@@ -38,20 +43,23 @@ LOWRANK_DEFAULTS: dict[str, Any] = {"rank": "auto", "iou": 0.99, "frames": 256}
 class ExtractConfig:
     """The keys of `KEYS`; ``text`` is None when no expressions are to be encoded.
 
-    ``codec`` has a ``name``; for ``lowrank-int8`` also every key of `LOWRANK_DEFAULTS`.
+    ``segmenter`` is what its key holds beside the type, for the segmenter to check. ``codec`` has a
+    ``name``; for ``lowrank-int8`` also every key of `LOWRANK_DEFAULTS`.
     """
 
     dataset: str
     dataset_settings: dict[str, Any]
+    segmenter_type: str
     segmenter: dict[str, Any]
     text: dict[str, str] | None
     resize: dict[str, int | None] | None
     codec: dict[str, Any]
     clips: dict[str, int]
+    segmenter_masks: dict[str, int | None]
 
 
-#: Keys that are a name, or a dict with a name and settings.
-NAMED = ("codec", "dataset")
+#: Keys that are a name, or a dict with settings and a name under this key.
+NAMED = {"codec": "name", "dataset": "name", "segmenter": "type"}
 
 
 def presets() -> dict[str, Path]:
@@ -82,16 +90,16 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
         names = runpy.run_path(str(path))
     except Exception as error:  # whatever a file from outside may raise
         raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
-    values = {
+    values = DEFAULTS | {
         name: value
         for name, value in names.items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
     options = dict(options or {})
-    for key in NAMED:  # a name replaces all that was said; settings are added to it
+    for key, name in NAMED.items():  # it replaces all that was said; settings are added to it
         for given in (values, options):
             if isinstance(given.get(key), str):
-                values[key] = {"name": given[key]}
+                values[key] = {name: given[key]}
                 if given is options:
                     del options[key]
     wrapped = Config({"keys": values})
@@ -104,7 +112,11 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
     dataset = merged["dataset"]
     if not isinstance(dataset, dict) or not isinstance(dataset.get("name"), str):
         raise InputError(f"{path}: dataset is {dataset!r}, give a name or a dict with a name")
+    segmenter = merged["segmenter"]
+    if not isinstance(segmenter, dict):
+        raise InputError(f"{path}: segmenter is {segmenter!r}, give a dict of its settings")
     merged["dataset_settings"] = {key: dataset[key] for key in dataset if key != "name"}
+    merged["segmenter_type"] = segmenter.pop("type", DEFAULT)
     merged |= {"dataset": dataset["name"], "codec": _codec(path, merged["codec"])}
     return ExtractConfig(**merged)
 
@@ -136,6 +148,9 @@ def _check(path: Path, values: dict[str, Any]) -> None:
     for name, value in (resize or {}).items():
         if value is not None and not _is_count(value):
             raise InputError(f"{path}: resize.{name} is {value!r:.40}, give pixels or None")
+    keep = values["segmenter_masks"]["keep"]
+    if keep is not None and not _is_count(keep):
+        raise InputError(f"{path}: segmenter_masks.keep is {keep!r:.40}, give a number or None")
     for name, value in (text or {}).items():
         if not isinstance(value, str):
             raise InputError(f"{path}: text.{name} is {value!r:.40}, give a name or a folder")
@@ -147,11 +162,14 @@ def _codec(path: Path, given: Any) -> dict[str, Any]:
     where = f"{path} (with --cfg-options)"
     if not isinstance(codec, dict) or not isinstance(codec.get("name"), str):
         raise InputError(
-            f"{where}: codec is {given!r}, give a name ({', '.join(CODECS)}) or a dict with a name"
+            f"{where}: codec is {given!r}, give a name ({', '.join(KNOWN)}) or a dict with a name"
         )
     name = codec["name"]
-    if name not in CODECS:
-        raise InputError(f"{where}: unknown codec '{name}', known are {', '.join(CODECS)}")
+    if name != LOWRANK:
+        try:
+            get_codec(name)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
     for key in codec:
         if key != "name" and key not in LOWRANK_DEFAULTS:
             raise InputError(

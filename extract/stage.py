@@ -2,7 +2,6 @@
 
 import zlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,16 @@ import torch
 from torch import Tensor
 
 import cache_schema
-from cache_schema.fingerprint import file_sha256
+from cache_schema.codecs import LIGHT
 from cache_schema.host.cli import InputError
 from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
 from extract.config import ExtractConfig
+from extract.frozen import freeze
 from extract.pipeline.parts import Images
 from extract.pipeline.transfer import Transfer
-from extract.segmenters import VITA, Preprocessor, SegmenterConfig, load_vita
+from extract.segmenters.base import Segmenter, configure, find_segmenter
+from extract.segmenters.preprocessing import Preprocessor
 from extract.text import TextEncoder, TextPipeline, WordDecoupler
 
 #: ``--weights random``: a segmenter of seeded random weights, for timing and for tests.
@@ -28,8 +29,8 @@ CLIP_SEED = 0
 CHUNK_FRAMES, CHUNK_PIXELS = 8, 1 << 18
 #: Frames of a chunk on another device.
 DEVICE_CHUNK_FRAMES = 16
-#: ``--autocast``: what the model's reduced precision is called. The type that `VITA.autocast`
-#: narrows to, and whether on a CUDA device what is float32 multiplies in TF32.
+#: ``--autocast``: what the model's reduced precision is called. The type that
+#: `Segmenter.autocast` narrows to, and whether on a CUDA device what is float32 multiplies in TF32.
 AUTOCAST = {
     "none": (None, False),
     "tf32": (None, True),
@@ -45,7 +46,7 @@ class Stage:
     """The frozen models with the settings of how they are applied.
 
     Attributes:
-        vita: the segmenter.
+        segmenter: the frozen segmenter.
         text: None where there are no expressions to encode.
         preprocess: from a frame to an image.
         config: see `extract.config`.
@@ -55,7 +56,7 @@ class Stage:
         transfer: between host and device.
     """
 
-    vita: VITA
+    segmenter: Segmenter
     text: TextPipeline | None
     preprocess: Preprocessor
     config: ExtractConfig
@@ -70,10 +71,11 @@ class Stage:
         The codec stands in it as it was asked for; what comes of that replaces it in the
         fingerprint.
         """
+        light = self.config.codec["name"] == LIGHT.name
         return {
             "code_version": cache_schema.__version__,
             "format_version": FORMAT_VERSION,
-            "segmenter": asdict(self.vita.config),  # with the normalisation
+            "segmenter": {"type": self.config.segmenter_type, **asdict(self.segmenter.config)},
             "weights_sha256": self.weights_sha256,
             "resize": self.config.resize,
             "dtype": "float32",
@@ -81,13 +83,14 @@ class Stage:
             "codec": self.config.codec,
             "clips": {**self.config.clips, "seed": CLIP_SEED},
             "text": self.text.identity() if self.text else None,
+            **({"segmenter_masks": self.config.segmenter_masks} if light else {}),
         }
 
     def frames_together(self, geometry: Geometry) -> int:
         """How many frames of a size make a chunk; the numbers do not depend on it."""
         if self.chunk_frames is not None:
             return self.chunk_frames
-        if self.vita.device.type != "cpu":
+        if self.segmenter.device.type != "cpu":
             return DEVICE_CHUNK_FRAMES
         pixels = geometry.padded_height * geometry.padded_width
         return max(1, min(CHUNK_FRAMES, CHUNK_PIXELS // pixels))
@@ -105,7 +108,7 @@ class Stage:
         for name, array in arrays.items():
             if array.isfinite().all():
                 continue
-            if self.vita.autocast is None:
+            if self.segmenter.autocast is None:
                 advice = "check the weights, and this video's frames"
             else:
                 advice = f"--autocast {self.autocast} is not enough for it, use --autocast none"
@@ -133,14 +136,16 @@ def load_stage(
     Raises:
         InputError: weights or text models that are missing or do not fit the configuration.
     """
-    sizes = SegmenterConfig.from_dict(config.segmenter)
+    kind = find_segmenter(config.segmenter_type)
+    sizes = configure(kind.Config, config.segmenter)
     if weights == RANDOM:
         torch.manual_seed(0)
-        vita, digest = VITA(sizes).to(device), RANDOM
+        segmenter, digest = kind(sizes), RANDOM
     else:
-        vita, digest = load_vita(sizes, weights, device), file_sha256(Path(weights))
-    vita.autocast, tf32 = AUTOCAST[autocast]
-    if vita.device.type == "cuda":
+        segmenter, digest = kind.load(sizes, weights), kind.digest(weights)
+    freeze(segmenter).to(device)
+    segmenter.autocast, tf32 = AUTOCAST[autocast]
+    if segmenter.device.type == "cuda":
         allow_tf32(tf32)
     text = None
     if has_text and config.text is not None:
@@ -151,14 +156,14 @@ def load_stage(
         )
     resize = config.resize or {"short": None, "max": None}
     return Stage(
-        vita=vita,
+        segmenter=segmenter,
         text=text,
-        preprocess=Preprocessor(resize["short"], resize["max"], sizes.pixel_mean, sizes.pixel_std),
+        preprocess=segmenter.preprocessor(resize["short"], resize["max"]),
         config=config,
         chunk_frames=chunk_frames,
         autocast=autocast,
         weights_sha256=digest,
-        transfer=Transfer(vita.device),
+        transfer=Transfer(segmenter.device),
     )
 
 

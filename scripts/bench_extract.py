@@ -3,12 +3,12 @@
     python -m scripts.bench_extract [CONFIG] [--data-root D --split S] [--weights W]
                                     [--threads N] [--chunk-frames N] [--device X] [--json FILE]
 
-Without --data-root it draws videos of noise (--videos, --frames, --size). The bare model is VITA on
-prepared frames, its clips included; stage one is `python -m extract` from images to sealed shards,
-models loaded. They take turns on the same videos, --repeats times, and each turn of stage one lies
-between two of the bare model, with whose mean it is compared. The table gives medians. The parts
-run alone, one after the other, on one thread where stage one gives them one; what they are made of
-is kept in memory, so measure with a few hundred frames.
+Without --data-root it draws videos of noise (--videos, --frames, --size). The bare model is the
+segmenter on prepared frames, its clips included; stage one is `python -m extract` from images to
+sealed shards, models loaded. They take turns on the same videos, --repeats times, and each turn of
+stage one lies between two of the bare model, with whose mean it is compared. The table gives
+medians. The parts run alone, one after the other, on one thread where stage one gives them one;
+what they are made of is kept in memory, so measure with a few hundred frames.
 """
 
 import argparse
@@ -41,14 +41,14 @@ from extract.__main__ import find_device
 from extract.codecs.calibration import fit_codec
 from extract.codecs.video_tracks import video_tracks
 from extract.config import ExtractConfig, load_config
-from extract.datasets import open_dataset
+from extract.datasets import Dataset, open_dataset
 from extract.pipeline.coding import code
-from extract.pipeline.inference import infer, video_level
+from extract.pipeline.inference import Run, infer
 from extract.pipeline.parts import Clips, Failed, Frames
-from extract.pipeline.reading import Dataset, encode_expressions, read
+from extract.pipeline.reading import encode_expressions, read
 from extract.pipeline.run import SHARD_BYTES, extract
 from extract.pipeline.writing import write
-from extract.stage import RANDOM, Stage, load_stage
+from extract.stage import RANDOM, Stage, clip_bank, load_stage
 from scripts.bench_cache import ORIGIN
 
 Parts = list[tuple[str, Any]]
@@ -120,9 +120,7 @@ def measure(
     dataset = open_dataset(config.dataset, root, split, config.dataset_settings)
     device = find_device(arguments.device, SINGLE)
     how = {"chunk_frames": arguments.chunk_frames, "autocast": arguments.autocast}
-    stage = load_stage(
-        config, arguments.weights, device, has_text=config.dataset != "folder", **how
-    )
+    stage = load_stage(config, arguments.weights, device, has_text=dataset.facts.has_text, **how)
     name = config.codec["name"]
     codec = fit_codec(stage, dataset, 0) if name == LOWRANK else get_codec(name)
     clock = Clock(stage, arguments.threads)
@@ -144,7 +142,7 @@ def measure(
     clock.time("bare model", lambda: exhaust(infer(stage, prepared)))
     bare, whole = clock.seconds["bare model"], clock.seconds["stage one"]
     around = [(before + after) / 2 for before, after in zip(bare, bare[1:], strict=False)]
-    used = torch.cuda.get_device_name() if stage.vita.device.type == "cuda" else "cpu"
+    used = torch.cuda.get_device_name() if stage.segmenter.device.type == "cuda" else "cpu"
     clips = [part for _, part in results if isinstance(part, Clips)]
     return {
         "config": arguments.config, "codec": codec.describe(), "device": used, **how,
@@ -169,7 +167,7 @@ class Clock:
         torch.set_num_threads(threads or self._threads)
         start = time.perf_counter()
         made = run()
-        if self.stage.vita.device.type == "cuda":
+        if self.stage.segmenter.device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds.setdefault(what, []).append(time.perf_counter() - start)
         torch.set_num_threads(self._threads)
@@ -207,12 +205,13 @@ def by_id(parts: Parts) -> Iterator[tuple[str, list[Any]]]:
 
 def video_levels(stage: Stage, results: Parts, *, clips: bool) -> None:
     """The video level of every video once more, with its clips or without."""
-    for video_id, parts in by_id(results):
-        queries = [part.output.frame_queries for part in parts if isinstance(part, Frames)]
-        if clips:
-            video_level(stage, video_id, torch.cat(queries))
-        else:
-            stage.vita.video(torch.cat(queries)[None])
+    for video_id, (head, *parts) in by_id(results):
+        bank = clip_bank(video_id, len(head.frame_names), **stage.config.clips)
+        run = Run(stage, bank if clips else bank[:0])
+        for part in parts:
+            if isinstance(part, Frames):
+                run.video.add(part.output)
+        run.clips()
 
 
 def track_all(codec: Codec, coded: Parts) -> None:
@@ -224,8 +223,9 @@ def track_all(codec: Codec, coded: Parts) -> None:
             for k in range(len(chunk.frame_queries))
         ]
         video_tracks(
-            frames.__getitem__, codec, clips.mask_embeds, clips.bank, len(frames), head.geometry
-        )
+            frames.__getitem__, codec, clips.mask_embeds, clips.bank, len(frames), head.geometry,
+            head.cells,
+        )  # fmt: skip
 
 
 def write_all(config: ExtractConfig, codec: Codec, parts: Parts, out: Path) -> None:

@@ -27,8 +27,8 @@ from pycocotools import mask as coco
 from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from train.evaluation import parallel
-from train.evaluation.mask_scores import score_masks
-from train.evaluation.records import AnnotatedVideo, Item
+from train.evaluation.pngs.expressions import score_masks
+from train.records import AnnotatedVideo, ExpressionRef
 
 SIZE = (480, 854)
 OBJECTS = 6
@@ -123,19 +123,19 @@ def _draw(
     rng = np.random.default_rng(seed)
     truth = np.stack([_blobs(rng, frames) for _ in range(OBJECTS)])
     objects = {str(o): [_encode(mask) for mask in truth[o]] for o in range(OBJECTS)}
-    items = []
+    expressions = []
     for e in range(EXPRESSIONS):
         meaning = e // sharing
         ids = [str(meaning % OBJECTS)]
         if meaning % 4 == 3:  # some mean two objects
             ids.append(str((meaning + 1 + meaning // OBJECTS) % OBJECTS))
-        items.append(Item(name, str(e), "", "", ids, ids))
+        expressions.append(ExpressionRef(name, str(e), "", "", ids, ids))
         (root / name / str(e)).mkdir(parents=True)
         for t in range(frames):
             mask = truth[[int(i) for i in ids], t].max(0)
             mask = np.roll(mask, rng.integers(-6, 7, 2), axis=(0, 1))
             write(root / name / str(e) / f"{t:05d}.png", mask * np.uint8(255))
-    return AnnotatedVideo(name, [f"{t:05d}" for t in range(frames)], items, objects, SIZE)
+    return AnnotatedVideo(name, [f"{t:05d}" for t in range(frames)], expressions, objects, SIZE)
 
 
 def _blobs(rng: np.random.Generator, frames: int) -> np.ndarray:
@@ -163,16 +163,16 @@ def _reference(video: AnnotatedVideo, root: Path) -> dict[str, tuple[float, floa
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     disk = (x * x + y * y <= radius * radius).astype(np.uint8)
     scores = {}
-    for item in video.items:
+    for expression in video.expressions:
         frames = []
         for t, frame in enumerate(video.frames):
-            path = root / video.id / item.expression / f"{frame}.png"
+            path = root / video.id / expression.id / f"{frame}.png"
             prediction = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0
             truth = np.zeros(SIZE, np.uint8)
-            for annotation in item.annotation_ids:
+            for annotation in expression.annotation_ids:
                 truth += coco.decode(video.objects[annotation][t])
             frames.append(_frame(truth > 0, prediction, disk))
-        scores[item.key] = tuple(np.mean(frames, axis=0))
+        scores[expression.key] = tuple(np.mean(frames, axis=0))
     return scores
 
 

@@ -306,9 +306,9 @@ def as_loaded(batch: Batch) -> Batch:
 def segmented(stage: Stage, images: torch.Tensor, batch: Batch) -> Batch:
     """The batch with what the segmenter says of its frames (B, T, 3, H, W), not the cache."""
     together = 8 if images.is_cuda else 1
-    frames = [stage.vita.frames(chunk) for chunk in images.flatten(0, 1).split(together)]
+    frames = [stage.segmenter.frames(chunk)[0] for chunk in images.flatten(0, 1).split(together)]
     queries = torch.cat([frame.frame_queries for frame in frames]).unflatten(0, images.shape[:2])
-    videos = stage.vita.video(queries)
+    videos = stage.segmenter.video(queries)
     features = torch.cat([frame.mask_features for frame in frames]).unflatten(0, images.shape[:2])
     # Clones, for the segmenter's tensors cannot take part in a gradient.
     inputs = replace(

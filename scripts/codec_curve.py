@@ -16,7 +16,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from cache_schema.basis import RIDGE
@@ -26,10 +25,11 @@ from cache_schema.host.cli import InputError
 from cache_schema.host.launch import Rank
 from extract.__main__ import find_device
 from extract.codecs.calibration import sample_clips
-from extract.codecs.mask_codec import Moments, Sample, codec_iou, confident, encode, iou_by_rank
+from extract.codecs.fitting import Moments, Sample
+from extract.codecs.mask_codec import codec_iou, confident, encode, iou_by_rank
 from extract.config import load_config
-from extract.datasets import open_dataset
-from extract.pipeline.reading import Dataset
+from extract.datasets import Dataset, open_dataset
+from extract.pipeline.inference import clip_of
 from extract.stage import Stage, load_stage
 
 ASSETS = Path(__file__).parents[1] / "extract" / "assets"
@@ -81,11 +81,10 @@ def samples(stage: Stage, dataset: Dataset, frames: int) -> Iterator[Sample]:
     """Features and confident queries of clips of many videos, as stage one samples them."""
     with tqdm(total=frames, unit="frame", leave=False) as bar:
         for _, parts in sample_clips(stage, dataset, frames):
-            outputs = [stage.vita.frames(stage.prepare(images)) for images in parts]
-            video = stage.vita.video(torch.cat([o.frame_queries for o in outputs])[None])
-            features = torch.cat([o.mask_features for o in outputs])  # (T_c, C_mask, h, w)
+            features, video = clip_of(stage.segmenter, map(stage.prepare, parts))
             bar.update(len(features))
-            yield Sample(features, video.mask_embeds[0, confident(video.logits[0])])
+            sure = confident(video.logits[0])
+            yield Sample(features, video.mask_embeds[0][..., sure, :])
 
 
 def measure(samples: Iterable[Sample], fit_frames: int) -> dict:

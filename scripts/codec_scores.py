@@ -22,8 +22,11 @@ from cache_schema.codecs import LOWRANK, Codec, get_codec
 from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
-from extract.codecs.mask_codec import Moments, Sample, confident
-from train.evaluation.cache_scores import Task, check_origin, list_expressions, score_expressions
+from extract.codecs.fitting import Moments, Sample
+from extract.codecs.mask_codec import confident
+from train.evaluation.from_cache.contents import check_origin, list_expressions
+from train.evaluation.from_cache.expressions import score_expressions
+from train.evaluation.from_cache.task import ReplayTask
 from train.predictions import Predictions
 
 FRAMES = 8  # of each video that the basis is fitted to
@@ -82,7 +85,7 @@ def main(argv: list[str]) -> int:
     figures = {}
     for name, codec in codecs.items():
         source = reader if codec is reader.codec else Recoded(reader, codec)
-        task = Task(source, predictions, list_expressions(reader), [predictions.sigma])
+        task = ReplayTask(source, predictions, list_expressions(reader), [predictions.sigma])
         contents = score_expressions(task)
         if not contents:
             raise InputError(f"{reader.path} has no ground truth to score with")

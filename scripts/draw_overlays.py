@@ -24,8 +24,8 @@ from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from extract.datasets.mevis import MeViS
 from extract.datasets.records import SourceExpression, SourceVideo
-from train.evaluation.mevis import TAGS, Truth
-from train.evaluation.pngs import mask_path, read_mask
+from train.evaluation.pngs.files import mask_name, read_mask
+from train.evaluation.protocols.expressions import TAGS, Truth
 
 TRUTH, PREDICTION = (0, 190, 215), (235, 30, 170)  # cyan and magenta: no object of the demo is
 INK, FAINT, PAPER = (25, 28, 33), (110, 116, 125), (255, 255, 255)
@@ -183,7 +183,7 @@ def _caption(shown: Shown) -> str:
 
 
 def _predicted(masks: Path, shown: Shown, frame: str, size: tuple[int, int]) -> np.ndarray:
-    path = mask_path(masks, shown.video, shown.expression.id, frame)
+    path = masks / mask_name(shown.video, shown.expression.id, frame)
     mask = read_mask(path)
     if mask.shape != size:
         raise InputError(f"the mask {path} is {mask.shape}, the frames are {size}; predict again")

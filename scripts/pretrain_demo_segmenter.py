@@ -32,8 +32,9 @@ from cache_schema.codecs import get_codec
 from cache_schema.host import cli
 from extract.config import load_config
 from extract.demo.world import Scene, make_scene
-from extract.segmenters import VITA, SegmenterConfig, VITAHead
-from extract.segmenters.weights import save_safetensors
+from extract.segmenters.base import configure
+from extract.segmenters.vita import VITA, VITAConfig, VITAHead
+from extract.segmenters.vita.weights import save_safetensors
 from train.losses import SetCriterion, Softmax
 from train.losses.vita import Similarity, vita_losses
 from train.masks.logits import MaskFeatures
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    vita = VITA(SegmenterConfig.from_dict(load_config(CONFIG).segmenter))
+    vita = VITA(configure(VITAConfig, load_config(CONFIG).segmenter))
     vita.frame_model.load_state_dict(train_frame_level(vita.config, arguments))
     vita.head.load_state_dict(train_video_level(vita, arguments))
     target = arguments.out / "vita_tiny.safetensors"
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def train_frame_level(config: SegmenterConfig, arguments: argparse.Namespace) -> dict[str, Tensor]:
+def train_frame_level(config: VITAConfig, arguments: argparse.Namespace) -> dict[str, Tensor]:
     """Mask2Former on single frames, with the set criterion of `transformers`; its weights."""
     sizes = config.mask2former()
     sizes.train_num_points = 1024
@@ -228,7 +229,7 @@ class Run:
 
 
 def _frames(
-    config: SegmenterConfig, scenes: int, each: int = 4
+    config: VITAConfig, scenes: int, each: int = 4
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Random frames of random scenes, after JPEG, with the objects that they show.
 
@@ -260,7 +261,7 @@ def _drawn(scene: Scene, indices: Sequence[int] | None = None) -> tuple[Tensor, 
     )
 
 
-def _normalised(config: SegmenterConfig, images: Tensor) -> Tensor:
+def _normalised(config: VITAConfig, images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 -> float32, normalised as in extraction."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.pixel_mean, config.pixel_std))
     return (images.float() - mean) / std

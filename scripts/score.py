@@ -14,10 +14,10 @@ from pathlib import Path
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
-from scripts.annotations import DATASETS, open_dataset, with_truth
-from train.evaluation import davis_report, parallel, report
-from train.evaluation.davis_masks import score_maps
-from train.evaluation.mask_scores import score_masks
+from scripts.annotations import NAMES, open_dataset, with_truth
+from train.evaluation import parallel, report
+from train.evaluation.pngs.davis import score_maps
+from train.evaluation.pngs.expressions import score_masks
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     if arguments.workers < 1:
         raise InputError(f"--workers {arguments.workers}: at least one process has to work")
     data = open_dataset(arguments.dataset, arguments.root, arguments.split)
-    score = score_maps if arguments.dataset == "ref_davis" else score_masks
+    score = score_maps if data.facts.protocol == "davis" else score_masks
     content = score(
         with_truth(data),
         Path(arguments.pred),
@@ -35,10 +35,7 @@ def main(argv: list[str]) -> int:
         strict=arguments.strict,
     )
     report.write_metrics(Path(arguments.out), content)
-    if arguments.dataset == "ref_davis":
-        print(f"{davis_report.table(content)}\n")
-    else:
-        print(f"{report.table(content, name='score')}\n{report.accuracy_lines(content)}")
+    print(f"{report.table(content, name='score')}\n")
     print(report.missing_lines(content["missing"]), end="")
     if content.get("all_empty"):
         print(f"warning: all masks of {arguments.pred} are empty", file=sys.stderr)
@@ -52,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dataset", default="mevis", choices=list(DATASETS))
+    parser.add_argument("--dataset", default="mevis", choices=NAMES)
     parser.add_argument("--root", required=True, help="folder of the data set")
     parser.add_argument("--split", help="default: valid_u of MeViS, valid of the others")
     parser.add_argument("--pred", required=True, help="folder or zip of the masks")

@@ -17,13 +17,15 @@ from pathlib import Path
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from scripts.annotations import DATASETS, open_dataset, without_truth
-from train.__main__ import pick_device
-from train.evaluation import cache_submission, parallel
-from train.evaluation.records import AnnotatedVideo
-from train.evaluation.submission import Rejected, from_files
-from train.evaluation.submission_check import check, report_lines
+from scripts.annotations import NAMES, open_dataset, without_truth
+from train.commands import pick_device
+from train.evaluation import parallel
+from train.evaluation.submissions.check import check, report_lines
+from train.evaluation.submissions.from_cache import cache_videos, from_cache
+from train.evaluation.submissions.layout import Layout, Rejected, pick_layout
+from train.evaluation.submissions.writer import from_files
 from train.predictions import Predictions
+from train.records import AnnotatedVideo
 
 
 def main(argv: list[str]) -> int:
@@ -34,16 +36,16 @@ def main(argv: list[str]) -> int:
         if arguments.predictions:
             count = _from_predictions(arguments)
         else:
-            dataset, videos, num_videos = _described(arguments)
+            layout, videos, num_videos = _described(arguments)
             how = {"num_videos": num_videos, "workers": arguments.workers}
             if arguments.check:
-                problems = check(Path(arguments.check), dataset, videos, **how)
+                problems = check(Path(arguments.check), layout, videos, **how)
                 if problems:
                     raise Rejected(problems)
-                print(f"{arguments.check} holds all that {dataset} wants")
+                print(f"{arguments.check} holds all that the server of {layout.server} wants")
                 return 0
             source, out = Path(arguments.pred), Path(arguments.out)
-            count = from_files(source, dataset, videos, out, **how)
+            count = from_files(source, layout, videos, out, **how)
     except Rejected as rejected:
         print(f"would be rejected:\n{report_lines(rejected.problems)}")
         return 1
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> int:
 
 def _from_predictions(arguments: argparse.Namespace) -> int:
     predictions = Predictions(arguments.predictions)
-    return cache_submission.from_cache(
+    return from_cache(
         CacheReader(arguments.cache),
         predictions,
         Path(arguments.out),
@@ -62,14 +64,14 @@ def _from_predictions(arguments: argparse.Namespace) -> int:
     )
 
 
-def _described(arguments: argparse.Namespace) -> tuple[str, Iterable[AnnotatedVideo], int]:
-    """The data set's name, and its videos as the cache or the data set itself has them."""
+def _described(arguments: argparse.Namespace) -> tuple[Layout, Iterable[AnnotatedVideo], int]:
+    """The layout of the server, and the videos as the cache or the data set itself has them."""
     if arguments.cache:
         reader = CacheReader(arguments.cache)
-        videos = cache_submission.cache_videos(reader)
-        return reader.dataset, videos, len(videos)
+        videos = cache_videos(reader)
+        return pick_layout(reader.facts, str(reader.path)), videos, len(videos)
     data = open_dataset(arguments.dataset, arguments.root, arguments.split or "valid")
-    return arguments.dataset, without_truth(data), len(data)
+    return pick_layout(data.facts, arguments.root), without_truth(data), len(data)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -97,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--pred", metavar="DIR", help="folder (or zip) of anybody's masks")
     what.add_argument("--check", metavar="ZIP", help="say what is wrong with a submission")
     parser.add_argument("--cache", help="cache of the split")
-    parser.add_argument("--dataset", choices=list(DATASETS), help="instead of --cache")
+    parser.add_argument("--dataset", choices=NAMES, help="instead of --cache")
     parser.add_argument("--root", help="folder of the data set")
     parser.add_argument("--split", help="default: valid")
     parser.add_argument("--out", metavar="ZIP", help="submission to write")

@@ -1,7 +1,7 @@
 """Checkpoints that a kill cannot tear and that load without running any code.
 
 A checkpoint holds tensors, numbers and strings only, so `torch.load(weights_only=True)` reads it
-as it is; mmengine's own would need its pickled log history.
+as it is.
 """
 
 import io
@@ -12,54 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
-from torch import nn
+from mmengine.utils import apply_to
+from torch import Tensor, nn
 
 from cache_schema.host import files, system
 from cache_schema.host.cli import InputError
 from cache_schema.host.pickles import check_pickle
-from train.distributed import unwrapped
 
 NAME = "iter_{}.pth"
 PATTERN = re.compile(r"iter_(\d+)\.pth")
 #: What a checkpoint's ``meta`` may say of its run, as far as it is used.
-META = {"iter": int, "epoch": int, "seed": int, "dataset_meta": dict, "seconds": (float, int)}
+META = {"iter": int, "seed": int, "seconds": (float, int)}
 #: What AdamW keeps for each parameter, of its shape.
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class AtomicBackend(LocalBackend):
-    """Files appear whole or not at all: written beside, synced, renamed."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        files.write(Path(filepath), obj)
-
-
-register_backend("atomic", AtomicBackend, force=True)
-
-
-class PlainCheckpoint(Hook):
-    """Replaces mmengine's log history in a checkpoint by what a resume needs of it.
-
-    Args:
-        training: JSON-able facts about the run, for the checkpoint's ``meta["training"]``.
-    """
-
-    def __init__(self, training: dict[str, Any]) -> None:
-        self.training = training
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        unwrapped(runner.model).check()
-        keep = runner.message_hub.runtime_info.get("keep_ckpt_ids", [])
-        checkpoint["message_hub"] = {
-            "log_scalars": {},
-            "runtime_info": {"keep_ckpt_ids": list(keep)},
-            "resumed_keys": {"keep_ckpt_ids": True},
-        }
-        checkpoint["meta"]["training"] = self.training
 
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:
@@ -69,7 +34,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
         content: tensors, numbers and strings only, as `read_checkpoint` gives them.
     """
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(apply_to(content, torch.is_tensor, Tensor.cpu), buffer)
     files.write(path, buffer.getvalue())
 
 
@@ -122,17 +87,6 @@ def _wrong_content(meta: Any, weights: Any) -> str | None:
     return f"the weights {spoilt[0]} are NaN or infinite" if spoilt else None
 
 
-def _is_hub(hub: Any) -> bool:
-    """Whether it is what `PlainCheckpoint` leaves of mmengine's log."""
-    match hub:
-        case {"log_scalars": dict(scalars), "runtime_info": dict(info), "resumed_keys": dict(keys)}:
-            kept = info.get("keep_ckpt_ids", [])
-            # mmengine deletes the checkpoints of these iterations by and by.
-            ids = isinstance(kept, list) and all(type(number) is int for number in kept)
-            return len(hub) == 3 and not scalars and ids and set(info) == set(keys)
-    return False
-
-
 def _is_plain(value: Any) -> bool:
     """Whether it is a tensor of plain real numbers that lie in memory."""
     return (
@@ -157,13 +111,11 @@ def check_state(
         InputError: something is missing, or of another type or shape.
     """
     found = {name: checkpoint.get(name) for name in own}
-    optimizer, hub = found["optimizer"], checkpoint.get("message_hub")
+    optimizer = found["optimizer"]
     state = optimizer.get("state") if isinstance(optimizer, dict) else None
     wrong = None
-    if not all(type(checkpoint["meta"].get(name)) is int for name in ("iter", "epoch")):
+    if type(checkpoint["meta"].get("iter")) is not int:
         wrong = "meta does not say after which iteration it was written"
-    elif not _is_hub(hub):
-        wrong = "message_hub is not what a run writes"
     elif not isinstance(state, dict) or not set(state) <= set(range(len(shapes))):
         wrong = "optimizer.state is not of the parameters"
     else:
@@ -234,8 +186,3 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, where: 
             "it was trained with, and a cache of the same models"
         )
     module.load_state_dict(weights)
-
-
-def parameter_shapes(optimizer: OptimWrapper) -> list[torch.Size]:
-    """Shapes of an optimizer's parameters, in the order in which its state numbers them."""
-    return [p.shape for group in optimizer.param_groups for p in group["params"]]

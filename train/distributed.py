@@ -6,14 +6,11 @@ import subprocess
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_distributed
-from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.launch import Rank
-from train.data import Batch
-from train.trainable import Losses, TrainableHead
 
 PORT = "29500"  # torch's own choice where none is given
 
@@ -74,25 +71,9 @@ def mean_over_ranks(numbers: Tensor) -> Tensor:
     return numbers
 
 
-class DistributedHead(DistributedDataParallel):
-    """`TrainableHead` in several processes, in the form that mmengine's loop calls."""
-
-    def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
-        """One optimiser step with the gradients of all ranks; the log holds the means."""
-        log = self.module.train_step(data, optim_wrapper, forward=self)
-        for value in log.values():
-            all_reduce(value, op="mean")
-        return log
-
-
-def wrap(model: TrainableHead) -> nn.Module:
-    """The model for the number of processes there are."""
-    return DistributedHead(model) if get_world_size() > 1 else model
-
-
-def unwrapped(model: nn.Module) -> TrainableHead:
-    """The head with its loss, whether several processes train it or one."""
-    return model if isinstance(model, TrainableHead) else model.module
+def wrap(model: nn.Module) -> nn.Module:
+    """The model for the number of processes there are: several average its gradients."""
+    return DistributedDataParallel(model) if get_world_size() > 1 else model
 
 
 def _first_host() -> str:

@@ -4,10 +4,10 @@
     python -m train.evaluate CONFIG --cache CACHE --from-predictions FILE --out DIR --sigma 0.3 0.5
 
 writes DIR/predictions.h5, DIR/metrics.json and, with --save-masks, DIR/masks in the layout of the
-benchmark (`train.evaluation.pngs`). The protocol is that of the cache's data set: Ref-DAVIS17 is
-scored as DAVIS scores (`train.evaluation.davis`), all others expression by expression. Several
-sigmas are scored in one pass; metrics.json then holds the first one's figures and, under "sigmas",
-those of each.
+benchmark (`train.evaluation.pngs.files`). The protocol is that of the cache's data set
+(`train.evaluation.protocols`): expression by expression, or annotator by annotator as DAVIS scores.
+Several sigmas are scored in one pass; metrics.json then holds the first one's figures and, under
+"sigmas", those of each.
 """
 
 import argparse
@@ -26,34 +26,34 @@ from cache_schema.fingerprint import file_sha256
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from train.__main__ import pick_device
 from train.checkpoint import latest_checkpoint, read_checkpoint
+from train.commands import pick_device
 from train.config import Options, load_config
 from train.data.compatible import check_models
 from train.data.sizes import common_sizes
-from train.evaluation import controls, davis_report, report
-from train.evaluation.cache_scores import (
-    DAVIS,
-    Task,
+from train.evaluation import report
+from train.evaluation.from_cache import controls
+from train.evaluation.from_cache.contents import (
     check_origin,
     has_truth,
     list_expressions,
     pick_rule,
-    score_davis,
-    score_expressions,
 )
-from train.evaluation.records import Item
+from train.evaluation.from_cache.davis import score_davis
+from train.evaluation.from_cache.expressions import score_expressions
+from train.evaluation.from_cache.task import ReplayTask
 from train.heads import Head, find_head
 from train.inference import predict_video, read_expression
 from train.predictions import Predictions, PredictionsWriter
 from train.provenance import cache_identity, describe_run
+from train.records import ExpressionRef
 from train.replay import keep
 from train.runner import load_head
 
 NUM_SHUFFLES = 3
 
-#: For each expression the scores (N,) and mask embeddings (N, C) of some queries.
-Said = Mapping[str, tuple[np.ndarray, np.ndarray]]
+#: For each expression ("video/expression") scores (N,) and mask embeddings (N, C) of some queries.
+QueryOutputs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def main(argv: list[str]) -> int:
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
             arguments, config, reader, videos, sigmas=sigmas, device=device
         )
     sigmas, out = list(dict.fromkeys(sigmas)), Path(arguments.out)
-    task = Task(
+    task = ReplayTask(
         reader,
         predictions,
         videos,
@@ -111,11 +111,11 @@ def _predict_all(
     arguments: argparse.Namespace,
     config: Config,
     reader: CacheReader,
-    videos: Mapping[str, Sequence[Item]],
+    videos: Mapping[str, Sequence[ExpressionRef]],
     *,
     sigmas: Sequence[float],
     device: torch.device,
-) -> tuple[Predictions, list[Said]]:
+) -> tuple[Predictions, list[QueryOutputs]]:
     """Store what the head says of every expression; the same with other texts for the control."""
     checkpoint = Path(arguments.checkpoint)
     checkpoint = latest_checkpoint(checkpoint) or checkpoint
@@ -135,14 +135,14 @@ def _predict_all(
         Path(arguments.out) / "predictions.h5",
         fingerprint=reader.fingerprint_hex,
         checkpoint=file_sha256(checkpoint),
-        rule=pick_rule(config, reader.dataset),
+        rule=pick_rule(config, reader),
         sigma=sigmas[0],
         training=_origin(training),
     ) as writer:
         shuffle = arguments.shuffle_frames
         found = predict(reader, head, videos, shuffle_frames=shuffle, device=device)
-        for item, scores, embeds in found:
-            writer.add(item.video, item.expression, scores, embeds)
+        for expression, scores, embeds in found:
+            writer.add(expression.video, expression.id, scores, embeds)
     predictions = Predictions(writer.path)
     if not (arguments.controls and has_truth(reader)):
         return predictions, []
@@ -165,12 +165,12 @@ def _origin(training: Any) -> dict[str, Any]:
 def predict(
     reader: CacheReader,
     head: Head,
-    videos: Mapping[str, Sequence[Item]],
+    videos: Mapping[str, Sequence[ExpressionRef]],
     *,
-    donors: Mapping[str, Item] | None = None,
+    donors: Mapping[str, ExpressionRef] | None = None,
     shuffle_frames: bool = False,
     device: torch.device,
-) -> Iterator[tuple[Item, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[ExpressionRef, np.ndarray, np.ndarray]]:
     """What the head says of every expression in its whole video.
 
     Args:
@@ -181,44 +181,45 @@ def predict(
         The expression, its scores (N_m,) after the sigmoid and mask embeddings (N_m, C), f32.
     """
     progress = "shuffled text" if donors else "predict"
-    for video_id, items in tqdm(videos.items(), desc=progress, unit="video", leave=False):
-        texts = [read_expression(reader, donors[i.key] if donors else i) for i in items]
+    for video_id, expressions in tqdm(videos.items(), desc=progress, unit="video", leave=False):
+        texts = [read_expression(reader, donors[e.key] if donors else e) for e in expressions]
         how = {"device": device, "shuffle_frames": shuffle_frames}
-        found = predict_video(reader, {"": head}, video_id, texts, **how)
-        for _, number, scores, embeds in found:
-            yield items[number], scores, embeds
+        outputs = predict_video(reader, {"": head}, video_id, texts, **how)
+        for _, number, scores, embeds in outputs:
+            yield expressions[number], scores, embeds
 
 
 def predict_shuffled(
     reader: CacheReader,
     head: Head,
-    videos: Mapping[str, Sequence[Item]],
+    videos: Mapping[str, Sequence[ExpressionRef]],
     *,
     seed: int,
     rule: str,
     sigma: float,
     device: torch.device,
-) -> Said:
+) -> QueryOutputs:
     """What the head says of every expression when it gets the text of another.
 
     Only queries that are kept at ``sigma`` are in it, so they can be kept at any higher one.
     """
-    items = [item for of_video in videos.values() for item in of_video]
+    everything = [expression for of_video in videos.values() for expression in of_video]
     try:
-        chosen = controls.donors([i.video for i in items], [i.text for i in items], seed=seed)
+        ids, texts = [e.video for e in everything], [e.text for e in everything]
+        chosen = controls.donors(ids, texts, seed=seed)
     except ValueError as error:
         raise InputError(
             f"{reader.path}: sentences cannot be shuffled ({error}); leave --controls out"
         ) from None
-    donors = {item.key: items[j] for item, j in zip(items, chosen, strict=True)}
-    said = {}
-    for item, scores, embeds in predict(reader, head, videos, donors=donors, device=device):
+    donors = {e.key: everything[j] for e, j in zip(everything, chosen, strict=True)}
+    outputs = {}
+    for expression, scores, embeds in predict(reader, head, videos, donors=donors, device=device):
         kept = keep(scores, rule=rule, sigma=sigma)
-        said[item.key] = scores[kept], embeds[kept]
-    return said
+        outputs[expression.key] = scores[kept], embeds[kept]
+    return outputs
 
 
-def evaluate(task: Task, *, with_controls: bool = False) -> list[dict]:
+def evaluate(task: ReplayTask, *, with_controls: bool = False) -> list[dict]:
     """Replay and score stored predictions, by the protocol of the cache's data set.
 
     Args:
@@ -233,7 +234,7 @@ def evaluate(task: Task, *, with_controls: bool = False) -> list[dict]:
     check_origin(task.reader, task.predictions)
     if task.masks is None and not has_truth(task.reader):
         return []
-    if task.reader.dataset == DAVIS:
+    if task.reader.facts.protocol == "davis":
         return score_davis(task)
     return score_expressions(task, with_controls=with_controls)
 
@@ -250,11 +251,14 @@ def _write(
     report.write_metrics(path, {**content, "run": run})
 
 
-def _print(arguments: argparse.Namespace, contents: Sequence[dict], task: Task) -> None:
+def _print(arguments: argparse.Namespace, contents: Sequence[dict], task: ReplayTask) -> None:
     """The table, and where everything lies."""
     out = Path(arguments.out)
     if contents:
-        print(f"{_table(dict(zip(task.sigmas, contents, strict=True)))}\n")
+        if len(contents) > 1:
+            print(f"{report.sigma_table(dict(zip(task.sigmas, contents, strict=True)))}\n")
+        else:
+            print(f"{report.table(contents[0])}\n")
         if arguments.controls and arguments.from_predictions:
             print("The control with shuffled text needs the head: give --checkpoint.\n")
         print(f"metrics:     {out / 'metrics.json'}")
@@ -263,19 +267,6 @@ def _print(arguments: argparse.Namespace, contents: Sequence[dict], task: Task) 
     print(f"predictions: {task.predictions.path}")
     if arguments.save_masks:
         print(f"masks:       {out / 'masks'}")
-
-
-def _table(contents: Mapping[float, dict]) -> str:
-    """What is printed of the figures at one or several sigmas."""
-    first, several = next(iter(contents.values())), len(contents) > 1
-    if "annotators" in first:
-        names = [f"sigma {sigma:g}\n" if several else "" for sigma in contents]
-        tables = map(davis_report.table, contents.values())
-        return "\n\n".join(name + table for name, table in zip(names, tables, strict=True))
-    if several:
-        return report.sigma_table(contents)
-    parts = [report.table(first), report.accuracy_lines(first), report.share_of_best(first) or ""]
-    return "\n".join(filter(None, parts)).rstrip("\n")
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:

@@ -1,150 +1,190 @@
-"""What happens beside the steps of a training run."""
+"""What happens beside the steps of training, for each head of a pass."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size, is_main_process
-from mmengine.hooks import Hook, RuntimeInfoHook
+from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor
 
 from cache_schema.host.cli import InputError
+from cache_schema.reader import CacheReader
 from train.checkpoint import read_checkpoint, save_checkpoint
-from train.data import Batch
-from train.distributed import unwrapped
+from train.evaluation.from_cache.contents import pick_rule
+from train.evaluation.from_cache.validation import validate
 from train.evaluation.report import write_metrics
-from train.heads import Head
-from train.provenance import describe_run, peak_memory_mb
+from train.provenance import describe_run, peak_gpu_memory_mb, peak_memory_mb
+from train.trainable import Losses
+from train.trainee import Trainee
+
+WINDOW = 10  # iterations over which the log averages, as mmengine's
 
 
-class PeakMemory(Hook):
-    """Logs the process's peak memory in MB where there is no GPU, whose memory mmengine logs."""
+class Log(Hook):
+    """Losses, rate, time and memory: a line of the log for all heads, scalars for each.
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Batch | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        if not torch.cuda.is_available():
-            runner.message_hub.update_scalar("train/memory", peak_memory_mb())
-
-
-class LossLog(RuntimeInfoHook):
-    """Mmengine's, but losses come to the host when the log or a checkpoint needs them.
-
-    On a GPU each would wait for the device, in every iteration.
+    Losses come to the host when a line is written: on a GPU each would wait for the device.
 
     Args:
-        intervals: iterations after which they are needed.
+        interval: iterations between two lines.
     """
 
-    def __init__(self, intervals: Sequence[int]) -> None:
-        self.intervals = list(intervals)
-        self._waiting: list[dict[str, Tensor]] = []
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+        self._losses: dict[str, deque[Losses]] = {}
+        self._times: deque[tuple[float, float]] = deque(maxlen=min(interval, WINDOW))
+
+    def before_train(self, runner: Runner) -> None:
+        self._first, self._start = runner.iter, perf_counter()
+        self._last = self._start
+
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        self._loaded = perf_counter()
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Batch | None = None,
-        outputs: dict[str, Tensor] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any, outputs: dict[str, Losses]
     ) -> None:
-        self._waiting.append(outputs)
-        wanted = any(self.every_n_train_iters(runner, interval) for interval in self.intervals)
-        if not wanted and not self.is_last_train_iter(runner):
+        now = perf_counter()
+        self._times.append((now - self._last, self._loaded - self._last))
+        self._last = now
+        for name, losses in outputs.items():
+            self._losses.setdefault(name, deque(maxlen=self._times.maxlen)).append(losses)
+        done = runner.iter + 1
+        heads = [head for head in runner.model.alive if head.name in outputs]
+        if done % self.interval or not heads:
             return
-        names = list(outputs)
-        rows = torch.stack([torch.stack([own[n] for n in names]) for own in self._waiting])
-        self._waiting.clear()
-        for row in rows.tolist():
-            for name, value in zip(names, row, strict=True):
-                runner.message_hub.update_scalar(f"train/{name}", value)
+        losses = means([self._losses[head.name] for head in heads])
+        took = [sum(column) / len(self._times) for column in zip(*self._times, strict=True)]
+        cost = dict(zip(("time", "data_time"), took, strict=True))
+        cost["memory"] = peak_gpu_memory_mb(runner.device) or peak_memory_mb()
+        for head, terms in zip(heads, losses, strict=True):
+            head.record({"lr": head.rate, **cost, **terms}, done)
+        left = (now - self._start) / (done - self._first) * (runner.max_iters - done)
+        shared = [term for term in losses[0] if all(term in terms for terms in losses)]
+        mean = {term: sum(terms[term] for terms in losses) / len(heads) for term in shared}
+        line = f"Iter(train) [{done:>{len(str(runner.max_iters))}}/{runner.max_iters}]  "
+        line += f"{len(heads)} heads  " if heads[0].name else ""
+        line += f"lr: {heads[0].rate:.4e}  eta: {timedelta(seconds=int(left))}  "
+        line += f"time: {cost['time']:.4f}  data_time: {cost['data_time']:.4f}  "
+        line += f"memory: {cost['memory']}  "
+        line += "  ".join(f"{term}: {value:.4f}" for term, value in mean.items())
+        runner.progress(line, loss=f"{mean['loss']:.4f}")
+
+
+def means(windows: Sequence[Sequence[Losses]]) -> list[dict[str, float]]:
+    """The mean of each loss term over some iterations and over all ranks, of each head."""
+    stacked = [torch.stack([torch.stack([*own.values()]) for own in window]) for window in windows]
+    flat = torch.cat([values.mean(0) for values in stacked])
+    all_reduce(flat, op="mean")
+    numbers = iter(flat.tolist())
+    return [{term: next(numbers) for term in window[-1]} for window in windows]
+
+
+class Checkpoints(Hook):
+    """Writes a checkpoint of every head now and then, and in the end.
+
+    Args:
+        interval: iterations between two.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        done = runner.iter + 1
+        if done % self.interval == 0 or done == runner.max_iters:
+            runner.model.each(Trainee.check)
+            if is_main_process():
+                for head in runner.model.alive:
+                    head.save(done)
 
 
 class RunFile(Hook):
-    """Writes ``run.json`` when training ends: what was trained on what, and what it cost.
-
-    Args:
-        work_dir: where it goes.
-        training: from `train.runner.training_facts`.
-    """
-
-    def __init__(self, work_dir: Path, training: dict[str, Any]) -> None:
-        self.path, self.training = work_dir / "run.json", training
+    """Writes each head's ``run.json`` in the end: what was trained on what, and what it cost."""
 
     def before_train(self, runner: Runner) -> None:
-        self.start, self.first = time.perf_counter(), runner.iter
+        self._start, self._first = perf_counter(), runner.iter
 
     def after_train(self, runner: Runner) -> None:
-        if is_main_process():
-            content = describe_run(
-                config=self.training["config"],
-                seed=self.training["seed"],
-                caches={"training": self.training["caches"]},
-                device=runner.device,
-                seconds=time.perf_counter() - self.start,
-                processes=get_world_size(),
-                resumed_after=self.first,
-                iterations=runner.iter,
-            )
-            write_metrics(self.path, content)
+        if not is_main_process() or not runner.model.alive:
+            return
+        run = describe_run(
+            config={},
+            seed=None,
+            caches={},
+            device=runner.device,
+            seconds=perf_counter() - self._start,
+            processes=get_world_size(),
+            resumed_after=self._first,
+            iterations=runner.iter,
+        )
+        for head in runner.model.alive:
+            facts = {name: head.facts[name] for name in ("config", "seed")}
+            facts["caches"] = {"training": head.facts["caches"]}
+            facts["seconds_of_steps"] = round(head.seconds, 1)
+            write_metrics(head.folder / "run.json", {**run, **facts})
 
 
 class Validation(Hook):
-    """Evaluates the head now and then on a few videos, and keeps the best checkpoint.
+    """Evaluates the heads now and then on a few videos, and keeps the best checkpoint of each.
 
     Args:
-        validate: gives J, F and J&F of a head; called by rank 0 alone.
+        reader: of the cache with these videos.
         interval: iterations between two evaluations.
-        work_dir: where ``best.pth`` goes.
-        training: facts about the run, for its ``meta["training"]``.
+        num_videos: how many, always the same.
     """
 
-    priority = "LOW"  # after the optimiser's and before the checkpoint's
+    priority = "LOW"  # before the checkpoints
 
-    def __init__(
-        self,
-        validate: Callable[[Head], dict[str, float]],
-        interval: int,
-        work_dir: Path,
-        training: dict[str, Any],
-    ) -> None:
-        self.validate, self.interval, self.training = validate, interval, training
-        self.path = work_dir / "best.pth"
+    def __init__(self, reader: CacheReader, interval: int, num_videos: int) -> None:
+        self.reader, self.interval, self.num_videos = reader, interval, num_videos
 
     def before_train(self, runner: Runner) -> None:
-        self.best = -1.0
-        if self.path.is_file():  # of the run that is resumed
-            match read_checkpoint(self.path)["meta"].get("validation"):
-                case {"J&F": float(best)} if 0 <= best <= 1:
-                    self.best = best
-                case _:
-                    raise InputError(f"{self.path} does not say how good it is; move it away")
+        self.best = {head.name: best_so_far(head.folder) for head in runner.model.alive}
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Batch | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        done = runner.iter + 1
+        if done % self.interval:
             return
-        model = unwrapped(runner.model)
-        found = self.validate(model.evaluated_head())
-        for name in ("J", "F", "J&F"):
-            runner.visualizer.add_scalar(f"val/{name}", found[name], runner.iter + 1)
-        better = found["J&F"] > self.best
-        runner.logger.info(
-            f"validation after {runner.iter + 1} iterations: J&F {100 * found['J&F']:.1f} over "
-            f"{found['num_expressions']} expressions" + (", the best so far" if better else "")
+        runner.model.each(Trainee.check)
+        heads = {head.name: head for head in runner.model.alive}
+        if not is_main_process() or not heads:
+            return
+        found = validate(
+            {name: head.model.evaluated_head() for name, head in heads.items()},
+            self.reader,
+            num_videos=self.num_videos,
+            sigma={name: head.member.config.evaluation.sigma for name, head in heads.items()},
+            rule={name: pick_rule(head.member.config, self.reader) for name, head in heads.items()},
+            device=runner.device,
         )
-        if better:
-            self.best = found["J&F"]
-            meta = {"iter": runner.iter + 1, "training": self.training, "validation": found}
-            save_checkpoint({"meta": meta, "state_dict": model.state_dict()}, self.path)
+        for name, figures in found.items():
+            head, score = heads[name], figures["J&F"]
+            head.record({f"val/{kind}": figures[kind] for kind in ("J", "F", "J&F")}, done)
+            better = score > self.best[name]
+            runner.logger.info(
+                f"{name and f'{name}: '}validation after {done} iterations: J&F {100 * score:.1f} "
+                f"over {figures['num_expressions']} expressions"
+                + (", the best so far" if better else "")
+            )
+            if better:
+                self.best[name] = score
+                save_checkpoint(head.content(done, validation=figures), head.folder / "best.pth")
+
+
+def best_so_far(folder: Path) -> float:
+    """J&F of the best checkpoint in the folder of a head that goes on; -1 without any."""
+    path = folder / "best.pth"
+    if not path.is_file():
+        return -1.0
+    match read_checkpoint(path)["meta"].get("validation"):
+        case {"J&F": float(best)} if 0 <= best <= 1:
+            return best
+    raise InputError(f"{path} does not say how good it is; move it away")

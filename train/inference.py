@@ -13,15 +13,15 @@ import torch
 from cache_schema.reader import CacheReader
 from cache_schema.records import Expression
 from train.data import video_batch
-from train.evaluation.records import Item
 from train.heads import Head, HeadInputs
+from train.records import ExpressionRef
 
 BATCH = 16  # expressions of one video that go through a head together
 
 
-def read_expression(reader: CacheReader, item: Item) -> Expression:
+def read_expression(reader: CacheReader, expression: ExpressionRef) -> Expression:
     """The features of an expression."""
-    return reader.video(item.video).expression(item.expression)
+    return reader.video(expression.video).expression(expression.id)
 
 
 @torch.no_grad()

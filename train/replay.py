@@ -21,8 +21,8 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Geometry
 from cache_schema.run_lengths import run_ends
-from train.data.rle import paint
 from train.masks.logits import mask_logits
+from train.run_lengths import paint
 
 CHUNK = 16  # of VITA's masks that are brought to the original size at once
 

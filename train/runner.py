@@ -1,85 +1,188 @@
-"""The mmengine side of training: one loop, its hooks, and the runner's parts."""
+"""The one loop of training, under mmengine's runner: a pass over the batches for one or many heads.
+
+heads = [Trainee(member, caches, work_dir, device) for member in members]
+build_runner(heads, caches, work_dir, device=device).train()
+"""
 
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, is_main_process
-from mmengine.registry import HOOKS, LOOPS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.logging import MMLogger, print_log
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+from mmengine.visualization.vis_backend import (
+    BaseVisBackend,
+    LocalVisBackend,
+    TensorboardVisBackend,
+)
 from torch import nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from cache_schema.host import files
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
-from cache_schema.host.lock import CacheLock
 from cache_schema.reader import CacheReader
-from train.checkpoint import (
-    PlainCheckpoint,
-    check_state,
-    latest_checkpoint,
-    load_weights,
-    parameter_shapes,
-    read_checkpoint,
-)
-from train.config import differences, load_config
+from train.checkpoint import load_weights, read_checkpoint
+from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
-from train.data.compatible import signature
-from train.distributed import mean_over_ranks, unwrapped, wrap
 from train.heads import CacheSizes, Head, find_head
-from train.hooks import LossLog, PeakMemory, RunFile, Validation
-from train.provenance import CONTENTS, cache_identity, contents
-from train.trainable import (
-    build_head,
-    build_optimizer,
-    build_trainable,
-    learning_rate,
-    scheduler_configs,
-)
+from train.hooks import Checkpoints, Log, RunFile, Validation
+from train.losses import Diverged
+from train.together import Together, grouped
+from train.trainable import Losses, build_head, learning_rate
+from train.trainee import Trainee
 
 __all__ = ["build_runner", "load_config", "load_head"]
 
-# What may change between a run and its resumption: nothing that shapes the weights.
-FREE_TO_CHANGE = (
-    "train.max_iters", "train.log_interval", "train.checkpoint_interval", "train.val_",
-    "train.keep_checkpoints", "train.tensorboard", "train.graphs", "train.together",
-    "data.num_workers", "data.ram_gb", "evaluation.",
-)  # fmt: skip
 
+class Heads(nn.ModuleList):
+    """The heads of a pass, as the runner's model.
 
-class ResumableLoop(IterBasedTrainLoop):
-    """mmengine's loop, but a resume starts the sampler where it stopped.
-
-    The parent reads and throws away every batch that was trained on already.
+    Attributes:
+        alive: those that are trained.
+        dropped: those that have diverged, and why.
     """
 
+    def __init__(self, heads: Sequence[Trainee], *, together: bool = False) -> None:
+        super().__init__(head.model for head in heads)
+        self.alive = list(heads)
+        self.dropped: dict[Trainee, str] = {}
+        self._together = together
+        self._groups: list[Together] | None = None  # None: to be made of those that are left
+
+    def train_step(self, batch: Batch, iteration: int) -> dict[str, Losses]:
+        """A step of every head on one batch; the loss terms of those that took it, by name."""
+        losses: dict[str, Losses] = {}
+        if self._together:
+            self.each(Trainee.check)
+            if self._groups is None:
+                self._groups = grouped(self.alive)
+        waiting = list(self.alive)
+        for some in self._groups or ():
+            with suppress(Diverged):  # one of them: each for itself then says which
+                for head, terms in some.step(batch, iteration):
+                    waiting.remove(head)
+                    losses[head.name] = terms
+
+        def step(head: Trainee) -> None:
+            losses[head.name] = head.step(batch, iteration)
+
+        self.each(step, waiting)
+        return losses
+
+    def each(
+        self, work: Callable[[Trainee], object], some: Sequence[Trainee] | None = None
+    ) -> None:
+        """Work on every head that is left, or on some; one that has diverged is dropped.
+
+        Raises:
+            Diverged: it is the only one of a run.
+        """
+        for head in list(self.alive if some is None else some):
+            try:
+                work(head)
+            except Diverged as error:
+                if not head.name:
+                    raise
+                print_log(f"{head.name} is dropped, the others go on: {error}", "current")
+                head.drop(str(error))
+                self.alive.remove(head)
+                self.dropped[head] = str(error)
+                self._groups = None
+
+
+class Pass(BaseLoop):
+    """Every batch is read and put on the device once, and every head takes its own step on it.
+
+    Args:
+        runner: its model is `Heads`.
+        dataloader: from `build_loader`.
+        start: iterations that were done before.
+        max_iters: after which training ends.
+    """
+
+    max_epochs, epoch = 1, 0
+
+    def __init__(self, runner: Runner, dataloader: DataLoader, *, start: int, max_iters: int):
+        super().__init__(runner, dataloader)
+        self.iter, self.max_iters = start, max_iters
+
     def run(self) -> nn.Module:
-        self.dataloader_iterator = None  # the parent's own, whose processes read ahead for nobody
-        self.runner.call_hook("before_train")
-        self.runner.call_hook("before_train_epoch")
-        self.dataloader.batch_sampler.start = self._iter
-        self.runner.model.train()
-        with workers.one_sentence():
-            for batch in on_device(self.dataloader, self.runner.device):
-                self.run_iter(batch)
-        self.runner.call_hook("after_train_epoch")
-        self.runner.call_hook("after_train")
-        return self.runner.model
+        runner, heads = self.runner, self.runner.model
+        self.dataloader.batch_sampler.start = self.iter
+        runner.call_hook("before_train")
+        with workers.one_sentence(), runner.open_bar() as bar:
+            for batch in on_device(self.dataloader, runner.device):
+                runner.call_hook("before_train_iter", batch_idx=self.iter, data_batch=batch)
+                losses = heads.train_step(batch, self.iter)
+                runner.call_hook(
+                    "after_train_iter", batch_idx=self.iter, data_batch=batch, outputs=losses
+                )
+                self.iter += 1
+                bar.update()
+                if not heads.alive:
+                    break
+        runner.call_hook("after_train")
+        return heads
 
-    def run_iter(self, data_batch: Batch) -> None:
-        unwrapped(self.runner.model).iteration = self._iter
-        super().run_iter(data_batch)
 
+class HeadRunner(Runner):
+    """mmengine's runner on a device of our choice, for many heads, without its page of environment.
 
-LOOPS.register_module(module=ResumableLoop, force=True)
-HOOKS.register_module(module=LossLog, force=True)
+    Args:
+        device: where heads are trained.
+        title: of the bar that shows progress in a terminal.
+    """
+
+    def __init__(self, *, device: torch.device, title: str, **arguments: Any) -> None:
+        self.device, self.title = device, title
+        self.bar: tqdm | None = None
+        super().__init__(log_level="WARNING", **arguments)
+        if is_main_process():
+            self.logger.setLevel(logging.INFO)
+            for handler in self.logger.handlers:
+                handler.setLevel(logging.INFO)
+                handler.handleError = _stop
+
+    def build_logger(self, **how: Any) -> MMLogger:
+        """mmengine's, but no line tears the bar, which stands for the lines of progress."""
+        logger = super().build_logger(**how)
+        console = logger.handlers[0]
+        console.emit = lambda record: tqdm.write(console.format(record))
+        console.addFilter(lambda record: not getattr(record, "behind_bar", False))
+        return logger
+
+    def open_bar(self) -> tqdm:
+        """The bar of the training that begins; nobody sees it in a log file."""
+        self.bar = tqdm(
+            desc=self.title, total=self.max_iters, initial=self.iter, unit="it", mininterval=1.0,
+            disable=None if is_main_process() else True,
+        )  # fmt: skip
+        return self.bar
+
+    def progress(self, line: str, **shown: str) -> None:
+        """Say how far training is: a line of the log, and a few words beside the bar."""
+        self.logger.info(line, extra={"behind_bar": not self.bar.disable})
+        self.bar.set_postfix(shown)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        return model  # each head is wrapped by itself
+
+    def dump_config(self) -> None:
+        pass  # each head's folder has its own
+
+    def _log_env(self, env_cfg: dict) -> None:
+        pass
 
 
 def _stop(record: logging.LogRecord) -> None:
@@ -88,35 +191,91 @@ def _stop(record: logging.LogRecord) -> None:
     raise InputError(f"the log cannot be written ({error}); {files.ADVICE}") from error
 
 
-class HeadRunner(Runner):
-    """mmengine's runner on a device of our choice, without its page of environment."""
+def build_runner(
+    heads: Sequence[Trainee],
+    caches: Sequence[CacheReader],
+    work_dir: Path,
+    *,
+    device: torch.device | str = "cpu",
+    start: int = 0,
+    title: str = "train",
+    validation: CacheReader | None = None,
+) -> HeadRunner:
+    """Everything that a pass needs; call ``.train()`` on it.
 
-    def __init__(self, *, device: torch.device, **arguments: Any) -> None:
-        self.device = device
-        super().__init__(log_level="WARNING", **arguments)
-        # mmengine warns of its own use of its own old names, which nobody here can change.
-        self.logger.addFilter(lambda record: "deprecated" not in record.getMessage())
-        if is_main_process():
-            self.logger.setLevel(logging.INFO)
-            for handler in self.logger.handlers:
-                handler.setLevel(logging.INFO)
-                handler.handleError = _stop
+    In several processes each builds its own, after `train.distributed.join`.
 
-    def resume(self, filename: str, **how: Any) -> None:
-        content = read_checkpoint(filename)
-        load_weights(unwrapped(self.model), content["state_dict"], where=f"checkpoint {filename}")
-        own = {
-            "optimizer": self.optim_wrapper.state_dict(),
-            "param_schedulers": [s.state_dict() for s in self.param_schedulers],
-        }
-        check_state(Path(filename), content, own, parameter_shapes(self.optim_wrapper))
-        super().resume(filename, **how)
+    Args:
+        heads: to train; they read the same batches, and are saved at the same iterations.
+        caches: what to train on.
+        work_dir: for the log; created. Each head has a folder of its own.
+        device: where to train.
+        start: iterations that the heads have behind them.
+        title: of the bar.
+        validation: to evaluate heads on, every ``train.val_interval`` iterations.
 
-    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        return wrap(model.to(self.device))
+    Raises:
+        InputError: the caches cannot be trained on or do not fit the config, or a folder cannot
+            be written.
+    """
+    device = torch.device(device)
+    config = heads[0].member.config
+    train = config.train
+    dataset = build_dataset([head.member.config for head in heads], caches, device)
+    loader = build_loader(config, dataset)
+    hooks = [Log(train.log_interval), Checkpoints(train.checkpoint_interval), RunFile()]
+    if validation is not None:
+        hooks.append(Validation(validation, train.val_interval, train.val_videos))
+    together = device.type == "cuda" and train.together and get_world_size() == 1
+    runner = HeadRunner(
+        device=device,
+        title=title,
+        model=Heads(heads, together=together),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        train_cfg={"type": Pass, "start": start, "max_iters": train.max_iters},
+        optim_wrapper=OptimWrapperDict(**{head.name: head.optimizer for head in heads}),
+        # What mmengine's own do, heads do by themselves and the hooks for each of them.
+        default_hooks=dict.fromkeys(
+            ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+        ),
+        custom_hooks=hooks,
+        randomness={"seed": 0},  # a step draws from seeds of its own
+        experiment_name=f"{work_dir.absolute()} {title}",
+    )
+    for head in heads if is_main_process() else ():
+        name = Path(head.member.config.filename).name
+        head.member.config.dump(head.folder / name)
+        head.backends = backends(config, head.folder / runner.timestamp / "vis_data")
+    parameters = sum(p.numel() for head in heads for p in head.model.head.parameters())
+    runner.logger.info(
+        f"{len(dataset)} expressions from {len(caches)} cache(s), {len(heads)} head(s) with "
+        f"{parameters / 1e6:.2f} M parameters, {train.max_iters} iterations on {device}; "
+        f"checkpoints and logs in {work_dir}"
+    )
+    rates = dict.fromkeys(
+        f"{learning_rate(own):.3g} = {own.optimizer.lr:.3g} x {train.batch_size} / "
+        f"{own.optimizer.lr_batch_size}"
+        for own in (head.member.config for head in heads)
+    )
+    runner.logger.info(
+        f"effective batch {train.batch_size} = {get_world_size()} process(es) x "
+        f"{train.batch_size // get_world_size()}; learning rate {', '.join(rates)}"
+    )
+    return runner
 
-    def _log_env(self, env_cfg: dict) -> None:
-        pass
+
+def backends(config: Config, folder: Path) -> list[BaseVisBackend]:
+    """What writes a head's scalars, for TensorBoard too where the config asks for that."""
+    found = [LocalVisBackend(str(folder))]
+    if config.train.tensorboard:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise InputError(
+                "config key train.tensorboard needs the package tensorboard, which is not "
+                "installed: pip install tensorboard, or leave the key out"
+            )
+        found.append(TensorboardVisBackend(str(folder)))
+    return found
 
 
 def build_dataset(
@@ -171,125 +330,17 @@ def num_workers(config: Config, device: torch.device | str) -> int:
     return min(CORES // 4, 8) if torch.device(device).type == "cuda" else 0
 
 
+def ram_bytes(config: Config, caches: int, device: torch.device | str) -> int:
+    """What the reader of each of so many caches may keep in memory, see ``data.ram_gb``."""
+    return int(config.data.ram_gb * 1e9) // (caches * max(num_workers(config, device), 1))
+
+
 def on_device(loader: DataLoader, device: torch.device) -> Iterator[Batch]:
     """The batches of `build_loader`; on a GPU they are brought there ahead of training."""
     dataset: ClipDataset = loader.dataset
     if dataset.staged:
         return Stager(dataset.caches, device).ahead(loader)
     return iter(loader)
-
-
-def training_facts(config: Config, caches: Sequence[CacheReader]) -> dict[str, Any]:
-    """What a checkpoint keeps of its run, JSON-able."""
-    return {
-        "config": config.to_dict(),
-        "seed": config.train.seed,
-        "caches": [
-            {
-                **cache_identity(reader),
-                **contents(reader),
-                "models": signature(reader.fingerprint, codec=False),
-            }
-            for reader in caches
-        ],
-    }
-
-
-def build_runner(
-    config: Config,
-    caches: Sequence[CacheReader],
-    work_dir: str | Path,
-    *,
-    device: torch.device | str = "cpu",
-    resume: bool = False,
-    validate: Callable[[Head], dict[str, float]] | None = None,
-) -> Runner:
-    """Everything a training run needs; call ``.train()`` on it.
-
-    In several processes each builds its own, after `train.distributed.join`.
-
-    Args:
-        config: from `load_config`.
-        caches: what to train on.
-        work_dir: for checkpoints (``iter_N.pth``) and logs; created.
-        device: where to train.
-        resume: go on from the latest checkpoint in `work_dir`; from the start without any.
-        validate: gives J, F and J&F of a head, every ``train.val_interval`` iterations.
-
-    Raises:
-        InputError: the caches cannot be trained on or do not fit the config, the folder cannot
-            be written or holds another run.
-    """
-    work_dir, train = Path(work_dir), config.train
-    dataset = build_dataset([config], caches, device)
-    loader = build_loader(config, dataset)
-    training = training_facts(config, caches)
-    checkpoint = _start(work_dir, training, resume=resume)
-    model = build_trainable(
-        config, dataset.sizes, mean=mean_over_ranks if get_world_size() > 1 else None
-    )
-    hooks = [PeakMemory(), PlainCheckpoint(training), RunFile(work_dir, training)]
-    if validate is not None:
-        hooks.append(Validation(validate, train.val_interval, work_dir, training))
-    runner = HeadRunner(
-        device=torch.device(device),
-        model=model,
-        work_dir=str(work_dir),
-        train_dataloader=loader,
-        train_cfg={"type": "ResumableLoop", "max_iters": train.max_iters},
-        optim_wrapper=build_optimizer(config, model),
-        param_scheduler=scheduler_configs(config),
-        default_hooks={
-            "logger": {"type": "LoggerHook", "interval": train.log_interval},
-            "runtime_info": {
-                "type": "LossLog",
-                "intervals": [train.log_interval, train.checkpoint_interval],
-            },
-            "sampler_seed": None,
-            "checkpoint": {
-                "type": "CheckpointHook",
-                "by_epoch": False,
-                "interval": train.checkpoint_interval,
-                # The oldest goes before the newest is written: one alone could leave none.
-                "max_keep_ckpts": max(train.keep_checkpoints, 2),
-                "backend_args": {"backend": "atomic"},
-            },
-        },
-        custom_hooks=hooks,
-        log_processor={"by_epoch": False},
-        load_from=str(checkpoint) if checkpoint else None,
-        resume=checkpoint is not None,
-        randomness={"seed": train.seed},
-        visualizer={"type": "Visualizer", "vis_backends": _log_backends(config)},
-        # mmengine finds loggers by this name: two runs in one process must not share it.
-        experiment_name=f"{Path(config.filename).stem}_{id(model):x}",
-        launcher="pytorch" if get_world_size() > 1 else "none",
-        cfg=config,
-    )
-    parameters = sum(p.numel() for p in model.head.parameters())
-    runner.logger.info(
-        f"{len(dataset)} expressions from {len(caches)} cache(s), {parameters / 1e6:.2f} M "
-        f"parameters, {train.max_iters} iterations on {device}; checkpoints and logs in {work_dir}"
-    )
-    runner.logger.info(
-        f"effective batch {train.batch_size} = {get_world_size()} process(es) x "
-        f"{train.batch_size // get_world_size()}; learning rate {learning_rate(config):.3g} = "
-        f"{config.optimizer.lr:.3g} x {train.batch_size} / {config.optimizer.lr_batch_size}"
-    )
-    return runner
-
-
-def _log_backends(config: Config) -> list[dict[str, Any]]:
-    """Where mmengine's visualizer writes the scalars."""
-    backends = [{"type": "LocalVisBackend"}]
-    if config.train.tensorboard:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise InputError(
-                "config key train.tensorboard needs the package tensorboard, which is not "
-                "installed: pip install tensorboard, or leave the key out"
-            )
-        backends.append({"type": "TensorboardVisBackend"})
-    return backends
 
 
 def load_head(
@@ -317,78 +368,3 @@ def load_head(
     head = build_head(config, sizes)
     load_weights(head, own, where=f"checkpoint {checkpoint}")
     return head.to(device).eval()
-
-
-@contextmanager
-def alone_in(work_dir: Path) -> Iterator[None]:
-    """Keep other trainings out of a work folder, in the main process of a run.
-
-    Raises:
-        InputError: another one is at work there, or the folder cannot be written.
-    """
-    if not is_main_process():
-        yield
-        return
-    files.make_folder(work_dir)
-    with CacheLock(work_dir, what="the work folder"):
-        yield
-
-
-def _start(work_dir: Path, training: dict[str, Any], *, resume: bool) -> Path | None:
-    """Make the work folder; the checkpoint to go on from, if any."""
-    files.make_folder(work_dir)
-    checkpoint = latest_checkpoint(work_dir)
-    if checkpoint is None:
-        return None
-    if not resume:
-        raise InputError(
-            f"{work_dir} already holds {checkpoint.name} of an earlier run; add --resume to go on "
-            "with it, or choose another --work-dir"
-        )
-    check_same_run(checkpoint, read_checkpoint(checkpoint), training)
-    return checkpoint
-
-
-def check_same_run(path: Path, checkpoint: dict[str, Any], training: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of another run.
-
-    Args:
-        path: of the checkpoint.
-        checkpoint: from `read_checkpoint`.
-        training: from `training_facts`.
-    """
-    earlier = checkpoint["meta"].get("training")
-    config = earlier.get("config") if isinstance(earlier, dict) else None
-    if not isinstance(config, dict) or not all(isinstance(part, dict) for part in config.values()):
-        raise InputError(f"--resume: {path} does not say the config that it was trained with")
-    free = FREE_TO_CHANGE
-    if training["config"]["schedule"]["type"] == "poly":  # it ends with the run
-        free = tuple(key for key in free if key != "train.max_iters")
-    changed = [
-        difference
-        for difference in differences(training["config"], config)
-        if not difference.startswith(free)
-    ]
-    changed += _other_caches(earlier.get("caches"), training["caches"])
-    if changed:
-        raise InputError(
-            f"--resume: {path} belongs to another run ({'; '.join(changed)}); give what it "
-            "was started with, or choose another --work-dir"
-        )
-
-
-def _other_caches(earlier: Any, ours: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is to be said of caches that are not those of the earlier run."""
-    if not isinstance(earlier, list) or len(earlier) != len(ours):
-        return ["the caches are not those of the earlier run"]
-    for then, now in zip(earlier, ours, strict=True):
-        then = then if isinstance(then, dict) else {}
-        if any(then.get(key) != now[key] for key in now.keys() - CONTENTS):
-            return ["the caches are not those of the earlier run"]
-        # Older checkpoints do not tell the videos.
-        if any(then.get(key, now[key]) != now[key] for key in CONTENTS):
-            return [
-                f"{now['dataset']} {now['split']} holds other videos, {now['videos']} now and "
-                f"{then.get('videos')} then"
-            ]
-    return []

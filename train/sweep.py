@@ -1,13 +1,15 @@
 """Whole ablation tables in one pass over the cache.
 
     python -m train.sweep SWEEP --cache CACHE [CACHE ...] [--eval-cache CACHE] [--seeds 0 1 2]
-                          [--config CONFIG] [--work-dir DIR] [--resume] [--cfg-options key=value]
+                          [--config CONFIG] [--work-dir DIR] [--resume] [--val-cache CACHE]
+                          [--cfg-options key=value ...]
+    torchrun --nproc-per-node N -m train.sweep SWEEP ...
 
 SWEEP is one of train/configs/sweeps, or a file like them (`train.sweeping.variants`); CONFIG is
 what its rows differ from. Every row is trained with every seed, all on the same batches; then all
 are scored on the other cache, and DIR gets the table as sweep.md, .csv, .png and .json, beside a
-folder of checkpoints for each row and seed. A cache may have a name, as in ``--cache ovis=PATH``,
-for rows that say which caches they are trained on.
+folder for each row and seed, with what a run leaves. A cache may have a name, as in ``--cache
+ovis=PATH``, for rows that say which caches they are trained on.
 """
 
 import argparse
@@ -21,29 +23,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from mmengine.dist import is_main_process
 from tqdm import tqdm
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
-from cache_schema.host.cores import model_threads
 from cache_schema.reader import CacheReader
-from train.__main__ import pick_device
-from train.config import Options
+from train.commands import add_training_options, alone_in, check_validation, one_of_several
 from train.data.compatible import check_compatible
 from train.data.sizes import common_sizes
-from train.evaluation.cache_scores import list_expressions, pick_rule
+from train.distributed import leave
+from train.evaluation.from_cache.contents import list_expressions, pick_rule
+from train.evaluation.from_cache.head_scores import (
+    HeadScores,
+    collect_metrics,
+    from_json,
+    score_videos,
+    to_json,
+)
 from train.evaluation.report import write_metrics
 from train.heads import find_head
-from train.memory import keep_freed_memory
-from train.params import count
+from train.members import Trained, train_members
 from train.provenance import cache_identity, describe_run
-from train.runner import alone_in, load_head
-from train.sweeping.engine import Trained, train_members
+from train.runner import load_head, ram_bytes
 from train.sweeping.report import write_report
-from train.sweeping.scores import HeadScores, collect_metrics, from_json, score_videos, to_json
-from train.sweeping.variants import Member, Sweep, load_sweep, make_members
+from train.sweeping.variants import Sweep, load_sweep, make_members
 from train.trainable import build_head
+from train.trainee import Member
 
 NAMED = re.compile(r"([\w.-]+)=(.+)")
 #: Videos of the splits of MeViS that the paper measures on: beside other data its figures would
@@ -54,21 +61,28 @@ MEVIS_VIDEOS = {"valid": 140, "valid_u": 50}
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
     arguments = _parser().parse_args(argv)
-    torch.set_num_threads(model_threads())
-    keep_freed_memory()
     sweep = load_sweep(arguments.sweep)
     members = make_members(sweep, arguments.config, arguments.seeds, arguments.cfg_options)
-    caches = open_caches(arguments.cache, "--cache", members)
-    eval_caches = open_caches(arguments.eval_cache, "--eval-cache", members)
-    for names, readers in eval_caches.items():  # better now than after the training
-        list_expressions(readers[0])
-        both = (caches[names][0], readers[0])
-        check_compatible({str(r.path): r.fingerprint for r in both}, mixed_codecs=True)
-    device = pick_device(arguments.device)
+    check_validation([m.config for m in members], given=bool(arguments.val_cache))
     work_dir = Path(arguments.work_dir or Path("work/sweeps") / Path(arguments.sweep).stem)
     start = time.perf_counter()
-    with alone_in(work_dir):
-        trained = train_members(members, caches, work_dir, device=device, resume=arguments.resume)
+    with one_of_several(arguments) as device, alone_in(work_dir):
+        ram = ram_bytes(members[0].config, len(arguments.cache), device)
+        caches = open_caches(arguments.cache, "--cache", members, ram)
+        val_caches = open_caches(arguments.val_cache, "--val-cache", members)
+        eval_caches = open_caches(arguments.eval_cache, "--eval-cache", members)
+        for names, readers in eval_caches.items():  # better now than after the training
+            list_expressions(readers[0])
+            both = (caches[names][0], readers[0])
+            check_compatible({str(r.path): r.fingerprint for r in both}, mixed_codecs=True)
+        trained = train_members(
+            members, caches, work_dir,
+            device=device, resume=arguments.resume, validation=val_caches,
+        )  # fmt: skip
+        main_process = is_main_process()
+        leave()  # the others have done their part
+        if not main_process:
+            return 0
         if eval_caches:
             metrics = evaluate(trained, eval_caches, work_dir, device=device)
             print(report(sweep, trained, metrics, eval_caches, work_dir))
@@ -86,7 +100,7 @@ def main(argv: list[str]) -> int:
 
 
 def open_caches(
-    given: Sequence[str], option: str, members: Sequence[Member]
+    given: Sequence[str], option: str, members: Sequence[Member], ram: int = 0
 ) -> dict[tuple[str, ...], list[CacheReader]]:
     """The caches of each combination of names that members have.
 
@@ -94,6 +108,7 @@ def open_caches(
         given: PATH or NAME=PATH.
         option: that they were given with, for messages.
         members: of the sweep.
+        ram: bytes that each may keep in memory.
 
     Raises:
         InputError: a name twice, one that was not given, or a cache that cannot be read.
@@ -106,12 +121,12 @@ def open_caches(
         paths[named[1] if named else ""].append(named[2] if named else text)
         if named and len(paths[named[1]]) > 1:
             raise InputError(f"{option}: two caches are called {named[1]}; give each its own name")
-    readers = {name: [CacheReader(path) for path in own] for name, own in paths.items()}
+    readers = {n: [CacheReader(path, ram_bytes=ram) for path in own] for n, own in paths.items()}
     everything = [reader for own in readers.values() for reader in own]
     found = {}
     for names in {member.caches for member in members}:
         unknown = sorted(set(names) - set(readers))
-        if option == "--eval-cache":  # one is enough for all, else the one of the first name
+        if option != "--cache":  # one is enough for all, else the one of the first name
             first = readers.get(names[0] if names else "", everything)[:1]
             if names and unknown and len(everything) > 1:
                 raise InputError(f"{option}: a row wants the cache {names[0]}; give it by name")
@@ -165,7 +180,7 @@ def _score(
     needs = {name for m in checkpoints for name in find_head(m.config.model.type).needs()}
     sizes = common_sizes([reader], needs)
     heads = {m.name: load_head(m.config, path, sizes, device) for m, path in checkpoints.items()}
-    rule = {m.name: pick_rule(m.config, reader.dataset) for m in checkpoints}
+    rule = {m.name: pick_rule(m.config, reader) for m in checkpoints}
     sigma = {m.name: m.config.evaluation.sigma for m in checkpoints}
     digests = {m.name: file_sha256(path) for m, path in checkpoints.items()}
     header = json.dumps([reader.fingerprint_hex, digests, rule, sigma], sort_keys=True)
@@ -212,7 +227,9 @@ def report(
         results[member.label].append(content)
         seconds[member.label].append(trained.seconds[member])
         with torch.device("meta"):
-            parameters[member.label] = count(build_head(member.config, sizes)).total()
+            head = build_head(member.config, sizes)
+        learnable = (p.numel() for p in head.parameters() if p.requires_grad)
+        parameters[member.label] = sum(learnable)
     return write_report(
         work_dir,
         results,
@@ -241,12 +258,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("sweep", help="a name in train/configs/sweeps, or a file")
     parser.add_argument("--cache", nargs="+", required=True, help="PATH or NAME=PATH to train on")
     parser.add_argument("--eval-cache", nargs="+", default=[], help="to score on; none trains only")
+    parser.add_argument(
+        "--val-cache", nargs="+", default=[], help="to evaluate on during training, as in a run"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--config", default="train/configs/mevis.py", help="what the rows change")
     parser.add_argument("--work-dir", help="default: work/sweeps/SWEEP")
-    parser.add_argument("--resume", action="store_true", help="go on with the sweep in DIR")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
+    add_training_options(parser)
     return parser
 
 

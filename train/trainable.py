@@ -41,8 +41,6 @@ class TrainableHead(BaseModel):
         graphs: record the head's passes as CUDA graphs; not where the head is wrapped.
         mean: over all ranks, of what each counts; see `Criterion.terms`.
 
-    Attributes:
-        iteration: from 0, of mmengine's next call; its loop sets it.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class TrainableHead(BaseModel):
         self.criterion = criterion
         self.seed = seed
         self.mean = mean
-        self.iteration = 0
         self._decode = GraphedHead(head, autocast, enabled=graphs)
         self._total: tuple[int, Callable[[], Tensor]] | None = None  # of the last step
         self.average = None
@@ -90,15 +87,6 @@ class TrainableHead(BaseModel):
         first = 1 + samples * get_rank()
         return step_seeds(self.seed, iteration, samples * get_world_size())[first:][:samples]
 
-    def train_step(
-        self,
-        data: Batch,
-        optim_wrapper: OptimWrapper,
-        forward: Callable[[Batch, int], Losses] | None = None,
-    ) -> Losses:
-        """One optimiser step, as mmengine's loop calls it; see `step`."""
-        return self.step(data, optim_wrapper, self.iteration, forward=forward)
-
     def step(
         self,
         batch: Batch,
@@ -124,7 +112,9 @@ class TrainableHead(BaseModel):
         """
         batch = batch.to(next(self.head.parameters()).device)
         total, log = self.parse_losses((forward or self)(batch, iteration))
-        self.watch(iteration, Fetch(total.detach()).get)
+        # One rank's trouble is everybody's, in the same step.
+        watched = total.detach() if self.mean is None else self.mean(total.detach())
+        self.watch(iteration, Fetch(watched).get)
         if not total.is_cuda:
             self.check()
         optim_wrapper.update_params(total)

@@ -3,22 +3,24 @@
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from cache_schema.codecs import Codec
 from cache_schema.host.cli import InputError
-from extract.codecs import mask_codec
+from extract.codecs.fitting import Sample, fit
+from extract.codecs.mask_codec import confident
+from extract.datasets import Dataset
+from extract.pipeline.inference import clip_of
 from extract.pipeline.parts import Images
 from extract.pipeline.prefetch import ahead
-from extract.pipeline.reading import Dataset, chunks
+from extract.pipeline.reading import chunks
 from extract.stage import Stage
 
 SAMPLE_SEED = 2
 
 
 def fit_codec(stage: Stage, dataset: Dataset, depth: int) -> Codec:
-    """Run VITA on clips of many videos, and fit the configured codec to them.
+    """Run the segmenter on clips of many videos, and fit the configured codec to them.
 
     Args:
         stage: see `extract.stage`.
@@ -35,7 +37,7 @@ def fit_codec(stage: Stage, dataset: Dataset, depth: int) -> Codec:
         tqdm(total=wanted["frames"], desc="fit codec", unit="frame", dynamic_ncols=True) as bar,
     ):
         samples = _samples(stage, prepared, bar)
-        return mask_codec.fit(samples, name=wanted["name"], rank=wanted["rank"], iou=wanted["iou"])
+        return fit(samples, name=wanted["name"], rank=wanted["rank"], iou=wanted["iou"])
 
 
 def sample_clips(stage: Stage, dataset: Dataset, frames: int) -> Iterator[tuple[str, list[Images]]]:
@@ -59,7 +61,7 @@ def sample_clips(stage: Stage, dataset: Dataset, frames: int) -> Iterator[tuple[
                 video = dataset.video(ids[k], objects=False)
                 shuffled = np.random.default_rng([SAMPLE_SEED, k]).permutation(video.num_frames)
                 clip = np.sort(shuffled[number * size :][: min(size, left)])
-                parts = [images for images, _ in chunks(stage, video, clip)]
+                parts = list(chunks(stage, video, clip))
             except InputError as error:
                 reason = reason or error
                 continue
@@ -76,13 +78,10 @@ def sample_clips(stage: Stage, dataset: Dataset, frames: int) -> Iterator[tuple[
 
 def _samples(
     stage: Stage, clips: Iterable[tuple[str, list[Images]]], bar: tqdm
-) -> Iterator[mask_codec.Sample]:
+) -> Iterator[Sample]:
     found, reason = False, None
     for video_id, parts in clips:
-        frames = [stage.vita.frames(stage.prepare(part)) for part in parts]
-        queries = torch.cat([part.frame_queries for part in frames])  # (T_c, N_f, C)
-        features = torch.cat([part.mask_features for part in frames])  # (T_c, C_mask, h, w)
-        video = stage.vita.video(queries[None])
+        features, video = clip_of(stage.segmenter, map(stage.prepare, parts))
         bar.update(len(features))
         try:
             stage.check_finite(video_id, mask_features=features, mask_embeds=video.mask_embeds)
@@ -90,7 +89,7 @@ def _samples(
             reason = reason or error
             continue
         found = True
-        sure = mask_codec.confident(video.logits[0])
-        yield mask_codec.Sample(features, video.mask_embeds[0, sure])
+        sure = confident(video.logits[0])
+        yield Sample(features, video.mask_embeds[0][..., sure, :])
     if reason and not found:
         raise reason

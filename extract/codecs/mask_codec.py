@@ -1,42 +1,21 @@
 """Mask features into codes, on the segmenter's device: the torch side of `cache_schema.codecs`.
 
-Also fits the low-rank codec to a sample of the data set, and measures what a codec costs VITA's own
-masks.
+Also measures what a codec costs the segmenter's own masks.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import chain, cycle, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cache_schema.basis import fit_basis
-from cache_schema.codecs import LOWRANK, SMALLEST, Basis, Codec, get_codec, narrow
+from cache_schema.codecs import SMALLEST, Basis, Codec, get_codec, narrow
 from cache_schema.host.cli import InputError
 from cache_schema.records import CodecIoU
 from extract.segmenters.masks import mask_logits
 
-#: Of each sample some frames are kept to choose the rank by, in bounded memory.
-KEPT_FRAMES = 2
-KEPT_BYTES = 1 << 30
-
 NOT_FINITE = "it holds NaN or infinite values"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What a codec is fitted to.
-
-    Attributes:
-        features: F_mask of some frames, (t, C, h, w).
-        embeds: mask embeddings of the video queries that count, (N, C).
-    """
-
-    features: Tensor
-    embeds: Tensor
 
 
 def confident(logits: Tensor) -> Tensor:
@@ -52,6 +31,17 @@ def confident(logits: Tensor) -> Tensor:
     sure = absent < 0.5
     sure[absent.argmin()] |= ~sure.any()
     return sure
+
+
+def carrier(codec: Codec) -> Codec:
+    """What brings mask features to the writer: the codec, or an exact one where it stores none."""
+    return get_codec("float32") if codec.dtype is None else codec
+
+
+def in_numpy(codec: Codec) -> bool:
+    """Whether only `Codec.encode` itself knows how a codec codes."""
+    plain = type(codec).encode is Codec.encode
+    return not plain or (codec.basis is not None and not codec.scaled)
 
 
 @torch.no_grad()
@@ -72,6 +62,8 @@ def encode(features: Tensor, codec: Codec) -> dict[str, np.ndarray]:
     Raises:
         InputError: NaN or infinite values, or values beyond the stored type.
     """
+    if in_numpy(codec):
+        return codec.encode(features.float().cpu().numpy())
     if not codec.scaled:
         dtype = getattr(torch, codec.dtype.name)
         # Rounding keeps the order, so all values are finite if the extremes are; NaN is both.
@@ -100,7 +92,7 @@ def encode_together(features: Tensor, codec: Codec) -> tuple[dict[str, Tensor], 
     """The same on a device that is better at few large steps: nothing waits, nothing travels.
 
     Args:
-        features, codec: see `encode`.
+        features, codec: see `encode`; not `in_numpy`.
 
     Returns:
         The arrays of ``codec.layout``, each with a leading t, and whether they can be stored (a
@@ -154,122 +146,6 @@ def _quantise(components: Tensor, codes: Tensor, buffer: Tensor) -> Tensor:
     return scales
 
 
-def fit(samples: Iterable[Sample], *, name: str, rank: int | str, iou: float) -> Codec:
-    """The codec of a name, with a basis fitted to samples if it needs one.
-
-    Args:
-        samples: of the data set, in random order; gone through once, and only if needed.
-        name: one of `cache_schema.codecs.CODECS`.
-        rank: of the basis; ``"auto"`` is the lowest that keeps the mean mask IoU. It is chosen by
-            bases fitted to one half of the samples, on frames of the other half.
-        iou: what ``"auto"`` has to keep.
-
-    Raises:
-        InputError: there are no samples, they are not finite, or no rank will do.
-    """
-    if name != LOWRANK:
-        return get_codec(name)
-    halves = _Half(), _Half()
-    for sample, half in zip(_at_least_two(samples), cycle(halves)):
-        half.add(sample, keep=rank == "auto")
-    first, second = (half.moments for half in halves)
-    if not first.pixels:
-        raise InputError(f"codec {name!r} has no frame to be fitted to; give some, or 'float16'")
-    channels = len(first.sum)
-    if rank == "auto":
-        ious = [halves[0].ious(second.basis(channels)), halves[1].ious(first.basis(channels))]
-        rank = _lowest(np.concatenate(ious, axis=1), name, iou)
-    if not 1 <= rank <= channels:
-        raise InputError(f"codec {name!r}: rank {rank} is not from 1 to {channels}, the channels")
-    return get_codec(name, (first + second).basis(rank))
-
-
-def _at_least_two(samples: Iterable[Sample]) -> Iterator[Sample]:
-    """The samples; the frames of a single one are shared out, so that each half has one."""
-    iterator = iter(samples)
-    first = list(islice(iterator, 2))
-    if len(first) == 1:
-        features, embeds = first[0].features, first[0].embeds
-        others = features[1::2] if len(features) > 1 else features
-        first = [Sample(features[::2], embeds), Sample(others, embeds)]
-    return chain(first, iterator)
-
-
-def _lowest(ious: np.ndarray, name: str, wanted: float) -> int:
-    """The lowest rank whose mean IoU is the wanted one, of IoUs (C, M) from rank 1 on."""
-    if not ious.shape[1]:
-        raise InputError(
-            f"codec {name!r}: no sampled frame shows a mask to choose the rank by; give codec.rank"
-        )
-    means = ious.mean(axis=1)
-    enough = np.flatnonzero(means >= wanted)
-    if not len(enough):
-        raise InputError(
-            f"codec {name!r}: no rank keeps a mask IoU of {wanted:g}, the best is "
-            f"{means.max():.4f} at rank {means.argmax() + 1}; ask for less with codec.iou, or take "
-            "codec 'float16'"
-        )
-    return int(enough[0]) + 1
-
-
-class Moments:
-    """First and second moments of features, and the second one of embeddings, in float64."""
-
-    def __init__(self) -> None:
-        self.pixels = self.queries = 0
-        self.sum = self.products = self.metric = np.float64(0)
-
-    def add(self, sample: Sample) -> None:
-        """Count a sample."""
-        for frame in sample.features:
-            flat = frame.flatten(1).double()  # (C, h*w)
-            self.pixels += flat.shape[1]
-            self.sum = self.sum + flat.sum(1).cpu().numpy()
-            self.products = self.products + (flat @ flat.T).cpu().numpy()
-        embeds = sample.embeds.double()
-        self.queries += len(embeds)
-        self.metric = self.metric + (embeds.T @ embeds).cpu().numpy()
-        if not np.isfinite(self.products).all() or not np.isfinite(self.metric).all():
-            raise InputError(f"the codec cannot be fitted to this sample: {NOT_FINITE}")
-
-    def __add__(self, other: "Moments") -> "Moments":
-        total = Moments()
-        for name, value in vars(self).items():
-            setattr(total, name, value + getattr(other, name))
-        return total
-
-    def basis(self, rank: int, *, weighted: bool = True) -> Basis:
-        """The basis that `fit_basis` finds for what was counted; without weights, plain PCA."""
-        mean = self.sum / self.pixels
-        covariance = self.products / self.pixels - np.outer(mean, mean)
-        metric = self.metric / max(self.queries, 1) if weighted else np.eye(len(mean))
-        return fit_basis(mean, covariance, metric, rank)
-
-
-class _Half:
-    """Half of the samples: moments to fit a basis to, frames to try the other half's basis on."""
-
-    def __init__(self) -> None:
-        self.moments = Moments()
-        self._kept: list[Sample] = []
-        self._bytes = 0
-
-    def add(self, sample: Sample, *, keep: bool) -> None:
-        """Count a sample, and perhaps keep a few of its frames on the host while there is room."""
-        self.moments.add(sample)
-        if not keep:
-            return
-        chosen = np.linspace(0, len(sample.features) - 1, KEPT_FRAMES).round().astype(int)
-        features = sample.features[np.unique(chosen)].float().cpu()
-        if self._bytes + features.nbytes <= KEPT_BYTES // 2 or not self._kept:
-            self._kept.append(Sample(features, sample.embeds.float().cpu()))
-            self._bytes += features.nbytes
-
-    def ious(self, basis: Basis) -> np.ndarray:
-        """`iou_by_rank` of the kept frames, (R, M)."""
-        return np.concatenate([iou_by_rank(s.features, s.embeds, basis) for s in self._kept], 1)
-
-
 class CodedLogits:
     """Mask logits of embeddings over coded frames, on the embeddings' device.
 
@@ -304,8 +180,13 @@ class CodedLogits:
             logits += self._bias[rows]
         return logits.unflatten(1, values.shape[1:])
 
-    def together(self, stored: Mapping[str, Tensor], rows: slice) -> Tensor:
-        """Logits (t, n, h, w) in t frames whose coded arrays are on the embeddings' device."""
+    def together(self, stored: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """Logits (t, n, h, w) in t frames whose coded arrays are on the embeddings' device.
+
+        Args:
+            stored: the coded arrays of the frames.
+            rows: which embeddings, (n,), or (t, n) in each frame.
+        """
         weights, values = self._weights[rows], stored["values"]
         if "scales" in stored:
             weights = weights * stored["scales"][:, None]  # (t, n, R)
@@ -367,20 +248,19 @@ def iou_by_rank(features: Tensor, embeds: Tensor, basis: Basis) -> np.ndarray:
 
     Args:
         features: (t, C, h, w).
-        embeds: (N, C).
+        embeds: (N, C), or (t, N, C).
         basis: of rank R.
 
     Returns:
         (R, M) float64 for the M masks that `codec_iou` compares.
     """
-    embeds = embeds.float()
     decoder, mean = (torch.from_numpy(a).to(embeds.device) for a in (basis.decoder, basis.mean))
-    weights, bias = embeds @ decoder.T, embeds @ mean  # (N, R), (N,)
     projection = _projection(basis, features.device)
     frames = []
-    for frame in features:
+    for frame, own in zip(features, embeds.float().expand(len(features), -1, -1), strict=True):
+        weights, bias = own @ decoder.T, own @ mean  # (N, R), (N,)
         flat = frame.float().flatten(1)
-        exact = embeds @ flat > 0  # (N, h*w)
+        exact = own @ flat > 0  # (N, h*w)
         shown = exact.any(1)
         exact = exact[shown]  # (M, h*w)
         buffer = flat.new_empty(basis.rank, flat.shape[1])

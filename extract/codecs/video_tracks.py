@@ -1,6 +1,9 @@
-"""Tracks of every query of a video and its clip bank, measured on what readers of a cache get."""
+"""What the masks of all queries of a video and its clips show: tracks, and overlaps with objects.
 
-from collections.abc import Callable, Mapping, Sequence
+Measured on the masks that readers of a cache get, those of the coded features.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,8 +14,7 @@ from cache_schema.codecs import Codec
 from cache_schema.host.cores import SPARE_THREADS
 from cache_schema.records import Geometry
 from extract.codecs.mask_codec import CodedLogits
-from extract.pipeline.parts import Tracks
-from extract.segmenters.masks import tracks
+from extract.segmenters.masks import measure
 
 #: On a device: codes of a video that are kept there until its queries are known, and the cells of
 #: masks that are measured together.
@@ -22,49 +24,59 @@ KEPT_BYTES, MEASURED_CELLS = 1 << 31, 1 << 25
 def video_tracks(
     coded: Callable[[int], Mapping[str, np.ndarray]],
     codec: Codec,
-    embeds: np.ndarray,
+    embeds: Sequence[np.ndarray],
     bank: np.ndarray,
     num_frames: int,
     geometry: Geometry,
-) -> Tracks:
-    """Tracks of the masks that readers of the cache get: of the coded features.
+    objects: np.ndarray | None = None,
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Tracks and overlaps of the whole video first, then of each clip.
 
     One frame a thread is in memory at a time, and of each clip only its own frames are looked at.
 
     Args:
         coded: the coded arrays of frame t, each with a leading axis of 1.
         codec: of the frames.
-        embeds: (1+K, N_v, C), of the whole video and of each clip.
+        embeds: of the whole video and of each clip, (N_v, C), or (T, N_v, C) for its own frames.
         bank: (K, T_c), frames of each clip, sorted.
         num_frames: T.
         geometry: of the video.
+        objects: (T, O, rows, columns), see `object_cells`; None without objects.
 
     Returns:
-        (N_v, T, 6) float16, and for each clip (N_v, T_c, 6).
+        Tracks (N_v, T, 6) and overlaps (N_v, O), float16, with the clip's own T. Overlaps are None
+        without objects.
     """
-    logits = CodedLogits(codec, torch.from_numpy(embeds).flatten(0, 1))
-    shown = np.ones((1 + len(bank), num_frames), bool)  # [clip, t]
-    for clip, frames in zip(shown[1:], bank, strict=True):
-        clip[:] = False
-        clip[frames] = True
-    queries = embeds.shape[1]
-    rows = torch.arange(len(shown) * queries).view(-1, queries)  # [clip, n]
+    logits, rows = _logits(codec, [torch.from_numpy(each) for each in embeds])
+    queries, clips = embeds[0].shape[-2], [range(num_frames), *bank.tolist()]
+    shown: list[list[tuple[int, Tensor]]] = [[] for _ in range(num_frames)]  # [t]: clip, its rows
+    for number, times in enumerate(clips):
+        for position, t in enumerate(times):
+            own = rows[number]
+            shown[t].append((number, own if own.dim() == 1 else own[position]))
 
-    def measure(t: int, stored: Mapping[str, np.ndarray]) -> np.ndarray:
+    def measured(t: int, stored: Mapping[str, np.ndarray]) -> list[Tensor]:
         frame = {name: array[0] for name, array in stored.items()}
-        maps = logits(frame, rows[shown[:, t]].flatten())  # (clips here * N_v, h, w)
-        return tracks(maps[None], geometry).numpy().reshape(-1, queries, 1, 6)
+        maps = logits(frame, torch.cat([own for _, own in shown[t]]))  # (clips here * N_v, h, w)
+        cells = None if objects is None else torch.from_numpy(objects[t : t + 1])
+        tracks, areas, shared = measure(maps[None], geometry, cells)
+        # a copy each: what a thread has made would be kept in shreds
+        together = tracks, areas.T, shared.transpose(0, 1)  # (clips here * N_v, 1, ...)
+        return [each.unflatten(0, (-1, queries)).clone() for each in together]
 
-    parts: list[list[np.ndarray]] = [[] for _ in shown]
+    parts: list[list[tuple[Tensor, ...]]] = [[] for _ in clips]
     with ThreadPoolExecutor(SPARE_THREADS) as pool:
         for start in range(0, num_frames, SPARE_THREADS):
             times = range(start, min(start + SPARE_THREADS, num_frames))
-            for t, found in zip(times, pool.map(measure, times, map(coded, times)), strict=True):
-                for clip, part in zip(np.flatnonzero(shown[:, t]), found, strict=True):
-                    # (N_v, 1, 6); a copy, or the other thread's memory would be kept in shreds
-                    parts[clip].append(part.copy())
-    whole, *clips = (np.concatenate(part, axis=1) for part in parts)
-    return whole, clips
+            for t, found in zip(times, pool.map(measured, times, map(coded, times)), strict=True):
+                for (number, _), *part in zip(shown[t], *found, strict=True):
+                    parts[number].append(part)
+    made = []
+    for times, part in zip(clips, parts, strict=True):
+        tracks, areas, shared = (torch.cat(each, 1) for each in zip(*part, strict=True))
+        overlaps = _overlaps(areas.T, shared.transpose(0, 1), objects, times)
+        made.append((tracks.numpy(), overlaps if overlaps is None else overlaps.numpy()))
+    return made
 
 
 class KeptCodes:
@@ -85,30 +97,69 @@ class KeptCodes:
 
     @torch.no_grad()
     def tracks(
-        self, codec: Codec, embeds: Tensor, bank: np.ndarray, geometry: Geometry
-    ) -> list[Tensor] | None:
-        """As `video_tracks`, on the device: of the whole video first, then of each clip.
-
-        None if the video was too long.
-        """
+        self,
+        codec: Codec,
+        embeds: Sequence[Tensor],
+        bank: np.ndarray,
+        geometry: Geometry,
+        objects: np.ndarray | None = None,
+    ) -> list[tuple[Tensor, Tensor | None]] | None:
+        """As `video_tracks`, on the device; None if the video was too long."""
         if self._left < 0:
             return None
-        queries = embeds.shape[1]
-        logits = CodedLogits(codec, embeds.flatten(0, 1))
+        logits, rows = _logits(codec, embeds)
+        clips = [range(len(self._frames)), *bank.tolist()]
+        return [
+            self._measured(logits, own, times, geometry, objects)
+            for own, times in zip(rows, clips, strict=True)
+        ]
 
-        def measured(number: int, times: Sequence[int]) -> Tensor:
-            rows = slice(number * queries, (number + 1) * queries)
-            cells = queries * self._frames[0]["values"][0].numel()
-            parts = []
-            step = max(MEASURED_CELLS // cells, 1)
-            for start in range(0, len(times), step):
-                some = times[start : start + step]
-                stored = {
-                    name: torch.stack([self._frames[t][name] for t in some])
-                    for name in self._frames[0]
-                }
-                parts.append(tracks(logits.together(stored, rows), geometry))
-            return torch.cat(parts, 1)  # (N_v, t, 6)
+    def _measured(
+        self,
+        logits: CodedLogits,
+        rows: Tensor,
+        times: Sequence[int],
+        geometry: Geometry,
+        objects: np.ndarray | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tracks and overlaps of one clip."""
+        step = max(MEASURED_CELLS // (rows.shape[-1] * self._frames[0]["values"][0].numel()), 1)
+        parts = []
+        for start in range(0, len(times), step):
+            some = times[start : start + step]
+            stored = {
+                name: torch.stack([self._frames[t][name] for t in some]) for name in self._frames[0]
+            }
+            own = rows if rows.dim() == 1 else rows[start : start + step]
+            maps = logits.together(stored, own)
+            cells = None if objects is None else torch.from_numpy(objects[list(some)])
+            parts.append(measure(maps, geometry, cells if cells is None else cells.to(maps.device)))
+        tracks, areas, shared = zip(*parts, strict=True)
+        overlaps = _overlaps(torch.cat(areas), torch.cat(shared), objects, times)
+        return torch.cat(tracks, 1), overlaps
 
-        shown = [range(len(self._frames)), *bank.tolist()]
-        return [measured(number, times) for number, times in enumerate(shown)]
+
+def _logits(codec: Codec, embeds: Sequence[Tensor]) -> tuple[CodedLogits, list[Tensor]]:
+    """Logits of the embeddings of all clips, and which of their rows are whose: (N,) or (T, N)."""
+    sizes = [each[..., 0].numel() for each in embeds]
+    every = torch.arange(sum(sizes), device=embeds[0].device).split(sizes)
+    rows = [row.view(each.shape[:-1]) for row, each in zip(every, embeds, strict=True)]
+    return CodedLogits(codec, torch.cat([each.flatten(0, -2) for each in embeds])), rows
+
+
+def _overlaps(
+    areas: Tensor, shared: Tensor, objects: np.ndarray | None, times: Iterable[int]
+) -> Tensor | None:
+    """IoU of queries' masks with objects over all frames together, (N, O) float16.
+
+    Args:
+        areas, shared: (T, N) and (T, N, O), see `measure`.
+        objects: (T', O, rows, columns) of the whole video.
+        times: (T,), which frames of it these are.
+    """
+    if objects is None:
+        return None
+    own = torch.from_numpy(objects[list(times)].sum((0, 2, 3), dtype=np.float64)).to(areas.device)
+    inside = shared.double().sum(0)  # (N, O)
+    union = areas.double().sum(0)[:, None] + own - inside
+    return torch.where(union > 0, inside / union, 0).half()

@@ -5,19 +5,19 @@ A folder that itself holds images is one video.
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from cache_schema.host.cli import InputError
+from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles, VideoDecoder
-from extract.datasets.records import SourceVideo
+from extract.datasets.records import Dataset, SourceVideo
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+VIDEOS = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".gif")
 
 
-class VideoFolder:
+class VideoFolder(Dataset):
     """Videos of a folder, in natural order ("2" before "10"). Hidden files are left out.
 
     Args:
@@ -28,6 +28,8 @@ class VideoFolder:
         InputError: no such folder, no videos in it, two videos of one name, or images beside
             videos (it is then unclear what the videos are).
     """
+
+    facts = Facts(one_object=False, protocol="expressions", has_text=False)
 
     def __init__(self, root: str | Path, split: str | None = None) -> None:
         self.folder = existing_folder(Path(root), what="data root")
@@ -73,16 +75,6 @@ class VideoFolder:
     def ids(self) -> list[str]:
         """Video ids: names of folders, or of files without extension."""
         return list(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __iter__(self) -> Iterator[SourceVideo]:
-        return (self.video(video_id) for video_id in self._paths)
-
-    def fingerprint(self) -> dict[str, str]:
-        """Nothing: there are no annotation files."""
-        return {}
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
         """A video. Frames of a file are named 00000, 00001, ...

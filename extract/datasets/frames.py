@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cache_schema.host.cli import InputError
+from extract.datasets.archives import Inside
 
 #: Pixels of an image at most; checked before anything is decoded.
 MAX_PIXELS = 1 << 26
@@ -44,9 +45,12 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """One image file a frame, ``turned`` as its EXIF orientation says or as it is stored."""
+    """One image file a frame, ``turned`` as its EXIF orientation says or as it is stored.
 
-    paths: list[Path]
+    The files may lie in an archive, see `extract.datasets.archives`.
+    """
+
+    paths: list[Path | Inside]
     video_id: str
     turned: bool = True
 
@@ -57,7 +61,7 @@ class ImageFiles:
         return str(self.paths[index])
 
 
-def read_image(path: Path, *, video_id: str, turned: bool = True) -> np.ndarray:
+def read_image(path: Path | Inside, *, video_id: str, turned: bool = True) -> np.ndarray:
     """Decode an image file to (H, W, 3) uint8 RGB.
 
     Args:
@@ -119,28 +123,28 @@ def _orientation(image: Image.Image) -> int:
     return found if found in TURNS else 1
 
 
-def orientation(path: Path) -> int:
+def orientation(path: Path | Inside) -> int:
     """EXIF orientation of an image file, 1 to 8; 1 is as it is stored."""
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             return _orientation(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return 1  # reading it will say what is wrong
 
 
-def image_header(path: Path) -> tuple[tuple[int, int], str]:
+def image_header(path: Path | Inside) -> tuple[tuple[int, int], str]:
     """(H, W) as stored and Pillow's mode of an image file, from its first bytes alone.
 
     Raises:
         InputError: missing, unreadable, or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             return image.size[::-1], image.mode
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path} is not an image ({path.stat().st_size} bytes)") from None
+        raise InputError(f"{path} is not an image ({len(path.read_bytes())} bytes)") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read ({error})") from None
 

@@ -4,11 +4,20 @@
 names are without extension; what else an expression says differs and is left to the reader.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from cache_schema.host.cli import InputError
 from extract.datasets.files import plain_name, read_json
+
+
+def times_of(names: list[str]) -> list[int] | None:
+    """Which frame of its video each is, where names are numbers as 00005 and ascend."""
+    if not all(name.isascii() and name.isdecimal() and len(name) < 9 for name in names):
+        return None
+    times = [int(name) for name in names]
+    return times if all(a < b for a, b in pairwise(times)) else None
 
 
 class MetaExpressions:
@@ -60,6 +69,15 @@ class MetaExpressions:
         if len(set(frames)) < len(frames):
             raise self.error(video_id, '"frames" holds a name twice')
         if frames != sorted(frames):
+            numbers = [int(name) for name in frames if name.isdecimal()]
+            if len(numbers) == len(frames) and numbers == sorted(numbers):
+                # In the order of their names "10" comes before "9".
+                raise self.error(
+                    video_id,
+                    f'"frames" holds numbers of different lengths, such as {frames[0]!r} and '
+                    f"{frames[-1]!r}; pad them with zeros, here and in the names of the files, and "
+                    "do not sort them",
+                )
             # Public loaders sort the frames, the public evaluator does not: they must agree.
             raise self.error(video_id, '"frames" is not sorted; sort it and the masks with it')
         return frames

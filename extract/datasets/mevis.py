@@ -1,36 +1,47 @@
 """MeViS: `<root>/<split>/{JPEGImages/<video>/<frame>.jpg, meta_expressions.json, mask_dict.json}`.
 
-`meta_expressions.json` is ``{"videos": {video: {"frames": [...], "expressions": {id: {"exp": str,
-"obj_id": [int], "anno_id": [int]}}}}}`` (an optional ``tag`` is kept); `mask_dict.json` is
+Release 2 calls its sentences `meta_expressions_v2.json`, and `JPEGImages` may be a `.tar` or `.zip`
+as it was downloaded. The sentences are ``{"videos": {video: {"frames": [...], "expressions": {id:
+{"exp": str, "obj_id": [int], "anno_id": [int]}}}}}``, perhaps with ``tag``. `mask_dict.json` is
 ``{annotation id: [RLE or null, one a frame]}`` and absent where the truth is kept by a server.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from cache_schema.records import Facts
+from extract.datasets.archives import Inside, find_archive
 from extract.datasets.files import JsonTable, existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
-from extract.datasets.meta_expressions import MetaExpressions
-from extract.datasets.records import RLE, SourceExpression, SourceVideo, check_rle
+from extract.datasets.meta_expressions import MetaExpressions, times_of
+from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo, check_rle
+
+#: How the file of sentences is called, by release; the first name is release 1's, or made at home.
+SENTENCES = {
+    1: ("meta_expressions.json",),
+    2: ("meta_expressions_v2.json", "meta_expressions_v2_release.json"),
+}
+IMAGES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png")
 
 
-class MeViS:
+class MeViS(Dataset):
     """Videos of a split. What concerns all of them fails here, what concerns one fails with it.
 
     Args:
         root: folder of the splits.
         split: name of the split's folder (train, valid_u, valid, test).
+        release: 1 or 2, where the sentences of both are there; 0 takes what is there.
 
     Raises:
-        InputError: folder or `meta_expressions.json` missing, malformed JSON, wrong shape.
+        InputError: folder or sentences missing or of two releases, malformed JSON, wrong shape.
     """
 
+    facts = Facts(one_object=False, protocol="expressions", has_text=True)
     SPLITS = ("train", "valid_u", "valid", "test")
 
-    def __init__(self, root: str | Path, split: str | None) -> None:
+    def __init__(self, root: str | Path, split: str | None, *, release: int = 0) -> None:
         if not plain_name(split):
             raise InputError(
                 f"MeViS needs the name of a split ({', '.join(self.SPLITS)}), not {split!r}"
@@ -38,7 +49,9 @@ class MeViS:
         self.folder = existing_folder(
             existing_folder(Path(root), what="data root") / split, what="split folder"
         )
-        self.meta = MetaExpressions(self.folder / "meta_expressions.json")
+        self.meta = MetaExpressions(_sentences(self.folder, release))
+        frames = self.folder / "JPEGImages"
+        self._archive = None if frames.is_dir() else find_archive(self.folder, frames.name)
         masks_path = self.folder / "mask_dict.json"
         #: None in splits without ground truth.
         self.masks = JsonTable(masks_path) if masks_path.exists() else None
@@ -52,12 +65,6 @@ class MeViS:
     def ids(self) -> list[str]:
         """Video ids in the order of the file. `video` takes them one by one."""
         return self.meta.ids
-
-    def __len__(self) -> int:
-        return len(self.meta.ids)
-
-    def __iter__(self) -> Iterator[SourceVideo]:
-        return (self.video(video_id) for video_id in self.ids)
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of each annotation file."""
@@ -79,14 +86,26 @@ class MeViS:
             self._expression(video_id, i, value)
             for i, value in self.meta.expressions(video_id).items()
         ]
-        folder = self.folder / "JPEGImages" / video_id
         return SourceVideo(
             id=video_id,
             frame_names=frames,
-            frames=ImageFiles([folder / f"{name}.jpg" for name in frames], video_id),
+            frame_times=times_of(frames),
+            frames=ImageFiles(self._images(video_id, frames), video_id),
             expressions=made,
             objects=self._objects(video_id, made, frames) if objects else {},
         )
+
+    def _images(self, video_id: str, frames: list[str]) -> list[Path | Inside]:
+        """Where the frames lie; all of a video end as the first one does."""
+        if self._archive is not None:
+            names = [f"{video_id}/{name}" for name in frames]
+            there = (kind for kind in IMAGES if names[0] + kind in self._archive)
+            kind = next(there, IMAGES[0])
+            return [Inside(self._archive, name + kind) for name in names]
+        folder = self.folder / "JPEGImages" / video_id
+        there = (kind for kind in IMAGES if (folder / f"{frames[0]}{kind}").exists())
+        kind = next(there, IMAGES[0])
+        return [folder / f"{name}{kind}" for name in frames]
 
     def _expression(
         self, video_id: str, expression_id: str, value: dict[str, Any]
@@ -147,3 +166,28 @@ class MeViS:
                 )
             size = mask["size"]
         return [None if m is None else RLE(size=m["size"], counts=m["counts"]) for m in masks]
+
+
+def _sentences(folder: Path, release: int) -> Path:
+    """The file of sentences of a split.
+
+    Raises:
+        InputError: there is none of that release, or there are several and none was named.
+    """
+    if release not in (0, *SENTENCES):
+        raise InputError(
+            f"dataset.release is {release}; MeViS has {', '.join(map(str, SENTENCES))}"
+        )
+    there = {
+        number: path
+        for number, names in SENTENCES.items()
+        for path in (folder / name for name in names)
+        if path.exists() and release in (0, number)
+    }
+    if len(there) > 1:
+        raise InputError(
+            f"{folder} holds the sentences of two releases, "
+            f"{' and '.join(path.name for path in there.values())}; say which to take, "
+            "dataset.release=1 or dataset.release=2"
+        )
+    return next(iter(there.values()), folder / SENTENCES[release or 1][0])

@@ -1,6 +1,7 @@
 """What every data set hands to the pipeline: videos, their expressions and their masks."""
 
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
@@ -9,6 +10,7 @@ from pycocotools import mask as coco
 
 from cache_schema.host.cli import InputError
 from cache_schema.names import check_text
+from cache_schema.records import Facts
 from cache_schema.run_lengths import run_ends
 from extract.datasets.frames import SIDEWAYS, FrameSource, ImageFiles, image_header, orientation
 
@@ -42,6 +44,8 @@ class SourceVideo:
         expressions: the sentences, possibly none.
         objects: annotation id -> one RLE (or None where the object is absent) a frame, at the
             size of the frames; empty without ground truth.
+        frame_times: which frame of the video each is, ascending from 0 on; by default they are all
+            that there are.
         categories: annotation id -> what the object is, where the data set says so.
         notes: what is worth knowing, such as files that are left out.
 
@@ -54,11 +58,14 @@ class SourceVideo:
     frames: FrameSource
     expressions: list[SourceExpression] = field(default_factory=list)
     objects: dict[str, list[RLE | None]] = field(default_factory=dict)
+    frame_times: Sequence[int] | None = None
     categories: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _size: tuple[int, int] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.frame_times is None:
+            self.frame_times = range(len(self.frame_names))
         check_text(self.id, "the id of a video")
         for name in self.frame_names:
             check_text(name, f"video {self.id!r}: the name of a frame")
@@ -137,6 +144,34 @@ class SourceVideo:
                 " size"
             )
         return image
+
+
+class Dataset:
+    """A split of a data set, built as ``cls(root, split)``.
+
+    Keyword-only arguments of the constructor are its settings, whole numbers: ``dataset.variants``.
+
+    Attributes:
+        facts: what it is; heads, evaluation and scoring go by it.
+        ids: of the videos, in their order.
+    """
+
+    facts: Facts
+    ids: list[str]
+
+    def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
+        """A video, with its masks or without; InputError if something is wrong with it."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What its annotations are, in plain JSON types: SHA-256 of each file; by default none."""
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[SourceVideo]:
+        return map(self.video, self.ids)
 
 
 def encode_mask(mask: np.ndarray) -> RLE:

@@ -8,17 +8,17 @@ As ReferFormer prepares it: `<root>/meta_expressions/<split>/meta_expressions.js
 is void.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from cache_schema.records import Facts
 from extract.datasets.davis_text import FILES, read_sentences
 from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
-from extract.datasets.meta_expressions import MetaExpressions
+from extract.datasets.meta_expressions import MetaExpressions, times_of
 from extract.datasets.palette import mask_paths, object_id, read_objects
-from extract.datasets.records import RLE, SourceExpression, SourceVideo
+from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
 
 #: Sentences of an object: two annotators, each for the first frame and for the whole video.
 ANNOTATORS = len(FILES)
@@ -26,7 +26,7 @@ ANNOTATORS = len(FILES)
 VALID = ("valid", "val")
 
 
-class RefDAVIS:
+class RefDAVIS(Dataset):
     """Videos of a split. Objects and annotations have the same ids: the values in the PNGs.
 
     The expressions of a video with K objects have the ids "0" to "4K-1", in this order: that of
@@ -41,6 +41,8 @@ class RefDAVIS:
     Raises:
         InputError: neither layout is there, a file of text is missing or malformed.
     """
+
+    facts = Facts(one_object=True, protocol="davis", has_text=True)
 
     def __init__(self, root: str | Path, split: str | None, *, sentences: bool = True) -> None:
         if not plain_name(split):
@@ -77,12 +79,6 @@ class RefDAVIS:
             )
         ]
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __iter__(self) -> Iterator[SourceVideo]:
-        return (self.video(video_id) for video_id in self.ids)
-
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of each file of text that was read; masks are not part of it."""
         return {path.relative_to(self.root).as_posix(): file_sha256(path) for path in self._files}
@@ -103,6 +99,7 @@ class RefDAVIS:
         return SourceVideo(
             id=video_id,
             frame_names=frames,
+            frame_times=times_of(frames),
             frames=ImageFiles([folder / f"{name}.jpg" for name in frames], video_id),
             expressions=expressions,
             objects=self._objects(video_id, frames, expressions) if objects else {},

@@ -5,23 +5,23 @@ under `Annotations`, whose values are the sentences' "obj_id"; `<root>/train/met
 objects' categories. Public are the masks of train. The frames listed are every fifth.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.frames import ImageFiles
-from extract.datasets.meta_expressions import MetaExpressions
+from extract.datasets.meta_expressions import MetaExpressions, times_of
 from extract.datasets.palette import mask_paths, object_id, read_objects
-from extract.datasets.records import RLE, SourceExpression, SourceVideo
+from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
 
 #: Videos of valid proper; its file lists those of test (305) as well.
 VALID_VIDEOS = 202
 
 
-class RefYouTubeVOS:
+class RefYouTubeVOS(Dataset):
     """Videos of a split. Objects and annotations have the same ids: the values in the PNGs.
 
     Of the split valid those are left out that are in test. Where a split other than train has
@@ -36,6 +36,7 @@ class RefYouTubeVOS:
         InputError: no sentences, no masks of train, no list of test to reduce valid by.
     """
 
+    facts = Facts(one_object=True, protocol="expressions", has_text=True)
     SPLITS = ("train", "valid", "test")
 
     def __init__(self, root: str | Path, split: str | None) -> None:
@@ -63,12 +64,6 @@ class RefYouTubeVOS:
         """The splits that lie under a root."""
         return [s for s in cls.SPLITS if (root / "meta_expressions" / s).is_dir()]
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __iter__(self) -> Iterator[SourceVideo]:
-        return (self.video(video_id) for video_id in self.ids)
-
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of each file of text that was read; masks are not part of it."""
         return {path.relative_to(self.root).as_posix(): file_sha256(path) for path in self._files}
@@ -92,6 +87,7 @@ class RefYouTubeVOS:
         return SourceVideo(
             id=video_id,
             frame_names=frames,
+            frame_times=times_of(frames),
             frames=ImageFiles([folder / f"{name}.jpg" for name in frames], video_id),
             expressions=expressions,
             objects=self._objects(video_id, frames, expressions) if objects else {},

@@ -5,7 +5,6 @@
 (train, val, testA, ...); "train@google" takes it from another partition than the usual one.
 """
 
-from collections.abc import Iterator
 from functools import cache
 from math import isfinite
 from pathlib import Path
@@ -16,16 +15,24 @@ from pycocotools import mask as coco
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.pickles import read_plain_pickle
 from extract.datasets.pseudo_video import Warp, WarpedImage, draw_clip, mirrored
-from extract.datasets.records import RLE, SourceExpression, SourceVideo, check_rle, encode_mask
+from extract.datasets.records import (
+    RLE,
+    Dataset,
+    SourceExpression,
+    SourceVideo,
+    check_rle,
+    encode_mask,
+)
 
 IMAGE_FOLDERS = ("train2014", "images/mscoco/images/train2014")
 LARGEST = 1 << 14  # pixels a side
 
 
-class RefCOCO:
+class RefCOCO(Dataset):
     """Pseudo-videos of a split: each image gives ``variants`` of them, `draw_clip` says how.
 
     The id of a video is ``<image>_<variant>``. All sentences about an image share its variants,
@@ -42,6 +49,7 @@ class RefCOCO:
         InputError: a file is missing, malformed or not plain data; no such split.
     """
 
+    facts = Facts(one_object=True, protocol="expressions", has_text=True)
     name = "refcoco"
     #: Files refs(<partition>).p; the first is the usual one.
     partitions: tuple[str, ...] = ("unc", "google")
@@ -95,12 +103,6 @@ class RefCOCO:
     def ids(self) -> list[str]:
         """Video ids: the images in the order of the file, the variants of each together."""
         return [f"{image}_{k}" for image in self._refs for k in range(self.variants)]
-
-    def __len__(self) -> int:
-        return len(self._refs) * self.variants
-
-    def __iter__(self) -> Iterator[SourceVideo]:
-        return (self.video(video_id) for video_id in self.ids)
 
     def fingerprint(self) -> dict[str, Any]:
         """SHA-256 of each annotation file, and what the variants are drawn from."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cache_schema.codecs import Codec
@@ -25,25 +26,32 @@ def code(stage: Stage, codec: Codec, parts: Iterable[tuple[str, Any]]) -> Iterat
 
     A video with NaN or infinite values fails.
     """
+    light, codec = codec.dtype is None, mask_codec.carrier(codec)
+    beside = stage.transfer.beside and not light and not mask_codec.in_numpy(codec)
 
     def work(video_id: str, parts: Iterator[Any]) -> Iterator[Head | CodedFrames | CodedClips]:
         for part in parts:
             if isinstance(part, Head):
-                compared = _Compared(video_id, len(part.frame_names), codec)
-                geometry = part.geometry
-                kept = KeptCodes() if stage.transfer.beside else None
+                frames = 0 if light else len(part.frame_names)  # exact features have no cost
+                compared = _Compared(video_id, frames, codec)
+                head, kept = part, KeptCodes() if beside else None
                 yield part
                 continue
             if isinstance(part, Frames):
-                with stage.transfer.after(part.computed, vars(part.output).values()):
+                output = part.output
+                with stage.transfer.after(
+                    part.computed, (output.frame_queries, output.mask_features)
+                ):
                     coded = _code_frames(stage, codec, video_id, part, kept)
                     compared.add(part.output.mask_features, coded.mask_features)
                 yield coded
             else:
-                arrays = _arrays(part)
-                with stage.transfer.after(part.computed, arrays.values()):
-                    found = kept and kept.tracks(codec, part.mask_embeds, part.bank, geometry)
-                    coded = _code_clips(stage, video_id, part, compared, found)
+                results = part.video_queries, part.logits, *part.mask_embeds
+                with stage.transfer.after(part.computed, results):
+                    found = kept and kept.tracks(
+                        codec, part.mask_embeds, part.bank, head.geometry, head.cells
+                    )
+                    coded = _code_clips(stage, video_id, part, compared, found or None)
                 yield coded
 
     return by_video(parts, work)
@@ -70,28 +78,37 @@ def _code_frames(
     return CodedFrames(queries.cpu().numpy(), coded)
 
 
-def _arrays(clips: Clips) -> dict[str, Tensor]:
-    return {name: getattr(clips, name) for name in ("video_queries", "logits", "mask_embeds")}
-
-
 def _code_clips(
     stage: Stage,
     video_id: str,
     clips: Clips,
     compared: "_Compared",
-    found: list[Tensor] | None,
+    measured: list[tuple[Tensor, Tensor | None]] | None,
 ) -> CodedClips:
-    """With the tracks that were ``found`` on the device."""
-    stage.check_finite(video_id, **_arrays(clips))
+    """With what was ``measured`` on the device."""
+
+    def host(tensors: Iterable[Tensor]) -> list[np.ndarray]:
+        return list(stage.transfer.download(dict(enumerate(tensors))).values())
+
+    embeds = torch.cat([each.flatten(0, -2) for each in clips.mask_embeds])
+    stage.check_finite(
+        video_id, video_queries=clips.video_queries, logits=clips.logits, mask_embeds=embeds
+    )
     sure = mask_codec.confident(clips.logits[0])
-    tracks = {str(number): each for number, each in enumerate(found or ())}
-    host = stage.transfer.download(_arrays(clips) | tracks)
-    whole, *banked = (host.pop(name) for name in tracks) if tracks else (None,)
+    video_queries, logits, *mask_embeds = host(
+        (clips.video_queries, clips.logits, *clips.mask_embeds)
+    )
+    if measured:
+        tracks, overlaps = zip(*measured, strict=True)
+        overlaps = overlaps if overlaps[0] is None else host(overlaps)
+        measured = list(zip(host(tracks), overlaps, strict=True))
     return CodedClips(
         bank=clips.bank,
-        **host,
-        codec_iou=compared.iou(clips.mask_embeds[0, sure]),
-        tracks=(whole, banked) if tracks else None,
+        video_queries=video_queries,
+        logits=logits,
+        mask_embeds=mask_embeds,
+        codec_iou=compared.iou(clips.mask_embeds[0][..., sure, :]),
+        measured=measured,
     )
 
 
@@ -102,7 +119,7 @@ class _Compared:
         rng = np.random.default_rng([COMPARED_SEED, zlib.crc32(video_id.encode())])
         self._wanted = set(rng.permutation(num_frames)[:COMPARED_FRAMES].tolist())
         self._codec, self._seen = codec, 0
-        self._kept: list[tuple[Tensor, dict[str, np.ndarray]]] = []
+        self._kept: list[tuple[int, Tensor, dict[str, np.ndarray]]] = []
 
     def add(self, features: Tensor, coded: dict[str, np.ndarray]) -> None:
         """Keep what is wanted of the video's next frames (t, C, h, w)."""
@@ -110,11 +127,13 @@ class _Compared:
             if self._seen + k in self._wanted:
                 # Copies: a view would keep the whole chunk.
                 codes = {name: array[k : k + 1].copy() for name, array in coded.items()}
-                self._kept.append((features[k : k + 1].clone(), codes))
+                self._kept.append((self._seen + k, features[k : k + 1].clone(), codes))
         self._seen += len(features)
 
     def iou(self, embeds: Tensor) -> CodecIoU | None:
-        """What the codec costs the masks of embeddings (N, C)."""
-        return mask_codec.summarise(
-            [mask_codec.codec_iou(exact, codes, embeds, self._codec) for exact, codes in self._kept]
-        )
+        """What the codec costs the masks of embeddings (N, C), or (T, N, C) of the video."""
+        ious = []
+        for t, exact, codes in self._kept:
+            own = embeds if embeds.dim() == 2 else embeds[t]
+            ious.append(mask_codec.codec_iou(exact, codes, own, self._codec))
+        return mask_codec.summarise(ious)

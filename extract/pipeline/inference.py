@@ -1,5 +1,6 @@
-"""The frozen VITA over what was read: the part of stage one that everything else waits for."""
+"""The frozen segmenter over what was read: the part of stage one that everything else waits for."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,27 +10,28 @@ from torch import Tensor
 
 from cache_schema.host.cli import InputError
 from extract.pipeline.parts import Clips, End, Frames, Head, Images, by_video
+from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput
 from extract.stage import Stage, clip_bank
 
 
 def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """`Images` become `Frames`, and the `End` of a video becomes its `Clips`.
 
-    Frame queries stay on the device until then: 4 * N_f * C bytes a frame.
+    What the video level takes stays on the device until then: 4 * N_f * C bytes a frame.
     """
 
     def work(video_id: str, parts: Iterator[Any]) -> Iterator[Head | Frames | Clips]:
-        queries: list[Tensor] = []
         together = 1
         for part in parts:
             try:
-                if isinstance(part, Images):
+                if isinstance(part, Head):
+                    bank = clip_bank(video_id, len(part.frame_names), **stage.config.clips)
+                    run = Run(stage, bank)
+                elif isinstance(part, Images):
                     together = max(together, len(part.pixels))
-                    output = stage.vita.frames(stage.prepare(part))
-                    queries.append(output.frame_queries)
-                    part = Frames(output, stage.transfer.computed())
+                    part = Frames(run.frames(stage.prepare(part)), stage.transfer.computed())
                 elif isinstance(part, End):
-                    part = video_level(stage, video_id, torch.cat(queries))
+                    part = run.clips()
             except torch.OutOfMemoryError as error:
                 raise InputError(
                     f"video {video_id!r} does not fit into the device's memory with "
@@ -40,16 +42,85 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
     return by_video(parts, work)
 
 
-def video_level(stage: Stage, video_id: str, queries: Tensor) -> Clips:
-    """Video queries of a whole video and of its clip bank, from frame queries (T, N_f, C)."""
-    bank = clip_bank(video_id, len(queries), **stage.config.clips)  # (K, T_c)
-    outputs = [stage.vita.video(queries[None])]
-    if len(bank):
-        # (K, T_c, N_f, C)
-        clips = queries[stage.transfer.upload(bank.astype(np.int64))]
-        outputs.append(stage.vita.video(clips))
-    together = {
-        name: torch.cat([getattr(output, name) for output in outputs])
-        for name in ("video_queries", "logits", "mask_embeds")
-    }  # (1+K, N_v, ...)
-    return Clips(bank=bank, **together, computed=stage.transfer.computed())
+class Run:
+    """A video on its way through the segmenter, and the clips of its bank beside it.
+
+    Where frames do not see each other, clips take what their frames have said in the video. Where
+    they do, every clip is a run of its own with a state of its own, a chunk of the video at a time.
+    """
+
+    def __init__(self, stage: Stage, bank: np.ndarray) -> None:
+        self._stage, self._bank, self._seen = stage, bank, 0
+        self.video = Said()
+        self._clips = [Said() for _ in bank]
+
+    def frames(self, images: Tensor) -> FrameOutput:
+        """What the next frames of the video say."""
+        segmenter, own = self._stage.segmenter, self.video
+        output, own.state = segmenter.frames(images, own.state)
+        segmenter.check_frames(images, output)
+        own.add(output)
+        if own.state is not None:
+            for clip, indices in zip(self._clips, self._bank - self._seen, strict=True):
+                here = indices[(indices >= 0) & (indices < len(images))].tolist()
+                if here:
+                    seen, some = output[here], images[here]
+                    said, clip.state = segmenter.clip_frames(some, seen, clip.state)
+                    clip.add(said)
+        self._seen += len(images)
+        return output
+
+    def clips(self) -> Clips:
+        """The video level of the whole video and of its bank."""
+        stage, bank, whole = self._stage, self._bank, self.video.together()
+        outputs = [stage.segmenter.video(**{name: said[None] for name, said in whole.items()})]
+        if len(bank):
+            if self.video.state is None:
+                frames = stage.transfer.upload(bank.astype(np.int64))
+                clips = {name: said[frames] for name, said in whole.items()}
+            else:
+                each = [clip.together() for clip in self._clips]
+                clips = {name: torch.stack([said[name] for said in each]) for name in whole}
+            outputs.append(stage.segmenter.video(**clips))  # of (K, T_c, ...)
+        return Clips(
+            bank=bank,
+            video_queries=torch.cat([output.video_queries for output in outputs]),
+            logits=torch.cat([output.logits for output in outputs]),
+            mask_embeds=[embeds for output in outputs for embeds in output.mask_embeds],
+            computed=stage.transfer.computed(),
+        )
+
+
+class Said:
+    """What the frames of a clip have said so far, and the state that the next ones start from."""
+
+    def __init__(self) -> None:
+        self.state: Any = None
+        self._parts: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, output: FrameOutput) -> None:
+        for name, tensor in output.for_video.items():
+            self._parts[name].append(tensor)
+
+    def together(self) -> dict[str, Tensor]:
+        """(T, ...) each, the arguments of `Segmenter.video`."""
+        return {name: torch.cat(tensors) for name, tensors in self._parts.items()}
+
+
+def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, VideoOutput]:
+    """A clip by itself, from its own first frame.
+
+    Args:
+        segmenter: on the device of the images.
+        chunks: (t, 3, Hp, Wp) each.
+
+    Returns:
+        Mask features (T, C_mask, h, w), and the video level for a batch of one.
+    """
+    said, features = Said(), []
+    for images in chunks:
+        output, said.state = segmenter.frames(images, said.state)
+        said.add(output)
+        features.append(output.mask_features)
+    clip = {name: tensor[None] for name, tensor in said.together().items()}
+    return torch.cat(features), segmenter.video(**clip)

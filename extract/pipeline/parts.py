@@ -16,10 +16,7 @@ from torch import Tensor
 
 from cache_schema.host.cli import InputError
 from cache_schema.records import RLE, CodecIoU, Expression, Geometry
-from extract.segmenters.vita import FrameOutput
-
-#: Tracks of a whole video, (N_v, T, 6) float16, and of each clip of its bank, (N_v, T_c, 6).
-Tracks = tuple[np.ndarray, list[np.ndarray]]
+from extract.segmenters.base import FrameOutput
 
 #: How the note of an unexpected error starts, before the video's id.
 NOTE = "while extracting video "
@@ -27,12 +24,19 @@ NOTE = "while extracting video "
 
 @dataclass
 class Head:
-    """What is known of a video before the model has seen it."""
+    """What is known of a video before the model has seen it.
+
+    Attributes:
+        frame_times: (T,) int32, which frame of the video each is.
+        cells: the objects on the feature map, see `extract.segmenters.masks.object_cells`.
+    """
 
     geometry: Geometry
     frame_names: list[str]
+    frame_times: np.ndarray
     expressions: list[Expression]
     objects: dict[str, list[RLE | None]]
+    cells: np.ndarray | None
 
 
 @dataclass
@@ -68,14 +72,14 @@ class Clips:
         bank: (K, T_c) int32, the frames of each clip.
         video_queries: (1+K, N_v, C).
         logits: (1+K, N_v, classes+1).
-        mask_embeds: (1+K, N_v, C_mask).
+        mask_embeds: of each, (N_v, C_mask), or (T, N_v, C_mask) with the clip's T.
         computed: as in `Frames`.
     """
 
     bank: np.ndarray
     video_queries: Tensor
     logits: Tensor
-    mask_embeds: Tensor
+    mask_embeds: list[Tensor]
     computed: torch.cuda.Event | None
 
 
@@ -97,15 +101,15 @@ class CodedClips:
     """`Clips` on the host, and what the codec costs the video.
 
     Attributes:
-        tracks: of the whole video, and of each clip, if they were measured on the device.
+        measured: what `video_tracks` would say, if that was measured on the device.
     """
 
     bank: np.ndarray
     video_queries: np.ndarray
     logits: np.ndarray
-    mask_embeds: np.ndarray
+    mask_embeds: list[np.ndarray]
     codec_iou: CodecIoU | None
-    tracks: Tracks | None = None
+    measured: list[tuple[np.ndarray, np.ndarray | None]] | None = None
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.launch import Rank
-from extract.pipeline.reading import Dataset
+from extract.datasets import Dataset
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
-from extract.datasets import SourceVideo
+from extract.datasets import Dataset, SourceVideo
 from extract.pipeline.child import Child
 from extract.pipeline.parts import End, Failed, Head, Images, by_video
-from extract.pipeline.reading import Dataset, encode_expressions, images_of, read
+from extract.pipeline.reading import head_of, images_of, read
 from extract.stage import Stage
 
 #: Chunks that a process has been asked for: one to be taken, one in the making.
@@ -69,10 +69,7 @@ def read_heads(
     """One part a video: its `Head`, or why it has none."""
 
     def parts(video_id: str, _: Iterator[None]) -> Iterator[Head]:
-        video = dataset.video(video_id)
-        expressions = encode_expressions(stage.text, video)
-        geometry = stage.preprocess.geometry(*video.size())
-        yield Head(geometry, video.frame_names, expressions, video.objects)
+        yield head_of(stage, dataset.video(video_id))
 
     return by_video(((video_id, None) for video_id in ids), parts)
 

@@ -2,29 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import SPARE_THREADS
-from cache_schema.records import Expression, Geometry
-from extract.datasets import SourceVideo
+from cache_schema.records import Expression
+from extract.datasets import Dataset, SourceVideo
 from extract.datasets.frames import ImageFiles
 from extract.pipeline.parts import End, Head, Images, by_video
+from extract.segmenters.masks import object_cells
 from extract.stage import Stage
 from extract.text import TextPipeline, normalise
-
-
-class Dataset(Protocol):
-    """What is needed of a data set; see `extract.datasets`."""
-
-    @property
-    def ids(self) -> list[str]:
-        """Of the videos, in their order."""
-
-    def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video, with its masks or without; InputError if something is wrong with it."""
 
 
 def read(stage: Stage, dataset: Dataset, video_ids: Iterable[str]) -> Iterator[tuple[str, Any]]:
@@ -32,32 +22,46 @@ def read(stage: Stage, dataset: Dataset, video_ids: Iterable[str]) -> Iterator[t
 
     def parts(video_id: str, _: Iterator[None]) -> Iterator[Head | Images | End]:
         video = dataset.video(video_id)
-        expressions = encode_expressions(stage.text, video)
-        for number, (images, geometry) in enumerate(chunks(stage, video, range(video.num_frames))):
+        head = head_of(stage, video)
+        for number, images in enumerate(chunks(stage, video, range(video.num_frames))):
             if number == 0:
-                yield Head(geometry, video.frame_names, expressions, video.objects)
+                yield head
             yield images
         yield End()
 
     return by_video(((video_id, None) for video_id in video_ids), parts)
 
 
-def chunks(
-    stage: Stage, video: SourceVideo, indices: Sequence[int]
-) -> Iterator[tuple[Images, Geometry]]:
-    """Resized frames of a video, as many at a time as the stage says, with the sizes they take.
+def head_of(stage: Stage, video: SourceVideo) -> Head:
+    """What a video starts with.
+
+    Raises:
+        InputError: an expression that cannot be encoded, or a broken first frame.
+    """
+    expressions = encode_expressions(stage.text, video)
+    geometry = stage.preprocess.geometry(*video.size())
+    return Head(
+        geometry=geometry,
+        frame_names=video.frame_names,
+        frame_times=np.array(video.frame_times, np.int32),
+        expressions=expressions,
+        objects=video.objects,
+        cells=object_cells(video.objects, geometry),
+    )
+
+
+def chunks(stage: Stage, video: SourceVideo, indices: Sequence[int]) -> Iterator[Images]:
+    """Resized frames of a video, as many at a time as the stage says.
 
     Raises:
         InputError: a broken frame.
     """
-
-    geometry = stage.preprocess.geometry(*video.size())
-    step = stage.frames_together(geometry)
+    step = stage.frames_together(stage.preprocess.geometry(*video.size()))
     with ThreadPoolExecutor(SPARE_THREADS) as pool:
         # Only image files can be read in any order.
         spread = pool.map if isinstance(video.frames, ImageFiles) else map
         for start in range(0, len(indices), step):
-            yield images_of(stage, video, indices[start : start + step], spread), geometry
+            yield images_of(stage, video, indices[start : start + step], spread)
 
 
 def images_of(
@@ -97,11 +101,7 @@ def encode_expressions(text: TextPipeline | None, video: SourceVideo) -> list[Ex
             object_ids=source.object_ids,
             annotation_ids=source.annotation_ids,
             tag=source.tag,
-            words=features.words,
-            sentence=features.sentence,
-            static=features.static,
-            motion=features.motion,
-            offsets=features.offsets,
+            **vars(features),
         )
         for source, features in zip(video.expressions, encoded, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Stage one: every video of a data set through the frozen VITA and the text side, to the cache.
+"""Stage one: every video of a data set through segmenter and text side, both frozen, to the cache.
 
 Four generators, one after the other: `read` decodes and prepares frames and encodes sentences,
 `infer` runs the model, `code` brings codes to the host, `write` measures tracks and does everything
@@ -25,12 +25,11 @@ from cache_schema.host.cores import CORES
 from cache_schema.host.launch import SINGLE, Rank
 from cache_schema.host.lock import CacheLock
 from cache_schema.host.system import SystemTrouble
-from cache_schema.migrations import facts_of
-from cache_schema.records import CodecIoU, SegmenterFacts
+from cache_schema.records import CodecIoU
 from cache_schema.writer import CacheWriter
 from extract.codecs.calibration import fit_codec
 from extract.config import ExtractConfig
-from extract.datasets import open_dataset
+from extract.datasets import Dataset, open_dataset
 from extract.pipeline.child import Child, cut_off
 from extract.pipeline.coding import code
 from extract.pipeline.inference import infer
@@ -39,7 +38,7 @@ from extract.pipeline.prefetch import ahead
 from extract.pipeline.progress import Progress
 from extract.pipeline.ranks import share, wait_for
 from extract.pipeline.readers import reading
-from extract.pipeline.reading import Dataset, read
+from extract.pipeline.reading import read
 from extract.pipeline.writing import write
 from extract.stage import Stage, load_stage
 
@@ -121,7 +120,7 @@ def extract(
         config,
         weights,
         device,
-        has_text=config.dataset != "folder",
+        has_text=dataset.facts.has_text,
         chunk_frames=chunk_frames,
         autocast=autocast,
     )
@@ -142,15 +141,15 @@ def extract(
             dataset=config.dataset,
             split=split or "",
             codec=codec,
-            facts=facts_of(config.dataset),
-            segmenter=SegmenterFacts("vita", identity=False),
+            facts=dataset.facts,
+            segmenter=stage.segmenter.facts(config.segmenter_type),
             shard_bytes=shard_bytes,
             rank=rank.rank,
             world_size=rank.world_size,
         )
 
     summary, start = Summary(total=len(own)), time.perf_counter()
-    readers = readers or default_readers(stage.vita.device)
+    readers = readers or default_readers(stage.segmenter.device)
     with closing(outcomes_of(stage, dataset, codec, open_cache, own, queue, readers)) as outcomes:
         summary.already_there = len(next(outcomes).intersection(own))
         with Progress(len(own) - summary.already_there, rank) as progress:
@@ -178,16 +177,18 @@ def outcomes_of(
 ) -> Iterator[Any]:
     """What `write` yields; the work is spread over processes and threads unless ``queue`` is 0."""
     done: set[str] = set()
+    keep = stage.config.segmenter_masks["keep"]
     if queue == 0:
         missing = (video_id for video_id in own if video_id not in done)  # once `done` is known
-        here = write(open_cache, code(stage, codec, infer(stage, read(stage, dataset, missing))))
+        coded = code(stage, codec, infer(stage, read(stage, dataset, missing)))
+        here = write(open_cache, coded, keep)
         with closing(here):
             done |= next(here)
             yield done
             yield from here
         return
     cv2.setNumThreads(0)  # a forked process must not look for threads that did not come along
-    with Child(lambda parts: write(open_cache, _received(parts)), "writing") as writer:
+    with Child(lambda parts: write(open_cache, _received(parts), keep), "writing") as writer:
         outcomes = iter(writer)
         done |= next(outcomes)
         yield done
@@ -235,7 +236,7 @@ def _codec(
     """The configured codec. One with a basis is fitted once for a cache, by rank 0."""
     name = stage.config.codec["name"]
     if name != LOWRANK:
-        return get_codec(name)
+        return get_codec(name).for_channels(stage.segmenter.mask_dim)
     codec = codec_file.load(out, settings)
     if codec is None and rank.rank == 0:
         codec = fit_codec(stage, dataset, queue)

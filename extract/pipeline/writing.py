@@ -1,25 +1,28 @@
-"""What is coded into the cache, with the tracks of what was written; all of HDF5."""
+"""What is coded into the cache, with what its masks show; all of HDF5."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
 from cache_schema.records import Clip
 from cache_schema.video_writer import VideoWriter
 from cache_schema.writer import CacheWriter
+from extract.codecs.mask_codec import carrier
 from extract.codecs.video_tracks import video_tracks
+from extract.pipeline.light import Spilled, segmenter_masks
 from extract.pipeline.parts import CodedClips, CodedFrames, Failed, Head, Written, by_video
 
 
 def write(
-    open_cache: Callable[[], CacheWriter], parts: Iterable[tuple[str, Any]]
+    open_cache: Callable[[], CacheWriter],
+    parts: Iterable[tuple[str, Any]],
+    keep: int | None = None,
 ) -> Iterator[set[str] | tuple[str, Written | Failed]]:
     """Enter each video into the cache, or why it cannot be.
 
     Args:
         open_cache: opens it.
         parts: see `extract.pipeline.coding.code`.
+        keep: masks of so many video queries go into a cache without mask features; None keeps all.
 
     Yields:
         First the ids of the videos that are in the cache already, then what became of each video.
@@ -29,53 +32,66 @@ def write(
     """
     with open_cache() as cache:
         yield set(cache.done)
-        for video_id, outcome in by_video(parts, lambda i, own: _write_video(cache, i, own)):
+        for video_id, outcome in by_video(parts, lambda i, own: _write_video(cache, i, own, keep)):
             if isinstance(outcome, Failed):
                 cache.fail(video_id, outcome.reason)  # raises when the cache itself is the trouble
             yield video_id, outcome
 
 
-def _write_video(cache: CacheWriter, video_id: str, parts: Iterator[Any]) -> Iterator[Written]:
+def _write_video(
+    cache: CacheWriter, video_id: str, parts: Iterator[Any], keep: int | None
+) -> Iterator[Written]:
     head: Head = next(parts)
+    spilled = Spilled(cache.path) if cache.codec.dtype is None else None
     with cache.video(video_id, geometry=head.geometry, frame_names=head.frame_names) as entry:
         for part in parts:
-            if isinstance(part, CodedFrames):
-                entry.append(part.frame_queries, part.mask_features)
-            else:
-                _finish(entry, cache, head, part)
+            if isinstance(part, CodedClips):
+                _finish(entry, cache, head, part, spilled, keep)
                 break
+            part: CodedFrames
+            entry.append(part.frame_queries, {} if spilled else part.mask_features)
+            if spilled:
+                spilled.append(part.mask_features["values"])
     yield Written(entry.frames)
 
 
-def _finish(entry: VideoWriter, cache: CacheWriter, head: Head, clips: CodedClips) -> None:
-    whole, banked = clips.tracks or video_tracks(
-        entry.mask_features, cache.codec, clips.mask_embeds, clips.bank, entry.frames, head.geometry
+def _finish(
+    entry: VideoWriter,
+    cache: CacheWriter,
+    head: Head,
+    clips: CodedClips,
+    spilled: Spilled | None,
+    keep: int | None,
+) -> None:
+    features = spilled or entry.mask_features
+    bank, frames, geometry = clips.bank, entry.frames, head.geometry
+    embeds, codec = clips.mask_embeds, carrier(cache.codec)
+    (tracks, overlaps), *banked = clips.measured or video_tracks(
+        features, codec, embeds, bank, frames, geometry, head.cells
     )
+    masks = spilled and segmenter_masks(spilled, frames, embeds[0], clips.logits[0], geometry, keep)
     entry.finish(
         video_queries=clips.video_queries[0],
         video_logits=clips.logits[0],
-        video_mask_embeds=clips.mask_embeds[0],
-        tracks=whole,
+        video_mask_embeds=embeds[0],
+        tracks=tracks,
         clips=[
             Clip(
                 frame_indices=indices,
                 video_queries=queries,
                 video_logits=logits,
                 tracks=paths,
-                mask_embeds=embeds,
+                mask_embeds=own,
+                overlaps=shared,
             )
-            for indices, queries, logits, paths, embeds in zip(
-                clips.bank,
-                clips.video_queries[1:],
-                clips.logits[1:],
-                banked,
-                clips.mask_embeds[1:],
-                strict=True,
+            for indices, queries, logits, own, (paths, shared) in zip(
+                bank, clips.video_queries[1:], clips.logits[1:], embeds[1:], banked, strict=True
             )
         ],
         objects=head.objects,
         expressions=head.expressions,
-        frame_times=np.arange(entry.frames),
-        overlaps=None,
+        frame_times=head.frame_times,
+        overlaps=overlaps,
+        segmenter_masks=masks,
         codec_iou=clips.codec_iou,
     )

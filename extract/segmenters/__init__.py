@@ -1,9 +1,4 @@
-"""The frozen segmenter: VITA, its preprocessing, its masks and its weights."""
+"""Frozen segmenters behind one seam, `base`; preprocessing and masks that any of them shares."""
 
-from extract.segmenters.config import SegmenterConfig
-from extract.segmenters.preprocessing import Preprocessor
-from extract.segmenters.vita import VITA
-from extract.segmenters.vita_head import VITAHead
-from extract.segmenters.weights import load_vita
-
-__all__ = ["VITA", "Preprocessor", "SegmenterConfig", "VITAHead", "load_vita"]
+#: ``segmenter.type`` of configurations that do not say it.
+DEFAULT = "vita"

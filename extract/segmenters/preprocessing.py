@@ -11,11 +11,6 @@ from torch.nn import functional as F
 from cache_schema.host.cli import InputError
 from cache_schema.records import Geometry
 
-# Frames are padded to a multiple of this, the stride of the coarsest map.
-SIZE_DIVISOR = 32
-# Stride of the mask features.
-MASK_STRIDE = 4
-
 
 class Preprocessor:
     """Resize the short side, normalise, and pad right and bottom with zeros.
@@ -27,21 +22,30 @@ class Preprocessor:
         short: length of the short side after resizing; None takes frames as they are.
         max: bound of the long side, which wins over ``short``; None is no bound.
         mean, std: of each RGB channel, on values from 0 to 255.
+        stride: of the mask features.
+        divisor: frames are padded to a multiple of it.
 
     Raises:
         InputError: a side below 1, or a ``max`` below ``short``.
     """
 
     def __init__(
-        self, short: int | None, max: int | None, mean: Sequence[float], std: Sequence[float]
+        self,
+        short: int | None,
+        max: int | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        stride: int = 4,
+        divisor: int = 32,
     ) -> None:
         for name, value in (("short", short), ("max", max)):
             if value is not None and value < 1:
                 raise InputError(f"resize.{name} is {value}: give a length in pixels, or None")
         if short is not None and max is not None and max < short:
             raise InputError(f"resize.max is {max}, below resize.short ({short}): give at least it")
-        self.short = short
-        self.max = max
+        self.short, self.max = short, max
+        self.stride, self.divisor = stride, divisor
         self.mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
 
@@ -78,7 +82,7 @@ class Preprocessor:
         pixels = frames.permute(0, 3, 1, 2).float()  # (t, 3, H', W')
         pixels = (pixels - mean) / std
         height, width = pixels.shape[2:]
-        return F.pad(pixels, (0, -width % SIZE_DIVISOR, 0, -height % SIZE_DIVISOR))
+        return F.pad(pixels, (0, -width % self.divisor, 0, -height % self.divisor))
 
     def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and deviation, copied to a device once."""
@@ -94,9 +98,9 @@ class Preprocessor:
             width=width,
             resized_height=new_height,
             resized_width=new_width,
-            padded_height=new_height + -new_height % SIZE_DIVISOR,
-            padded_width=new_width + -new_width % SIZE_DIVISOR,
-            stride=MASK_STRIDE,
+            padded_height=new_height + -new_height % self.divisor,
+            padded_width=new_width + -new_width % self.divisor,
+            stride=self.stride,
         )
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from extract.text.hub import check_reachable
 
 MOTION_TAGS = frozenset({"VERB", "ADV"})
 NEGATIONS = frozenset({"not", "n't"})
@@ -65,6 +66,9 @@ class WordDecoupler:
             raise InputError(
                 f"word decoupler: {name} is neither a folder of stanza models nor {LANGUAGE!r}"
             )
+        elif not (Path(stanza.resources.common.DEFAULT_MODEL_DIR) / LANGUAGE / "pos").is_dir():
+            url = stanza.resources.common.DEFAULT_RESOURCES_URL
+            check_reachable(url, what="word decoupler: stanza's English tagger")
         try:
             self._tagger = stanza.Pipeline(
                 LANGUAGE,

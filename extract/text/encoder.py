@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from transformers import AutoConfig, RobertaModel, RobertaTokenizerFast
 
 from cache_schema.host.cli import InputError
 from extract.frozen import freeze
+from extract.text.hub import check_reachable
 
 #: Sentences that go through the encoder together.
 BATCH = 64
@@ -49,6 +51,8 @@ class TextEncoder:
                 f"text encoder: {name} has no config.json; give a folder that save_pretrained"
                 " wrote, with config.json, model.safetensors and the tokenizer's files"
             )
+        if not local and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            check_reachable(constants.ENDPOINT, what=f"text encoder: {name}")
         try:
             # First the one small file: without a network, each file costs half a minute of retries.
             kind = AutoConfig.from_pretrained(name, local_files_only=local).model_type

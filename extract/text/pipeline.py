@@ -7,22 +7,18 @@ import numpy as np
 
 from cache_schema.host.cli import InputError
 from extract.text.decoupler import WordDecoupler, inherit
-from extract.text.encoder import TextEncoder
+from extract.text.encoder import TextEncoder, WordFeatures
 
 
 @dataclass(frozen=True)
-class EncodedText:
-    """A sentence as stage two needs it, one row a sub-word token.
+class EncodedText(WordFeatures):
+    """A sentence as stage two needs it; offsets count in ``normalise(text)``.
 
-    `static` and `motion` exclude each other and cover every token. `offsets` are character spans
-    in ``normalise(text)``.
+    `static` and `motion` exclude each other and cover every token.
     """
 
-    words: np.ndarray  # (K_w, C) float32, F_w
-    sentence: np.ndarray  # (C,) float32, F_se
     static: np.ndarray  # (K_w,) bool
     motion: np.ndarray  # (K_w,) bool
-    offsets: np.ndarray  # (K_w, 2) int32
 
 
 def normalise(text: str) -> str:
@@ -54,13 +50,5 @@ class TextPipeline:
         spans = self.decoupler.motion_spans(texts)
         for features, motion_spans in zip(self.encoder.encode(texts), spans, strict=True):
             motion = inherit(features.offsets, motion_spans)
-            made.append(
-                EncodedText(
-                    words=features.words,
-                    sentence=features.sentence,
-                    static=~motion,
-                    motion=motion,
-                    offsets=features.offsets,
-                )
-            )
+            made.append(EncodedText(**vars(features), static=~motion, motion=motion))
         return made

@@ -79,13 +79,13 @@ def compare_vita(data: Path, device: torch.device, precision: str) -> dict[str, 
     sides = []
     for where, how in (("cpu", "none"), (str(device), precision)):
         config = load_extract_config("demo", {})
-        vita = load_stage(config, str(WEIGHTS), where, has_text=False, autocast=how).vita
+        vita = load_stage(config, str(WEIGHTS), where, has_text=False, autocast=how).segmenter
         mean, std = (
             torch.tensor(own, device=where).view(3, 1, 1)
             for own in (vita.config.pixel_mean, vita.config.pixel_std)
         )
         pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).astype(np.float32)).to(where)
-        seen = vita.frames((pixels - mean) / std)
+        seen, _ = vita.frames((pixels - mean) / std)
         said = vita.video(seen.frame_queries[None])
         sure = confident(said.logits[0])
         masks = torch.einsum("nc,tchw->nthw", said.mask_embeds[0], seen.mask_features) > 0

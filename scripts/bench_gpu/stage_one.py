@@ -20,7 +20,7 @@ import torch
 
 from extract.datasets import VideoFolder
 from extract.pipeline.run import default_readers
-from extract.segmenters import forms
+from extract.segmenters.vita import forms
 from scripts.bench_gpu.kernels import kernel_lines
 from scripts.bench_gpu.stage_one_parts import (
     FULL,
@@ -83,7 +83,7 @@ def _measure(bench: Bench, *, detailed: bool) -> None:
         found = rates[autocast] = {}
         bench.use(autocast)
         bench.try_to("bare", lambda: bare(bench, bench.sizes.chunk, graphs=True), found)
-        found["graphs"] = bench.stage.vita._graphs.error or "captured"
+        found["graphs"] = bench.stage.segmenter._graphs.error or "captured"
         bench.try_to("library", lambda: library(bench), found)
     for autocast in WHOLE if detailed else WHOLE[:1]:
         bench.use(autocast)

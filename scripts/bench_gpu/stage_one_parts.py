@@ -27,7 +27,7 @@ from extract.pipeline.readers import reading
 from extract.pipeline.reading import read
 from extract.pipeline.run import SHARD_BYTES, default_readers, outcomes_of
 from extract.pipeline.writing import write
-from extract.segmenters.graphs import Graphs
+from extract.segmenters.vita.graphs import Graphs
 from extract.stage import AUTOCAST, RANDOM, Stage, allow_tf32, load_stage
 from scripts.bench_cache import ORIGIN
 from scripts.bench_extract import draw, exhaust
@@ -91,8 +91,9 @@ class Bench:
 
     def use(self, autocast: str) -> None:
         """Measure in this precision from now on."""
-        self.stage.vita.autocast, tf32 = AUTOCAST[autocast]
-        self.stage.vita._graphs = Graphs(self.stage.vita._frames)  # with errors of their own
+        segmenter = self.stage.segmenter
+        segmenter.autocast, tf32 = AUTOCAST[autocast]
+        segmenter._graphs = Graphs(segmenter._frames)  # with errors of their own
         allow_tf32(tf32)
         self.stage = replace(self.stage, autocast=autocast)
 
@@ -130,14 +131,14 @@ def prepared(preset: str, device: torch.device, tiny: bool, root: Path, folder: 
 @contextmanager
 def changed(stage: Stage, owner: Any, name: str, value: Any) -> Iterator[None]:
     """Another setting, with graphs of its own."""
-    before, graphs = getattr(owner, name), stage.vita._graphs
+    before, graphs = getattr(owner, name), stage.segmenter._graphs
     setattr(owner, name, value)
-    stage.vita._graphs = Graphs(stage.vita._frames)
+    stage.segmenter._graphs = Graphs(stage.segmenter._frames)
     try:
         yield
     finally:
         setattr(owner, name, before)
-        stage.vita._graphs = graphs
+        stage.segmenter._graphs = graphs
 
 
 def images_of(bench: Bench, count: int) -> Tensor:
@@ -149,17 +150,17 @@ def images_of(bench: Bench, count: int) -> Tensor:
 
 def rate_of(bench: Bench, run: Callable[[], Any], frames: int) -> dict[str, float]:
     """Frames a second of a function that does some of them, and peak memory."""
-    cuda = bench.stage.vita.device.type == "cuda"
+    cuda = bench.stage.segmenter.device.type == "cuda"
     for _ in range(2):
         run()
-    synchronise(bench.stage.vita.device)
+    synchronise(bench.stage.segmenter.device)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     start, count = time.perf_counter(), 0
     while count < 2 or time.perf_counter() - start < bench.sizes.seconds:
         run()
         count += 1
-        synchronise(bench.stage.vita.device)
+        synchronise(bench.stage.segmenter.device)
     seconds = time.perf_counter() - start
     memory = torch.cuda.max_memory_allocated() if cuda else 0
     return {"rate": frames * count / seconds, "peak_bytes": memory}
@@ -167,17 +168,17 @@ def rate_of(bench: Bench, run: Callable[[], Any], frames: int) -> dict[str, floa
 
 def bare(bench: Bench, chunk: int, *, graphs: bool) -> dict[str, float]:
     """The frame level of VITA."""
-    vita, images = bench.stage.vita, images_of(bench, chunk)
+    vita, images = bench.stage.segmenter, images_of(bench, chunk)
     vita.graphs = graphs
     try:
-        return rate_of(bench, lambda: vita.frames(images), len(images))
+        return rate_of(bench, lambda: vita.frames(images)[0], len(images))
     finally:
         vita.graphs = True
 
 
 def library(bench: Bench) -> dict[str, float]:
     """The library's own forward pass, with the same weights."""
-    vita, images = bench.stage.vita, images_of(bench, bench.sizes.chunk)
+    vita, images = bench.stage.segmenter, images_of(bench, bench.sizes.chunk)
     narrow = vita.autocast
 
     def run() -> None:
@@ -214,7 +215,7 @@ def whole(bench: Bench, autocast: str) -> dict[str, float]:
     ids, ends = bench.dataset.ids[:videos], []
     with TemporaryDirectory(dir=bench.folder) as out, Utilization(bench) as utilization:
         start = time.perf_counter()
-        readers = default_readers(bench.stage.vita.device)
+        readers = default_readers(bench.stage.segmenter.device)
         cache = opener(bench, Path(out) / "cache")
         run = outcomes_of(bench.stage, bench.dataset, bench.codec, cache, ids, 1, readers)
         with closing(run) as outcomes:
@@ -238,7 +239,7 @@ class Utilization:
     """What ``nvidia-smi`` says of the GPU every tenth of a second: a context manager."""
 
     def __init__(self, bench: Bench) -> None:
-        self._wanted = bench.stage.vita.device.type == "cuda"
+        self._wanted = bench.stage.segmenter.device.type == "cuda"
         self._file, self._started = bench.folder / "utilization", 0.0
         self._process: subprocess.Popen | None = None
 
@@ -275,10 +276,10 @@ def alone(bench: Bench) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def timed(name: str, run: Callable[[], Any]) -> Any:
-        synchronise(bench.stage.vita.device)
+        synchronise(bench.stage.segmenter.device)
         start = time.perf_counter()
         made = run()
-        synchronise(bench.stage.vita.device)
+        synchronise(bench.stage.segmenter.device)
         found[name] = frames / (time.perf_counter() - start)
         return made
 
@@ -286,7 +287,7 @@ def alone(bench: Bench) -> dict[str, float]:
         """From the first frame on: processes start once for thousands of videos."""
         every = bench.dataset.ids[:6]
         count = 0
-        readers = default_readers(stage.vita.device)
+        readers = default_readers(stage.segmenter.device)
         with reading(stage, bench.dataset, every, readers) as (stream, _):
             start = None
             for _, part in stream:
@@ -318,19 +319,19 @@ def alone(bench: Bench) -> dict[str, float]:
 def busy(bench: Bench) -> dict[str, Any]:
     """Share of time with a kernel at work, in the middle of a run of the whole pipeline."""
     ids = bench.dataset.ids[:4]
-    readers = default_readers(bench.stage.vita.device)
+    readers = default_readers(bench.stage.segmenter.device)
     with TemporaryDirectory(dir=bench.folder) as out:
         cache = opener(bench, Path(out) / "cache")
         run = outcomes_of(bench.stage, bench.dataset, bench.codec, cache, ids, 1, readers)
         with closing(run) as outcomes:
             next(outcomes), next(outcomes)  # the first video is done
             rest = lambda: [next(outcomes, None) for _ in ids[2:]]  # noqa: E731
-            return traced(rest, bench.stage.vita.device)
+            return traced(rest, bench.stage.segmenter.device)
 
 
 def kernels(bench: Bench) -> dict[str, Any]:
     """Of one chunk, once what is made once has been made."""
-    vita, images = bench.stage.vita, images_of(bench, bench.sizes.chunk)
+    vita, images = bench.stage.segmenter, images_of(bench, bench.sizes.chunk)
     for _ in range(2):
-        vita.frames(images)
-    return traced(lambda: vita.frames(images), images.device)
+        vita.frames(images)[0]
+    return traced(lambda: vita.frames(images)[0], images.device)

@@ -24,9 +24,8 @@ from scripts.bench_train import ITERATIONS, Steps, as_loaded, segmented
 from train.config import load_row
 from train.config import merge as merge_row
 from train.data import Batch
-from train.runner import build_dataset, build_loader, build_runner, on_device
-from train.sweeping.engine import Pass
-from train.sweeping.variants import Member
+from train.runner import Heads, build_dataset, build_loader, build_runner, on_device
+from train.trainee import Member, Trainee
 
 PROFILED = 5  # steps
 #: Rows of the paper that are heads of their own kind.
@@ -146,7 +145,9 @@ def run(settings: argparse.Namespace, path: Path, device: torch.device, number: 
     config = configure(settings, number)
     config.train.max_iters = last + 1
     with tempfile.TemporaryDirectory() as folder:
-        runner = build_runner(config, [CacheReader(path)], folder, device=device)
+        reader, place = CacheReader(path), Path(folder)
+        head = Trainee(Member("", config.train.seed, config), [reader], place, device)
+        runner = build_runner([head], [reader], place, device=device)
         runner.register_hook(Clock())
         runner.train()
     return (times[last] - times[first]) / (last - first)
@@ -181,12 +182,13 @@ def sweeps(settings: argparse.Namespace, device: torch.device, figures: Figures)
             own.train.seed = seed
             members.append(Member("dmvs", seed, own))
         with tempfile.TemporaryDirectory() as folder:
-            work = Pass(members, [CacheReader(path)], Path(folder), device, resume=False)
-            loaded, numbers = work.batches(), count()
+            readers = [CacheReader(path)]
+            trainees = [Trainee(member, readers, Path(folder), device) for member in members]
+            work = Heads(trainees, together=together and device.type == "cuda")
+            loaded, numbers = batches(config, path, device), count()
 
             def step() -> None:
-                _, batch = next(loaded)
-                work.step(next(numbers), batch)
+                work.train_step(next(loaded), next(numbers))
 
             took: dict[str, float] = {}
             took["MB"] = peak_mb(

@@ -8,7 +8,7 @@ import torch
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.pickles import check_pickle
-from extract.segmenters.weights import read_checkpoint as read_weights
+from extract.segmenters.vita.weights import read_checkpoint as read_weights
 from train.checkpoint import read_checkpoint
 
 

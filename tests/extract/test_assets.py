@@ -23,7 +23,7 @@ def stage():
 def queries_of(stage, frames: np.ndarray):
     """Frame queries (T, N_f, C), mask features (T, C, h, w) and the geometry of a video."""
     prepared = [stage.preprocess(frame) for frame in frames]
-    output = stage.vita.frames(torch.stack([image for image, _ in prepared]))
+    output = stage.segmenter.frames(torch.stack([image for image, _ in prepared]))[0]
     return output.frame_queries, output.mask_features, prepared[0][1]
 
 
@@ -38,7 +38,7 @@ def test_the_segmenter_finds_the_objects_of_the_demo(stage):
     for scene in SCENES:
         frames, truth = scene.draw()  # (T, H, W, 3), (T, N, H, W)
         queries, features, geometry = queries_of(stage, frames)
-        embeds = stage.vita.video(queries[None]).mask_embeds[0]
+        embeds = stage.segmenter.video(queries[None]).mask_embeds[0]
         masks = (to_original(mask_logits(features, embeds), geometry) > 0).numpy()
         for n in range(truth.shape[1]):
             true = truth[:, n : n + 1]
@@ -50,7 +50,7 @@ def test_the_segmenter_finds_the_objects_of_the_demo(stage):
 def test_a_video_played_backwards_has_the_same_video_queries(stage):
     """12 frames are a multiple of the window: nothing in VITA knows which way time runs."""
     queries = queries_of(stage, SCENES[0].draw()[0])[0]
-    forth, back = (stage.vita.video(q[None]).video_queries for q in (queries, queries.flip(0)))
+    forth, back = (stage.segmenter.video(q[None]).video_queries for q in (queries, queries.flip(0)))
     assert (forth - back).abs().max() < 1e-4
     assert forth.abs().max() > 1
 

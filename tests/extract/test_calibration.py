@@ -6,18 +6,18 @@ import torch
 from stage_one import image_folder, small_config
 
 from cache_schema import manifest
+from cache_schema.codecs import get_codec
 from cache_schema.host.cli import InputError
 from cache_schema.host.launch import Rank
 from cache_schema.reader import CacheReader
-from extract.codecs import calibration
 from extract.codecs.calibration import fit_codec, sample_clips
 from extract.codecs.mask_codec import CodedLogits, encode
 from extract.datasets import VideoFolder
 from extract.pipeline import run as pipeline
 from extract.pipeline.run import extract
-from extract.segmenters import VITA
+from extract.segmenters.base import FrameOutput
 from extract.segmenters.masks import mask_logits
-from extract.segmenters.vita import FrameOutput
+from extract.segmenters.vita import VITA
 from extract.stage import RANDOM, load_stage
 
 LENGTHS = [10, 3, 6]
@@ -83,13 +83,13 @@ def test_videos_with_nan_are_left_out_of_the_sample_unless_all_have_them(
     frames, calls = VITA.frames, [0]
 
     def broken(every):
-        def call(self, images):
-            output = frames(self, images)
+        def call(self, images, state):
+            output, _ = frames(self, images)
             calls[0] += 1
             if every or calls[0] == 1:
                 features = torch.full_like(output.mask_features, torch.nan)
-                return FrameOutput(output.frame_queries, features)
-            return output
+                output = FrameOutput(output.frame_queries, features)
+            return output, None
 
         return call
 
@@ -171,7 +171,7 @@ def test_what_a_codec_costs_is_measured_for_every_video(videos, tmp_path, name):
 def test_logits_of_codes_are_those_of_the_reference(name, fitted):
     rng = np.random.default_rng(3)
     codec = CacheReader(fitted[0]).codec if name == "lowrank-int8" else config(name).codec
-    codec = codec if name == "lowrank-int8" else calibration.mask_codec.get_codec(name)
+    codec = codec if name == "lowrank-int8" else get_codec(name)
     features = torch.from_numpy(rng.normal(size=(2, 64, 5, 7)).astype(np.float32))
     embeds = torch.from_numpy(rng.normal(size=(9, 64)).astype(np.float32))
     coded = encode(features, codec)

@@ -12,8 +12,8 @@ import torch
 from vita_cases import SHIPPED, config_of, load, unpacked
 
 from cache_schema.host import cli
-from extract.convert import main
-from extract.segmenters import load_vita
+from extract.segmenters.vita import VITA
+from extract.segmenters.vita.convert import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +56,7 @@ def test_the_same_weights(
     target = tmp_path / "tiny.safetensors"
     assert cli.run(main, [str(source), str(target), *more]) == 0
     assert f"{target}: 5.0 MB; no preset has this size" in capsys.readouterr().out
-    loaded = load_vita(config_of(SHIPPED / "tiny_r50_config.json"), target).state_dict()
+    loaded = VITA.load(config_of(SHIPPED / "tiny_r50_config.json"), target).state_dict()
     for name, tensor in load(SHIPPED, "tiny_r50").state_dict().items():
         assert torch.equal(loaded[name], tensor)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".pkl", ".py"}
@@ -144,7 +144,8 @@ def test_a_malicious_file_is_refused_with_status_2(
     torch.save(content, tmp_path / "bad.pth")
     assert "would call 'posix.system'" in refusal(capsys, tmp_path / "bad.pkl", target)
     assert "cannot be read" in refusal(capsys, tmp_path / "bad.pth", target)
-    command = [sys.executable, "-m", "extract.convert", tmp_path / "bad.pkl", target]
+    module = "extract.segmenters.vita.convert"
+    command = [sys.executable, "-m", module, tmp_path / "bad.pkl", target]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pkl", "bad.pth"]
@@ -156,7 +157,7 @@ def test_a_killed_conversion_leaves_what_was_there(source: Path, tmp_path: Path)
     program = (
         "import os, signal, sys\n"
         "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from extract.convert import main\n"
+        "from extract.segmenters.vita.convert import main\n"
         "main(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", program, source, target, "--force"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
-from extract.segmenters.deformable import relative_centres
-from extract.segmenters.deformable_kernel import compiled, weighted_sums
+from extract.segmenters.vita.deformable import relative_centres
+from extract.segmenters.vita.deformable_kernel import compiled, weighted_sums
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 # heads, channels of a head, maps, points in each: published sizes, the demo's, and odd ones

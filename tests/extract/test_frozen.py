@@ -11,7 +11,8 @@ from vita_cases import SHIPPED, load
 
 from extract.config import load_config
 from extract.frozen import freeze
-from extract.segmenters import VITA, SegmenterConfig, load_vita
+from extract.segmenters.base import configure
+from extract.segmenters.vita import VITA, VITAConfig
 from extract.text import TextEncoder
 from train.heads import CacheSizes, HeadInputs
 from train.heads.dmvs import DMVS
@@ -24,8 +25,8 @@ def vita(request: pytest.FixtureRequest) -> VITA:
     """A model with batch norms, and one with drop paths; random and trained weights."""
     if request.param == "resnet":
         return load(SHIPPED, "tiny_r50")
-    config = SegmenterConfig.from_dict(load_config(DEMO).segmenter)
-    return load_vita(config, DEMO.parents[1] / "assets/vita_tiny.safetensors")
+    config = configure(VITAConfig, load_config(DEMO).segmenter)
+    return VITA.load(config, DEMO.parents[1] / "assets/vita_tiny.safetensors")
 
 
 def state(vita: VITA) -> dict[str, Tensor]:
@@ -35,7 +36,7 @@ def state(vita: VITA) -> dict[str, Tensor]:
 
 
 def outputs(vita: VITA, images: Tensor) -> list[Tensor]:
-    frames = vita.frames(images)
+    frames = vita.frames(images)[0]
     video = vita.video(frames.frame_queries[None])
     return [
         frames.frame_queries,

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from cache_schema.codecs import CODECS, LOWRANK, Codec, get_codec
 from cache_schema.host.cli import InputError
 from cache_schema.records import Geometry
-from extract.codecs import mask_codec
+from extract.codecs import fitting, mask_codec
 from extract.codecs import video_tracks as video_tracks_module
+from extract.codecs.fitting import Sample, fit
 from extract.codecs.mask_codec import (
-    Sample,
     codec_iou,
     confident,
     encode,
     encode_together,
-    fit,
     iou_by_rank,
     summarise,
 )
@@ -122,34 +121,77 @@ def test_what_float16_cannot_hold_is_noticed_together() -> None:
     assert encode_together(features, get_codec("float32"))[1]
 
 
+BANK, GEOMETRY = np.array([[0, 2], [1, 2]], np.int32), Geometry(33, 50, 33, 50, 36, 56, 4)
+
+
+def embeddings(*, each_frame: bool) -> list[np.ndarray]:
+    """Of the whole video and two clips: 5 queries, whose embeddings may change with the frame."""
+    rng = np.random.default_rng(0)
+    frames = [(3,), (2,), (2,)] if each_frame else [()] * 3
+    return [rng.standard_normal((*own, 5, C)).astype(np.float32) for own in frames]
+
+
+def measured(codec: Codec, embeds: list[np.ndarray], objects: np.ndarray | None) -> list:
+    coded = encode(noise(), codec)
+    frames = [{name: array[t : t + 1] for name, array in coded.items()} for t in range(3)]
+    return video_tracks(frames.__getitem__, codec, embeds, BANK, 3, GEOMETRY, objects)
+
+
+@pytest.mark.parametrize("each_frame", [False, True])
+def test_overlaps_are_iou_over_all_frames_of_the_clip(each_frame: bool) -> None:
+    """Against the definition, in NumPy: masks of exact features, fractions of cells."""
+    objects = np.random.default_rng(1).random((3, 2, 8, 12)).astype(np.float16)
+    objects[1, 1] = 0
+    features, embeds = noise().numpy()[:, :, :8, :12], embeddings(each_frame=each_frame)
+    found = measured(get_codec("float32"), embeds, objects)
+    assert len(found) == 3
+    for frames, own, (tracks, overlaps) in zip([[0, 1, 2], *BANK], embeds, found, strict=True):
+        assert tracks.shape == (5, len(frames), 6) and overlaps.dtype == np.float16
+        own = np.broadcast_to(own, (len(frames), 5, C))
+        masks = np.einsum("tnc,tchw->tnhw", own, features[frames]) > 0
+        for n in range(5):
+            for k in range(2):
+                mask, truth = masks[:, n].astype(float), objects[frames, k].astype(float)
+                inside = (mask * truth).sum()
+                iou = inside / (mask.sum() + truth.sum() - inside)
+                assert abs(overlaps[n, k] - iou) < 1e-3
+        areas = masks.mean((2, 3)).T
+        assert np.abs(tracks[..., 4] - areas).max() < 1e-3
+
+
+def test_overlaps_with_nothing_are_none_or_zero() -> None:
+    embeds = embeddings(each_frame=False)
+    assert all(overlaps is None for _, overlaps in measured(get_codec("float32"), embeds, None))
+    nothing = np.zeros((3, 1, 8, 12), np.float16)
+    for _, overlaps in measured(get_codec("float32"), [0 * own for own in embeds], nothing):
+        assert not overlaps.any()  # neither a mask nor an object
+
+
 @every_codec
 @pytest.mark.parametrize("chunks", [[3], [1, 2]])
+@pytest.mark.parametrize("each_frame", [False, True])
 def test_tracks_on_the_device_are_those_of_what_was_written(
-    codec: Codec, chunks: list[int], monkeypatch: pytest.MonkeyPatch
+    codec: Codec, chunks: list[int], each_frame: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features, rng = noise(), np.random.default_rng(0)
-    embeds = rng.standard_normal((3, 5, C)).astype(np.float32)
-    bank = np.array([[0, 2], [1, 2]], np.int32)
-    geometry = Geometry(33, 50, 33, 50, 36, 56, 4)
-    coded = encode(features, codec)
-    whole, banked = video_tracks(
-        lambda t: {name: array[t : t + 1] for name, array in coded.items()},
-        codec, embeds, bank, 3, geometry,
-    )  # fmt: skip
+    features, embeds = noise(), embeddings(each_frame=each_frame)
+    objects = (np.random.default_rng(1).random((3, 2, 8, 12)) < 0.5).astype(np.float16)
+    expected = measured(codec, embeds, objects)
     monkeypatch.setattr(video_tracks_module, "MEASURED_CELLS", 2 * 5 * H * W)  # two frames
     kept = video_tracks_module.KeptCodes()
     for part in features.split(chunks):
         kept.add(encode_together(part, codec)[0])
-    found = kept.tracks(codec, torch.from_numpy(embeds), bank, geometry)
-    assert len(found) == 3 and found[0].dtype == torch.float16
-    for mine, expected in zip(found, [whole, *banked], strict=True):
-        difference = np.abs(mine.numpy().astype(float) - expected)
-        assert mine.shape == expected.shape and np.median(difference) == 0
-        assert difference.max() < (0.2 if codec.basis else 2e-3)  # a cell may change sides
+    on_device = [torch.from_numpy(own) for own in embeds]
+    found = kept.tracks(codec, on_device, BANK, GEOMETRY, objects)
+    assert len(found) == 3 and {part.dtype for own in found for part in own} == {torch.float16}
+    for mine, own in zip(found, expected, strict=True):
+        for part, whole in zip(mine, own, strict=True):
+            difference = np.abs(part.numpy().astype(float) - whole)
+            assert part.shape == whole.shape and np.median(difference) < 1e-3
+            assert difference.max() < (0.2 if codec.basis else 2e-3)  # a cell may change sides
     monkeypatch.setattr(video_tracks_module, "KEPT_BYTES", 1)
     late = video_tracks_module.KeptCodes()
     late.add(encode_together(features, codec)[0])
-    assert late.tracks(codec, torch.from_numpy(embeds), bank, geometry) is None
+    assert late.tracks(codec, on_device, BANK, GEOMETRY, objects) is None
 
 
 @every_codec
@@ -217,8 +259,8 @@ def test_a_fit_is_the_same_every_time_and_reads_samples_once() -> None:
 
 
 def test_frames_are_kept_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mask_codec, "KEPT_BYTES", 6 * C * H * W * 4)  # one sample of two a half
-    half = mask_codec._Half()
+    monkeypatch.setattr(fitting, "KEPT_BYTES", 6 * C * H * W * 4)  # one sample of two a half
+    half = fitting._Half()
     for sample in samples(5):
         half.add(sample, keep=True)
     assert half.ious(half.moments.basis(C)).shape == (C, 2 * 3)

@@ -8,10 +8,12 @@ import pytest
 import torch
 from stage_one import DEMO, edit, image_folder, small_config, small_data
 
+from cache_schema import manifest
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from extract import stage as stage_module
 from extract.datasets import MeViS, VideoFolder
+from extract.datasets.records import encode_mask
 from extract.pipeline.reading import chunks
 from extract.pipeline.run import extract
 from extract.segmenters.masks import mask_logits, to_original, tracks
@@ -47,10 +49,10 @@ def direct(stage, source):
     """What VITA says without any cache: queries, features, video output, masks (N_v, T, H, W)."""
     images = torch.stack([stage.preprocess(source.read_frame(t))[0] for t in range(12)])
     geometry = stage.preprocess(source.read_frame(0))[1]
-    frames = [stage.vita.frames(chunk) for chunk in images.split(8)]
+    frames = [stage.segmenter.frames(chunk)[0] for chunk in images.split(8)]
     queries = torch.cat([f.frame_queries for f in frames])
     features = torch.cat([f.mask_features for f in frames])
-    video = stage.vita.video(queries[None])
+    video = stage.segmenter.video(queries[None])
     logits = mask_logits(features, video.mask_embeds[0])  # (T, N_v, h, w)
     masks = torch.stack([to_original(frame, geometry) > 0 for frame in logits], dim=1)
     return queries, video, masks.numpy(), tracks(logits, geometry)
@@ -67,11 +69,19 @@ def test_the_cache_holds_what_the_models_say(exact, stage, data):
     assert np.array_equal(video.video_logits(), output.logits[0].numpy())
     assert np.abs(video.tracks().astype(float) - paths.numpy()).max() < 2e-3
     assert video.frame_names == source.frame_names
+    assert video.frame_times().tolist() == list(range(12))
+    assert video.overlaps().shape == (12, len(source.objects)) and video.overlaps().max() > 0
+    assert cache.facts == MeViS.facts and cache.segmenter.type == "vita"
+    own = stage.segmenter.head.mask_embed.layers
+    for (weight, bias), layer in zip(cache.segmenter.mask_head, own, strict=True):
+        assert np.array_equal(weight, layer.weight.numpy())
+        assert np.array_equal(bias, layer.bias.numpy())
     assert video.objects() == source.objects
     clip = video.clip(1)
-    again = stage.vita.video(queries[torch.from_numpy(clip.frame_indices).long()][None])
+    again = stage.segmenter.video(queries[torch.from_numpy(clip.frame_indices).long()][None])
     assert np.abs(clip.video_queries - again.video_queries[0].numpy()).max() < 1e-5
-    assert clip.tracks.shape == (12, 4, 6)
+    assert clip.tracks.shape == (12, 4, 6) and clip.overlaps.shape == video.overlaps().shape
+    assert np.abs(clip.mask_embeds - again.mask_embeds[0].numpy()).max() < 1e-5
 
 
 def test_expressions_are_those_of_the_data_set_with_their_encoding(exact, stage, data):
@@ -105,6 +115,35 @@ def test_masks_from_a_float16_cache_differ_in_at_most_a_thousandth(stage, data, 
         _, _, masks, _ = direct(stage, source)
         replayed = np.stack(list(vita_masks(cache.video(source.id), codec=cache.codec)), axis=1)
         assert (replayed != masks).mean() <= 1e-3
+
+
+@pytest.mark.parametrize("keep", [None, 3])
+def test_a_light_cache_holds_masks_to_the_pixel_and_no_features(stage, data, tmp_path, keep):
+    run(small_config(codec="none", **{"segmenter_masks.keep": keep}), data, tmp_path / "cache")
+    cache = CacheReader(tmp_path / "cache")
+    assert cache.light and all(
+        e.codec_iou is None for e in manifest.read(cache.path).videos.values()
+    )
+    for source in MeViS(data, "train"):
+        _, output, masks, paths = direct(stage, source)
+        stored = cache.video(source.id)
+        assert np.abs(stored.tracks().astype(float) - paths.numpy()).max() < 2e-3
+        scores = output.logits[0].softmax(-1)[:, :-1].amax(-1)
+        best = scores.topk(keep or len(scores)).indices.tolist()
+        found = stored.segmenter_masks()
+        assert sorted(found) == sorted(best)
+        for n in best:
+            for rle, mask in zip(found[n], masks[n], strict=True):
+                assert rle == (encode_mask(mask) if mask.any() else None)
+
+
+def test_a_light_cache_of_other_masks_is_another(data, tmp_path):
+    run(small_config(codec="none"), data, tmp_path / "cache")
+    with pytest.raises(InputError, match="segmenter_masks.keep"):
+        run(small_config(codec="none", **{"segmenter_masks.keep": 3}), data, tmp_path / "cache")
+    with pytest.raises(InputError, match="segmenter_masks.keep is 0, give a number or None"):
+        small_config(**{"segmenter_masks.keep": 0})
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.name.startswith("tmp")]
 
 
 def test_running_again_extracts_only_what_is_missing(data, tmp_path):
@@ -200,10 +239,8 @@ def test_chunks_on_a_cpu_hold_a_number_of_pixels(tmp_path, stage, size, asked, e
     image_folder(tmp_path, "a", frames=9, size=size)
     video = VideoFolder(tmp_path, None).video("a")
     parts = list(chunks(replace(stage, chunk_frames=asked), video, range(9)))
-    assert [len(images.pixels) for images, _ in parts] == expected
-    assert {images.pixels.shape[1:] for images, _ in parts} == {
-        (parts[0][1].resized_height, parts[0][1].resized_width, 3)
-    }
+    assert [len(images.pixels) for images in parts] == expected
+    assert {images.pixels.shape[1:] for images in parts} == {(*size, 3)}
 
 
 @pytest.mark.parametrize(("autocast", "narrow"), [("tf32", None), ("float16+tf32", torch.float16)])
@@ -212,7 +249,7 @@ def test_tf32_is_a_matter_of_the_device(monkeypatch, autocast, narrow):
     set_to = []
     monkeypatch.setattr(stage_module, "allow_tf32", set_to.append)
     stage = load_stage(small_config(), RANDOM, "cpu", has_text=False, autocast=autocast)
-    assert stage.vita.autocast == narrow and not set_to
+    assert stage.segmenter.autocast == narrow and not set_to
     assert stage.identity()["autocast"] == autocast
 
 

@@ -9,7 +9,9 @@ import torch
 from stage_one import DEMO, image_folder
 
 from extract.config import load_config
-from extract.segmenters import SegmenterConfig, VITAHead, vita_head
+from extract.segmenters.base import configure
+from extract.segmenters.vita import VITAConfig, VITAHead
+from extract.segmenters.vita import head as vita_head
 
 #: Extracts a folder, then prints the peak of this process and of the largest of its own, in KB.
 MEASURED = """
@@ -48,7 +50,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
 def test_windows_in_groups_are_the_same_windows(monkeypatch, frames):
     """A long video goes through the Object Encoder some windows at a time."""
     torch.manual_seed(0)
-    head = VITAHead(SegmenterConfig.from_dict(load_config(DEMO).segmenter)).eval()
+    head = VITAHead(configure(VITAConfig, load_config(DEMO).segmenter)).eval()
     queries = torch.randn(2, frames, 16, 64)
     with torch.no_grad():
         monkeypatch.setattr(vita_head, "GROUP", 1000)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cache_schema.host.cli import InputError
-from extract.segmenters import Preprocessor
+from extract.segmenters.preprocessing import Preprocessor
 
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)
 

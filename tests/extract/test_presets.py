@@ -11,10 +11,11 @@ from torch import Tensor
 
 from cache_schema.host.cli import InputError
 from extract.config import load_config, presets
-from extract.segmenters import VITA, SegmenterConfig
-from extract.segmenters.key_mapping import published, rename
-from extract.segmenters.sizes import sizes_of
-from extract.segmenters.weights import UNUSED, translate
+from extract.segmenters.base import configure
+from extract.segmenters.vita import VITA, VITAConfig
+from extract.segmenters.vita.key_mapping import published, rename
+from extract.segmenters.vita.sizes import sizes_of
+from extract.segmenters.vita.weights import UNUSED, translate
 
 LAYOUTS = json.loads(
     lzma.decompress((Path(__file__).parents[1] / "data/layouts/layouts.json.xz").read_bytes())
@@ -22,8 +23,8 @@ LAYOUTS = json.loads(
 FILE = Path("weights.pth")
 
 
-def sizes(preset: str) -> SegmenterConfig:
-    return SegmenterConfig.from_dict(load_config(preset).segmenter)
+def sizes(preset: str) -> VITAConfig:
+    return configure(VITAConfig, load_config(preset).segmenter)
 
 
 @cache
@@ -139,7 +140,7 @@ def test_mevis_presets_take_the_weights_of_table_7(backbone: str) -> None:
         ("ytvis2021", f"mevis_ytvis_{backbone}"),
     ]:
         config = load_config(preset)
-        assert SegmenterConfig.from_dict(config.segmenter) == sizes(f"{weights}_{backbone}")
+        assert configure(VITAConfig, config.segmenter) == sizes(f"{weights}_{backbone}")
         assert config.dataset == "mevis" and config.resize == {"short": 360, "max": 640}
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from cache_schema.host.cli import InputError
-from extract.segmenters import SegmenterConfig
+from extract.segmenters.base import configure
+from extract.segmenters.vita import VITAConfig
 
 SWIN = {
     "type": "swin",
@@ -23,7 +24,7 @@ VALUES = {
 
 
 def test_from_dict_gives_the_library_its_sizes() -> None:
-    config = SegmenterConfig.from_dict(VALUES | {"decoder_layers": 4, "feedforward_dim": 256})
+    config = configure(VITAConfig, VALUES | {"decoder_layers": 4, "feedforward_dim": 256})
     mask2former = config.mask2former()
     assert mask2former.backbone_config.depths == [1, 1, 2, 1]
     assert mask2former.num_queries == 16
@@ -37,7 +38,7 @@ def test_from_dict_gives_the_library_its_sizes() -> None:
 @pytest.mark.parametrize("depth, blocks", [(50, [3, 4, 6, 3]), (101, [3, 4, 23, 3])])
 def test_resnets(depth: int, blocks: list[int]) -> None:
     backbone = {"type": "resnet", "depth": depth}
-    config = SegmenterConfig.from_dict(VALUES | {"backbone": backbone}).mask2former()
+    config = configure(VITAConfig, VALUES | {"backbone": backbone}).mask2former()
     assert config.backbone_config.depths == blocks
     assert config.backbone_config.hidden_sizes == [256, 512, 1024, 2048]
 
@@ -75,11 +76,11 @@ def test_resnets(depth: int, blocks: list[int]) -> None:
 )
 def test_bad_sizes_are_named(changes: dict, words: list[str]) -> None:
     with pytest.raises(InputError) as error:
-        SegmenterConfig.from_dict(VALUES | changes)
+        configure(VITAConfig, VALUES | changes)
     for word in words:
         assert word in str(error.value)
 
 
 def test_a_missing_size_is_named() -> None:
     with pytest.raises(InputError, match="lacks the key 'num_classes'"):
-        SegmenterConfig.from_dict({k: v for k, v in VALUES.items() if k != "num_classes"})
+        configure(VITAConfig, {k: v for k, v in VALUES.items() if k != "num_classes"})

@@ -1,10 +1,13 @@
 """Mask logits, their way back to the original size, and tracks."""
 
+import numpy as np
+import pytest
 import torch
+from pycocotools import mask as coco
 
 from cache_schema.records import Geometry
 from extract.segmenters import masks
-from extract.segmenters.masks import mask_logits, to_original, tracks
+from extract.segmenters.masks import cells_of, mask_logits, object_cells, to_original, tracks
 
 # resized without change to 24x40 and padded to 32x64: 6x10 of 8x16 cells are image
 GEOMETRY = Geometry(
@@ -80,3 +83,26 @@ def test_tracks_do_not_depend_on_what_is_measured_together(monkeypatch) -> None:
     assert torch.equal(tracks(logits, GEOMETRY), together)
     assert torch.equal(tracks(logits[:1, 3:4], GEOMETRY), together[3:4, :1])
     assert tracks(logits[:, :0], GEOMETRY).shape == (0, 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("original", "resized"), [((24, 40), (24, 40)), ((48, 60), (24, 30)), ((10, 14), (27, 38))]
+)
+def test_cells_of_objects_are_areas(original, resized) -> None:
+    """Against the frame blown up until every pixel and every cell is a whole number of squares."""
+    (height, width), (new_height, new_width) = original, resized
+    geometry = Geometry(height, width, new_height, new_width, 32, 64, 4)
+    mask = np.random.default_rng(0).random((2, height, width)) < 0.4
+    rles = [coco.encode(np.asfortranarray(own.view(np.uint8))) for own in mask]
+    found = object_cells({"a": [rles[0], None], "b": [None, rles[1]]}, geometry)
+    rows, columns = cells_of(geometry)
+    assert found.shape == (2, 2, rows, columns) and found.dtype == np.float16
+    assert not found[1, 0].any() and not found[0, 1].any()
+    for t in range(2):
+        blown = np.kron(mask[t], np.ones((new_height, new_width)))  # of height * new_height
+        for i in range(rows):
+            for j in range(columns):
+                cell = blown[4 * i * height : 4 * (i + 1) * height,
+                             4 * j * width : 4 * (j + 1) * width]  # fmt: skip
+                assert abs(found[t, t, i, j] - cell.mean()) < 1e-3
+    assert object_cells({}, geometry) is None

@@ -4,7 +4,7 @@ import pytest
 import torch
 from vita_cases import SHIPPED, load
 
-from extract.segmenters import VITA, SegmenterConfig, VITAHead
+from extract.segmenters.vita import VITA, VITAConfig, VITAHead
 
 R50 = {"type": "resnet", "depth": 50}
 
@@ -14,8 +14,8 @@ def vita() -> VITA:
     return load(SHIPPED, "tiny_r50")
 
 
-def head_config(window: int) -> SegmenterConfig:
-    return SegmenterConfig(
+def head_config(window: int) -> VITAConfig:
+    return VITAConfig(
         backbone=R50,
         num_frame_queries=3,
         num_video_queries=5,
@@ -75,9 +75,9 @@ def test_order_matters_where_windows_change(vita: VITA) -> None:
 
 def test_chunks_do_not_change_what_frames_say(vita: VITA) -> None:
     images = queries(5, 3, 64, 96)
-    whole = vita.frames(images)
+    whole = vita.frames(images)[0]
     for size in (1, 2, 4):
-        parts = [vita.frames(chunk) for chunk in images.split(size)]
+        parts = [vita.frames(chunk)[0] for chunk in images.split(size)]
         found = torch.cat([part.frame_queries for part in parts])
         torch.testing.assert_close(found, whole.frame_queries, atol=1e-5, rtol=0)
         found = torch.cat([part.mask_features for part in parts])
@@ -96,7 +96,7 @@ def test_a_batch_of_clips_equals_its_clips(vita: VITA) -> None:
 
 
 def test_shapes_of_frames(vita: VITA) -> None:
-    output = vita.frames(queries(2, 3, 64, 96))
+    output = vita.frames(queries(2, 3, 64, 96))[0]
     assert output.frame_queries.shape == (2, 20, 64)
     assert output.mask_features.shape == (2, 64, 16, 24)
 
@@ -150,6 +150,6 @@ def test_windows_shift_in_evaluation_only() -> None:
 def test_full_size_models_build() -> None:
     sizes = {"num_frame_queries": 100, "num_video_queries": 100, "window_size": 6}
     with torch.device("meta"):
-        vita = VITA(SegmenterConfig(backbone=R50, num_classes=25, **sizes))
+        vita = VITA(VITAConfig(backbone=R50, num_classes=25, **sizes))
     # the original's OVIS model has 57.1 million
     assert 57_000_000 < sum(p.numel() for p in vita.parameters()) < 57_300_000

@@ -7,9 +7,10 @@ import pytest
 import torch
 from vita_cases import SHIPPED, cases, config_of, model_of, unpacked
 
-from extract.segmenters import VITA, Preprocessor
-from extract.segmenters.key_mapping import rename
 from extract.segmenters.masks import mask_logits, to_original
+from extract.segmenters.preprocessing import Preprocessor
+from extract.segmenters.vita import VITA
+from extract.segmenters.vita.key_mapping import rename
 
 FEATURES = 1e-4
 LOGITS = 1e-3
@@ -28,7 +29,7 @@ def test_agrees_with_the_original(case: Path) -> None:
     assert resized == tuple(golden["input_image_size"])
     assert (geometry.height, geometry.width) == tuple(golden["out_size"])
 
-    frames = vita.frames(torch.stack(images))
+    frames = vita.frames(torch.stack(images))[0]
     encoded = vita.head.encode(vita.head.input_proj_dec(frames.frame_queries[None]))
     with torch.no_grad():
         video = vita.head(frames.frame_queries[None], similarity=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 from vita_cases import SHIPPED, load
 
 from extract.config import load_config
-from extract.segmenters import VITA, SegmenterConfig, VITAHead, load_vita
+from extract.segmenters.base import configure
+from extract.segmenters.vita import VITA, VITAConfig, VITAHead
 
 EXACT = 1e-5
 WINDOWS = st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 11])
@@ -28,8 +29,8 @@ def examples(count: int) -> Callable:
 def vita(request: pytest.FixtureRequest) -> VITA:
     if request.param == "resnet":
         return load(SHIPPED, "tiny_r50")
-    config = SegmenterConfig.from_dict(load_config(DEMO).segmenter)
-    return load_vita(config, DEMO.parents[1] / "assets/vita_tiny.safetensors")
+    config = configure(VITAConfig, load_config(DEMO).segmenter)
+    return VITA.load(config, DEMO.parents[1] / "assets/vita_tiny.safetensors")
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -40,7 +41,7 @@ def small_head(window: int, seed: int) -> VITAHead:
     """A head whose every parameter is random, norms and biases too."""
     torch.manual_seed(seed)
     head = VITAHead(
-        SegmenterConfig(
+        VITAConfig(
             backbone={"type": "resnet", "depth": 50},
             num_frame_queries=3,
             num_video_queries=5,
@@ -136,10 +137,10 @@ def test_frames_see_only_what_their_windows_reach(window: int, frames: int, seed
 def test_chunks_never_change_what_is_said(vita: VITA, sizes: list[int], seed: int) -> None:
     """T from 2 to 9 frames, windows of 4: frame by frame, in given chunks, and all at once."""
     images = random(sum(sizes), 3, 64, 64, seed=seed)
-    whole = vita.frames(images)
+    whole = vita.frames(images)[0]
     video = vita.video(whole.frame_queries[None])
     for chunks in (images.split(sizes), images.split(1)):
-        parts = [vita.frames(chunk) for chunk in chunks]
+        parts = [vita.frames(chunk)[0] for chunk in chunks]
         queries = torch.cat([part.frame_queries for part in parts])
         features = torch.cat([part.mask_features for part in parts])
         torch.testing.assert_close(queries, whole.frame_queries, atol=EXACT, rtol=0)

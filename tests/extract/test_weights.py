@@ -8,14 +8,14 @@ from safetensors.torch import load_file, save_file
 from vita_cases import SHIPPED, config_of, load, unpacked
 
 from cache_schema.host.cli import InputError
-from extract.segmenters import VITA, SegmenterConfig, load_vita
-from extract.segmenters.weights import UNUSED, NoRandomInit, load_weights, save_safetensors
+from extract.segmenters.vita import VITA, VITAConfig
+from extract.segmenters.vita.weights import UNUSED, NoRandomInit, load_weights, save_safetensors
 
 SELF_ATTENTION = "sem_seg_head.predictor.transformer_self_attention_layers"
 
 
 @pytest.fixture(scope="module")
-def config() -> SegmenterConfig:
+def config() -> VITAConfig:
     return config_of(SHIPPED / "tiny_r50_config.json")
 
 
@@ -25,7 +25,7 @@ def golden() -> VITA:
 
 
 @pytest.fixture(scope="module")
-def target(config: SegmenterConfig) -> VITA:
+def target(config: VITAConfig) -> VITA:
     """A model that refused files leave as it is."""
     return VITA(config)
 
@@ -57,9 +57,9 @@ def write(tmp_path: Path, model: object) -> Path:
     return path
 
 
-def test_safetensors_round_trip(golden: VITA, config: SegmenterConfig, tmp_path: Path) -> None:
+def test_safetensors_round_trip(golden: VITA, config: VITAConfig, tmp_path: Path) -> None:
     save_safetensors(golden, tmp_path / "vita.safetensors")
-    assert_equal(load_vita(config, tmp_path / "vita.safetensors"), golden)
+    assert_equal(VITA.load(config, tmp_path / "vita.safetensors"), golden)
 
 
 def test_others_can_read_what_is_saved_as_any_other_file(golden: VITA, tmp_path: Path) -> None:
@@ -69,11 +69,11 @@ def test_others_can_read_what_is_saved_as_any_other_file(golden: VITA, tmp_path:
     assert len(modes) == 1
 
 
-def test_safetensors_as_float16(golden: VITA, config: SegmenterConfig, tmp_path: Path) -> None:
+def test_safetensors_as_float16(golden: VITA, config: VITAConfig, tmp_path: Path) -> None:
     save_safetensors(golden, tmp_path / "vita.safetensors", torch.float16)
     stored = load_file(tmp_path / "vita.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
-    loaded = load_vita(config, tmp_path / "vita.safetensors").state_dict()
+    loaded = VITA.load(config, tmp_path / "vita.safetensors").state_dict()
     expected = golden.state_dict()
     for name, tensor in stored.items():
         assert loaded[name].dtype == torch.float32
@@ -125,41 +125,41 @@ def test_a_checkpoint_without_a_model(target: VITA, tmp_path: Path, content: obj
 
 
 def test_a_checkpoint_in_the_middle_of_training(
-    config: SegmenterConfig, golden: VITA, checkpoint: dict, tmp_path: Path
+    config: VITAConfig, golden: VITA, checkpoint: dict, tmp_path: Path
 ) -> None:
     """Detectron2 puts optimiser and iteration beside the model."""
     path = tmp_path / "model_0004999.pth"
     optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-4}]}
     torch.save({"model": checkpoint, "optimizer": optimizer, "iteration": 4999}, path)
-    assert_equal(load_vita(config, path), golden)
+    assert_equal(VITA.load(config, path), golden)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_nothing_but_the_model_zipped_or_as_old_versions_wrote_it(
-    config: SegmenterConfig, golden: VITA, checkpoint: dict, tmp_path: Path, zipped: bool
+    config: VITAConfig, golden: VITA, checkpoint: dict, tmp_path: Path, zipped: bool
 ) -> None:
     path = tmp_path / "weights.pth"
     torch.save(dict(checkpoint), path, _use_new_zipfile_serialization=zipped)
-    assert_equal(load_vita(config, path), golden)
+    assert_equal(VITA.load(config, path), golden)
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 def test_the_file_may_change_after_loading(
-    config: SegmenterConfig, golden: VITA, checkpoint: dict, tmp_path: Path, name: str
+    config: VITAConfig, golden: VITA, checkpoint: dict, tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / name
     if path.suffix == ".pth":
         torch.save({"model": checkpoint}, path)
     else:
         save_safetensors(golden, path)
-    vita = load_vita(config, path)
+    vita = VITA.load(config, path)
     size = path.stat().st_size
     with open(path, "rb+") as file:
         file.write(bytes(size))
     assert_equal(vita, golden)
 
 
-def test_what_no_file_holds_is_as_in_a_new_model(config: SegmenterConfig, golden: VITA) -> None:
+def test_what_no_file_holds_is_as_in_a_new_model(config: VITAConfig, golden: VITA) -> None:
     swin = config_of(SHIPPED / "tiny_swin_config.json")
     for sizes in (config, swin):
         with NoRandomInit():
@@ -173,7 +173,7 @@ def test_what_no_file_holds_is_as_in_a_new_model(config: SegmenterConfig, golden
             assert torch.equal(buffers[name], buffer), name
 
 
-def test_a_new_model_is_random_after_one_that_was_not(config: SegmenterConfig) -> None:
+def test_a_new_model_is_random_after_one_that_was_not(config: VITAConfig) -> None:
     with NoRandomInit():
         VITA(config)
     first, second = VITA(config), VITA(config)

@@ -12,9 +12,9 @@ import torch
 from vita_cases import SHIPPED, config_of, load, unpacked
 
 from cache_schema.host.cli import InputError
-from extract.segmenters import load_vita
-from extract.segmenters.numpy_pickle import load_arrays
-from extract.segmenters.weights import read_checkpoint
+from extract.segmenters.vita import VITA
+from extract.segmenters.vita.numpy_pickle import load_arrays
+from extract.segmenters.vita.weights import read_checkpoint
 
 
 def write(tmp_path: Path, content: Any, protocol: int = 4) -> Path:
@@ -29,7 +29,7 @@ def test_as_detectron2_writes_them(tmp_path: Path, protocol: int) -> None:
     arrays = {key: tensor.numpy() for key, tensor in checkpoint.items()}
     content = {"model": arrays, "__author__": "third_party", "matching_heuristics": True}
     path = write(tmp_path, content, protocol)
-    loaded = load_vita(config_of(SHIPPED / "tiny_r50_config.json"), path).state_dict()
+    loaded = VITA.load(config_of(SHIPPED / "tiny_r50_config.json"), path).state_dict()
     for name, tensor in load(SHIPPED, "tiny_r50").state_dict().items():
         assert torch.equal(loaded[name], tensor)
 

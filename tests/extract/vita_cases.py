@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.segmenters import VITA, SegmenterConfig, load_vita
+from extract.segmenters.vita import VITA, VITAConfig
 
 SHIPPED = Path(__file__).parents[1] / "data" / "goldens"
 FULL = Path(os.environ["DMVS_GOLDENS"]) if os.environ.get("DMVS_GOLDENS") else None
@@ -36,7 +36,7 @@ def model_of(case: Path) -> VITA:
 @cache
 def load(folder: Path, name: str) -> VITA:
     """A golden model by name."""
-    return load_vita(config_of(folder / f"{name}_config.json"), unpacked(folder / f"{name}.pth"))
+    return VITA.load(config_of(folder / f"{name}_config.json"), unpacked(folder / f"{name}.pth"))
 
 
 @cache
@@ -49,7 +49,7 @@ def unpacked(path: Path) -> Path:
     return target
 
 
-def config_of(path: Path) -> SegmenterConfig:
+def config_of(path: Path) -> VITAConfig:
     """Sizes from a list of detectron2 overrides: key, value, key, value, ..."""
     overrides = json.loads(path.read_text())["overrides"]
     sizes = dict(zip(overrides[::2], overrides[1::2], strict=True))
@@ -68,7 +68,7 @@ def config_of(path: Path) -> SegmenterConfig:
             "stem_channels": sizes["MODEL.RESNETS.STEM_OUT_CHANNELS"],
             "res2_channels": sizes["MODEL.RESNETS.RES2_OUT_CHANNELS"],
         }
-    return SegmenterConfig(
+    return VITAConfig(
         backbone=backbone,
         num_frame_queries=sizes["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"],
         num_video_queries=sizes["MODEL.VITA.NUM_OBJECT_QUERIES"],

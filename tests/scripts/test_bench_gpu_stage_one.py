@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from extract.segmenters import VITA, forms
+from extract.segmenters.vita import VITA, forms
 from scripts.bench_gpu import stage_one, stage_one_parts
 from scripts.bench_gpu.kernels import kernel_lines, union
 
@@ -100,7 +100,7 @@ def test_graphs_are_switched_on_again(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(VITA, "frames", lambda self, images: seen.append(self.graphs))
     stage_one_parts.bare(bench, 2, graphs=False)
-    assert set(seen) == {False} and bench.stage.vita.graphs
+    assert set(seen) == {False} and bench.stage.segmenter.graphs
 
 
 def test_the_union_counts_no_moment_twice() -> None:

@@ -41,7 +41,8 @@ def test_all_rows_learn_in_one_sweep(caches: Path, tmp_path: Path) -> None:
     assert list(content["variants"]) == list(rows) and not content["dropped"]
     for label in rows:
         member = tmp_path / label / "seed-0"
-        log = [json.loads(line)["loss"] for line in (member / "log.jsonl").open()]
+        (scalars,) = member.glob("*/vis_data/scalars.json")
+        log = [json.loads(line)["loss"] for line in scalars.open()]
         assert len(log) == ITERATIONS
         assert sum(log[-5:]) < 0.9 * sum(log[:5]), label
         assert read_checkpoint(member / f"iter_{ITERATIONS}.pth")["meta"]["iter"] == ITERATIONS

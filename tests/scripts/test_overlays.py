@@ -12,8 +12,9 @@ from cache_schema.host.cli import InputError
 from extract.datasets.mevis import MeViS
 from extract.demo.layout import write_split
 from scripts import draw_overlays
-from train.evaluation.mevis import Truth
-from train.evaluation.pngs import mask_path, write_mask
+from train.evaluation.pngs.files import mask_name, write_png
+from train.evaluation.pngs.png import encode_mask
+from train.evaluation.protocols.expressions import Truth
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, e in enumerate(video.expressions):
             scores[f"{video.id}/{e.id}"] = {"J&F": (len(scores) * 7 % 20) / 20}
             for t, frame in enumerate(video.frame_names):
-                write_mask(mask_path(root / "masks", video.id, e.id, frame), truth.frame(t)[i])
+                name = mask_name(video.id, e.id, frame)
+                write_png(root / "masks" / name, encode_mask(truth.frame(t)[i]))
     (root / "metrics.json").write_text(json.dumps({"per_expression": scores}))
     return root
 
@@ -101,7 +103,7 @@ def test_masks_of_another_size_are_refused(world: Path, tmp_path: Path) -> None:
     data = MeViS(world, "valid_u")
     shown = draw_overlays.choose(data, draw_overlays._scores(world / "metrics.json"), 1)
     for frame in data.video(shown[0].video).frame_names:
-        path = mask_path(tmp_path, shown[0].video, shown[0].expression.id, frame)
-        write_mask(path, np.ones((4, 4), bool))
+        path = tmp_path / mask_name(shown[0].video, shown[0].expression.id, frame)
+        write_png(path, encode_mask(np.ones((4, 4), bool)))
     with pytest.raises(InputError, match=r"is \(4, 4\), the frames are"):
         draw_overlays.draw(data, shown, tmp_path, 3)

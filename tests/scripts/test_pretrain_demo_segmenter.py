@@ -5,7 +5,8 @@ import torch
 
 from cache_schema.host import cli
 from extract.config import load_config
-from extract.segmenters import SegmenterConfig, load_vita
+from extract.segmenters.base import configure
+from extract.segmenters.vita import VITA, VITAConfig
 from scripts.pretrain_demo_segmenter import CONFIG, main
 
 
@@ -23,8 +24,8 @@ def trained(tmp_path_factory):
 
 
 def test_the_file_loads_as_any_other_weights(trained):
-    sizes = SegmenterConfig.from_dict(load_config(CONFIG).segmenter)
-    vita = load_vita(sizes, trained / "vita_tiny.safetensors")
+    sizes = configure(VITAConfig, load_config(CONFIG).segmenter)
+    vita = VITA.load(sizes, trained / "vita_tiny.safetensors")
     saved = torch.load(trained / "video_level.pth", weights_only=True)["model"]
     own = vita.head.state_dict()
     for name, tensor in saved.items():

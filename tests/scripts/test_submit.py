@@ -11,6 +11,7 @@ from cache_schema.host import cli
 from cache_schema.reader import CacheReader
 from scripts import submit
 from tests import datasets_standins as standins
+from tests import synthetic
 from tests.train.protocol_caches import write_cache
 from train.predictions import PredictionsWriter
 
@@ -46,7 +47,7 @@ def test_predictions_are_packed_and_the_check_is_content(
     assert _run(*stored, "--out", out) == 0
     assert "(56 masks)" in capsys.readouterr().out
     assert _run("--check", out, "--cache", cache) == 0
-    assert "holds all that mevis wants" in capsys.readouterr().out
+    assert "holds all that the server of MeViS wants" in capsys.readouterr().out
     assert _run(*stored, "--sigma", "1", "--out", tmp_path / "none.zip") == 0
     with zipfile.ZipFile(out) as file, zipfile.ZipFile(tmp_path / "none.zip") as none:
         assert any(file.read(name) != none.read(name) for name in file.namelist())
@@ -136,7 +137,6 @@ def test_bad_input_ends_in_a_sentence(
     assert "no such predictions file" in error(
         "--predictions", tmp_path / "none.h5", "--cache", cache, "--out", out
     )
-    assert "handed in nowhere" in error(
-        "--check", out, "--cache", (write_cache(tmp_path / "f", "folder"), tmp_path / "f")[1]
-    )
+    synthetic.write_cache(tmp_path / "f", num_videos=1, num_expressions=0)
+    assert "nothing to predict" in error("--check", out, "--cache", tmp_path / "f")
     assert not out.exists()

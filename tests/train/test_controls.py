@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from train.evaluation import controls
+from train.evaluation.from_cache import controls
 
 
 def test_donors_are_of_other_videos_and_read_differently() -> None:

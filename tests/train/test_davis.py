@@ -15,9 +15,10 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.train.protocol_caches import write_cache, write_head
 from train import evaluate
-from train.evaluation import davis, davis_report, jf
-from train.evaluation.records import AnnotatedVideo, Item
+from train.evaluation import jf
+from train.evaluation.protocols import davis
 from train.predictions import Predictions
+from train.records import AnnotatedVideo, ExpressionRef
 from train.replay import keep, probabilities
 
 SHIPPED = Path(__file__).parents[1] / "data" / "jf"
@@ -67,7 +68,7 @@ def test_merged_probabilities_and_figures_equal_the_original(folder: Path, tmp_p
                 np.testing.assert_array_equal(mine, np.asarray(Image.open(path)))
             scores.append(_score(labels, np.stack(ids)))
         results.append(davis.Result(video, scores, [[]] * 4))
-    content = davis_report.metrics(results)
+    content = davis.metrics(results)
     mean = expected.pop("mean_over_4_annotators")
     assert {k: content[k.removesuffix("-Mean")] for k in mean} == pytest.approx(mean, abs=1e-9)
     for annotator, golden in expected.items():
@@ -162,8 +163,8 @@ def test_bad_sequences_end_in_a_sentence() -> None:
         tally.add(truth.frame(0), np.full((9, 9), 21, np.uint8))
     for expression, ids in (("a", ["1"]), ("3", []), ("3", ["1", "2"]), ("3", ["255"])):
         with pytest.raises(InputError, match=f"expression '{expression}' of video v"):
-            davis.place(Item("v", expression, "", "", ids, ids))
-    assert davis.place(Item("v", "6", "", "", ["2"], ["2"])) == (2, 2)
+            davis.place(ExpressionRef("v", expression, "", "", ids, ids))
+    assert davis.place(ExpressionRef("v", "6", "", "", ["2"], ["2"])) == (2, 2)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Several training processes: the weights of one with the same batches, and what cannot be."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from train import distributed
 from train.__main__ import main
 from train.checkpoint import read_checkpoint
 from train.data import CounterBatches
+from train.sweep import main as sweep
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -26,11 +28,18 @@ optimizer = dict(lr=1e-3, lr_batch_size=2, ema_decay=0.9)
 train = dict(max_iters=20, batch_size=4, checkpoint_interval=8, log_interval=10)
 """
 
+SWEEP = """
+reference = "a"
+rows = dict(a="dmvs", wild=dict(optimizer=dict(lr=1e30, clip_norm=1e30)))
+rows["b"] = dict(model=dict(num_motion_queries=3))
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ranks")
     (path / "small.py").write_text(CONFIG)
+    (path / "rows.py").write_text(SWEEP)
     write_cache(path / "cache", num_frames=[6, 4])
     return path
 
@@ -40,10 +49,16 @@ def command(folder: Path, work_dir: Path) -> list[str]:
     return [*own, "--work-dir", str(work_dir)]
 
 
-def torchrun(folder: Path, work_dir: Path, *more: str) -> subprocess.CompletedProcess:
+def sweep_command(folder: Path, work_dir: Path) -> list[str]:
+    own = [str(folder / "rows.py"), "--config", str(folder / "small.py"), "--device", "cpu"]
+    caches = ["--cache", str(folder / "cache"), "--eval-cache", str(folder / "cache")]
+    return [*own, *caches, "--seeds", "0", "--work-dir", str(work_dir)]
+
+
+def torchrun(*what: str) -> subprocess.CompletedProcess:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
-        [*launch, "-m", "train", *command(folder, work_dir), *more],
+        [*launch, "-m", *what],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -70,7 +85,7 @@ def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
 
 def test_two_ranks_give_the_weights_of_one_and_resume_as_one(folder: Path, tmp_path: Path) -> None:
     assert main(command(folder, tmp_path / "one")) == 0
-    done = torchrun(folder, tmp_path / "two")
+    done = torchrun("train", *command(folder, tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     assert "effective batch 4 = 2 process(es) x 2; learning rate 0.002 = 0.001 x 4 / 2" in (
         done.stdout + done.stderr
@@ -89,6 +104,29 @@ def test_two_ranks_give_the_weights_of_one_and_resume_as_one(folder: Path, tmp_p
     assert_close(resumed, two)
 
 
+def test_two_ranks_sweep_as_one_and_drop_the_same_head(folder: Path, tmp_path: Path) -> None:
+    assert sweep(sweep_command(folder, tmp_path / "one")) == 0
+    done = torchrun("train.sweep", *sweep_command(folder, tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wild/seed-0 is dropped, the others go on") == 1
+    one, two = (json.loads((tmp_path / n / "sweep.json").read_text()) for n in ("one", "two"))
+    assert list(one["variants"]) == list(two["variants"]) == ["a", "b"]
+    assert list(one["dropped"]) == list(two["dropped"]) == ["wild/seed-0"]
+    for label in ("a", "b"):
+        assert_close(
+            *(
+                read_checkpoint(tmp_path / name / label / "seed-0" / "iter_20.pth")["state_dict"]
+                for name in ("two", "one")
+            )
+        )
+        logs = [
+            [json.loads(line)["loss"] for line in path.open()]
+            for name in ("one", "two")
+            for path in (tmp_path / name / label / "seed-0").glob("*/vis_data/scalars.json")
+        ]
+        assert logs[1] == pytest.approx(logs[0], rel=1e-3) and len(logs[0]) == 2
+
+
 def test_ranks_share_every_batch_evenly() -> None:
     whole = list(CounterBatches(6, 3))
     parts = [list(CounterBatches(6, 3, rank=rank, world_size=3)) for rank in range(3)]
@@ -96,7 +134,8 @@ def test_ranks_share_every_batch_evenly() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(folder: Path, tmp_path: Path) -> None:
-    done = torchrun(folder, tmp_path / "run", "--cfg-options", "train.batch_size=3")
+    options = ("--cfg-options", "train.batch_size=3")
+    done = torchrun("train", *command(folder, tmp_path / "run"), *options)
     assert done.returncode != 0
     assert "train.batch_size is 3, which 2 processes cannot share" in done.stderr
 

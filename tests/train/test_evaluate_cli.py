@@ -1,6 +1,7 @@
 """`python -m train.evaluate` from a cache and a checkpoint to metrics, predictions and masks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,13 +11,16 @@ import torch
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import write_cache, write_head
 from train import evaluate
 from train.config import load_config
-from train.evaluation import jf, pngs
-from train.evaluation.mevis import Truth
+from train.evaluation import jf
+from train.evaluation.from_cache.contents import pick_rule
+from train.evaluation.pngs.files import mask_name
+from train.evaluation.protocols.expressions import Truth
 from train.predictions import Predictions
 from train.provenance import cache_identity
 from train.replay import keep, replay
@@ -112,7 +116,7 @@ def test_scores_are_those_of_the_replayed_masks(place: Path, done: tuple[Path, d
             assert entry["J"] == pytest.approx(region.mean(), abs=1e-3)
             assert entry["F"] == pytest.approx(boundary.mean(), abs=1e-2)
             for frame, mask in zip(video.frame_names, masks, strict=True):
-                path = pngs.mask_path(out / "masks", video_id, expression_id, frame)
+                path = out / "masks" / mask_name(video_id, expression_id, frame)
                 image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
                 assert image.shape == size and set(np.unique(image)) <= {0, 255}
                 assert ((image > 0) != mask).mean() < 2e-3
@@ -275,19 +279,25 @@ def test_a_checkpoint_that_does_not_tell_its_models_needs_the_option(
     assert run["seed"] is None and run["caches"]["training"] == []
 
 
-@pytest.mark.parametrize(
-    ("dataset", "rule"),
-    [("mevis", "threshold"), ("ref_youtube_vos", "top1"), ("ref_davis", "top1"),
-     ("refcoco", "top1"), ("folder", "threshold")],
-)  # fmt: skip
+@pytest.mark.parametrize(("one_object", "rule"), [(False, "threshold"), (True, "top1")])
 def test_the_rule_is_that_of_the_data_set_unless_it_is_given(
-    place: Path, dataset: str, rule: str
+    place: Path, one_object: bool, rule: str
 ) -> None:
-    config = load_config(place / "config.py")
-    assert evaluate.pick_rule(config, dataset) == rule
+    reader = CacheReader(place / "cache")
+    reader.facts = replace(reader.facts, one_object=one_object)
+    assert pick_rule(load_config(place / "config.py"), reader) == rule
     for given in ("threshold", "top1"):
         config = load_config(place / "config.py", {"evaluation.rule": given})
-        assert evaluate.pick_rule(config, dataset) == given
+        assert pick_rule(config, reader) == given
+
+
+def test_no_rule_is_guessed(place: Path) -> None:
+    reader = CacheReader(place / "cache")
+    reader.facts = replace(reader.facts, one_object=None)
+    with pytest.raises(InputError, match="cache does not say whether .* set it to 'top1'"):
+        pick_rule(load_config(place / "config.py"), reader)
+    config = load_config(place / "config.py", {"evaluation.rule": "top1"})
+    assert pick_rule(config, reader) == "top1"
 
 
 def test_ref_youtube_vos_is_scored_where_its_objects_are(

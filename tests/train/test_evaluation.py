@@ -11,9 +11,20 @@ import pytest
 from pycocotools import mask as coco
 
 from cache_schema.host.cli import InputError
-from train.evaluation import pngs, report
+from train.evaluation import report
 from train.evaluation.jf import Outline
-from train.evaluation.mevis import Score, Tally, Truth, accuracies, average, summary
+from train.evaluation.pngs import files
+from train.evaluation.pngs.png import encode_mask
+from train.evaluation.protocols.expressions import (
+    Score,
+    Tally,
+    Truth,
+    accuracies,
+    average,
+    metrics,
+    summary,
+)
+from train.records import ExpressionRef
 
 SHIPPED = Path(__file__).parents[1] / "data" / "jf"
 GOLDENS = [SHIPPED] + [Path(p) for p in [os.environ.get("DMVS_GOLDENS")] if p]
@@ -31,7 +42,7 @@ def test_every_expression_scores_as_the_original(folder: Path) -> None:
             json.loads(file.read(f"{name}.json"))
             for name in ("expected", "meta_expressions", "mask_dict")
         )
-        files = {name: file.read(name) for name in file.namelist() if name.endswith(".png")}
+        pngs = {name: file.read(name) for name in file.namelist() if name.endswith(".png")}
     scores = {}
     for video_id, video in meta["videos"].items():
         ids = [[str(a) for a in e["anno_id"]] for e in video["expressions"].values()]
@@ -40,11 +51,11 @@ def test_every_expression_scores_as_the_original(folder: Path) -> None:
         truth, tally = Truth(objects, ids, size=size, where=video_id), Tally([True] * len(ids))
         for t, frame in enumerate(video["frames"]):
             # A video without any file scores 0: the original's rule, outside of the protocol.
-            coded = [files.get(f"pred/{video_id}/{e}/{frame}.png") for e in video["expressions"]]
+            coded = [pngs.get(f"pred/{video_id}/{e}/{frame}.png") for e in video["expressions"]]
             if None in coded:
                 break
             images = [cv2.imdecode(np.frombuffer(c, np.uint8), 0) > 0 for c in coded]
-            tally.add(truth.outlines(t), [Outline.of(image) for image in images])
+            tally.add(truth.outlines(t), [Outline(image) for image in images])
         else:
             for e, score in zip(video["expressions"], tally.scores(), strict=True):
                 scores[f"{video_id}_{e}"] = score
@@ -79,7 +90,7 @@ def test_truth_refuses_unknown_objects_and_other_sizes() -> None:
 
 
 def test_frames_then_expressions_are_averaged() -> None:
-    on, off = Outline.of(np.ones((4, 4), bool)), Outline.of(np.zeros((4, 4), bool))
+    on, off = Outline(np.ones((4, 4), bool)), Outline(np.zeros((4, 4), bool))
     tally = Tally([True, False])
     for truth, prediction in ((on, on), (off, off), (on, off), (on, off)):
         tally.add([truth, truth], [prediction, None])
@@ -121,13 +132,13 @@ def test_summary_counts_tags_in_a_fixed_order_and_skips_the_untagged() -> None:
 
 
 def test_metrics_and_table(tmp_path: Path) -> None:
-    tags, texts = {"a/0": "static", "a/1": "static"}, {"a/0": "one", "a/1": "two"}
+    expressions = [
+        ExpressionRef("a", str(i), text, "static", [], []) for i, text in enumerate(("one", "two"))
+    ]
     scores = {"a/0": Score(1.0, 0.5), "a/1": Score(0.5, 0.0)}
     rounds = [{key: Score(s, s) for key in scores} for s in (0.1, 0.3)]
     best = [{key: Score(1.0, 1.0) for key in scores}]
-    content = report.metrics(
-        scores, {"shuffled": rounds, "best_choice": best}, tags=tags, texts=texts
-    )
+    content = metrics(expressions, scores, {"shuffled": rounds, "best_choice": best})
     assert set(content) == {
         "J", "F", "J&F", "num_expressions", "per_tag", "N-acc", "T-acc", "per_expression",
         "controls",
@@ -143,7 +154,8 @@ def test_metrics_and_table(tmp_path: Path) -> None:
     lines = report.table(content).splitlines()
     assert lines[0].split() == ["J&F", "static", "J", "F"]
     assert lines[2].split() == ["DMVS", "50.0", "50.0", "75.0", "25.0"]
-    assert lines[-1].split() == ["expressions", "2", "2"]
+    assert lines[-2].split() == ["expressions", "2", "2"]
+    assert lines[-1] == report.share_of_best(content)
     assert report.share_of_best(content) == "DMVS reaches 50% of the best choice (static 50%)."
     assert report.share_of_best({**content, "controls": {}}) is None
 
@@ -159,23 +171,23 @@ def test_metrics_and_table(tmp_path: Path) -> None:
 
 def test_masks_on_disk_cannot_leave_their_folder(tmp_path: Path) -> None:
     mask = np.eye(7, 9, dtype=bool)
-    plain = pngs.mask_path(tmp_path, "vid_1", "0", "00000")
+    plain = tmp_path / files.mask_name("vid_1", "0", "00000")
     assert plain == tmp_path / "vid_1" / "0" / "00000.png"
     for hostile in ("../../x", "..", "/etc", "a/b", "a\\b", ".hidden", "a%2Fb"):
-        path = pngs.mask_path(tmp_path, hostile, hostile, hostile)
+        path = tmp_path / files.mask_name(hostile, hostile, hostile)
         assert path.resolve().parents[2] == tmp_path.resolve() and path != plain
-    pngs.write_mask(plain, mask)
-    np.testing.assert_array_equal(pngs.read_mask(plain), mask)
+    files.write_png(plain, encode_mask(mask))
+    np.testing.assert_array_equal(files.read_mask(plain), mask)
     assert set(np.unique(cv2.imread(str(plain), cv2.IMREAD_UNCHANGED))) == {0, 255}
 
 
 def test_missing_and_broken_masks_are_named(tmp_path: Path) -> None:
     path = tmp_path / "m.png"
     with pytest.raises(InputError, match="m.png cannot be read"):
-        pngs.read_mask(path)
+        files.read_mask(path)
     for content in (b"", b"no image"):
         path.write_bytes(content)
         with pytest.raises(InputError, match="m.png is not usable"):
-            pngs.read_mask(path)
+            files.read_mask(path)
     with pytest.raises(InputError, match="cannot be written"):
-        pngs.write_mask(path / "below" / "a.png", np.ones((2, 2), bool))
+        files.write_png(path / "below" / "a.png", b"")

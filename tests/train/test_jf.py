@@ -48,7 +48,9 @@ def test_masks_inside_a_large_frame_score_as_the_uncropped_formula() -> None:
         for mask in (truth, prediction):
             y, x = rng.integers(0, 80, 2)
             mask[y : y + 12, x : x + 30] = rng.random(mask[y : y + 12, x : x + 30].shape) > 0.4
-        assert jf.frame_scores(truth, prediction)[1] == pytest.approx(_plain(truth, prediction))
+        assert jf.scores(jf.Outline(truth), jf.Outline(prediction))[1] == pytest.approx(
+            _plain(truth, prediction)
+        )
 
 
 def _boundary_map(mask: np.ndarray) -> np.ndarray:
@@ -85,6 +87,9 @@ def test_the_order_in_memory_does_not_matter() -> None:
     turned = [np.asfortranarray(m).astype(np.uint8) * 255 for m in (truth, prediction)]
     np.testing.assert_array_equal(jf.video_scores(*turned), expected)
     np.testing.assert_array_equal(
-        [jf.frame_scores(np.asfortranarray(g), p) for g, p in zip(truth, prediction, strict=True)],
+        [
+            jf.scores(jf.Outline(np.asfortranarray(g)), jf.Outline(p))
+            for g, p in zip(truth, prediction, strict=True)
+        ],
         np.transpose(expected),
     )

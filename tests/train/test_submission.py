@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,15 +20,25 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.train.protocol_caches import write_cache, write_head
 from train import evaluate
-from train.evaluation import cache_submission, submission
-from train.evaluation.png_codec import encode_mask
-from train.evaluation.pngs import map_name, mask_name
-from train.evaluation.records import AnnotatedVideo, Item
-from train.evaluation.submission_check import Problem, check, report_lines
+from train.evaluation.pngs.files import map_name, mask_name
+from train.evaluation.pngs.png import encode_labels, encode_mask
+from train.evaluation.submissions import writer as submission
+from train.evaluation.submissions.check import check, report_lines
+from train.evaluation.submissions.from_cache import cache_videos, from_cache
+from train.evaluation.submissions.layout import (
+    MEVIS,
+    REF_DAVIS,
+    REF_YOUTUBE_VOS,
+    Layout,
+    Problem,
+    pick_layout,
+)
 from train.predictions import Predictions
+from train.records import AnnotatedVideo, ExpressionRef
 
 SIZE = (9, 12)
-DATASETS = ["mevis", "ref_youtube_vos", "ref_davis"]
+LAYOUTS = {"mevis": MEVIS, "ref_youtube_vos": REF_YOUTUBE_VOS, "ref_davis": REF_DAVIS}
+DATASETS = list(LAYOUTS)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +60,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _pack(place: Path, dataset: str, out: Path, **how: float) -> int:
     predictions = Predictions(place / dataset / "predictions.h5")
     how = {"sigma": predictions.sigma, **how}
-    return cache_submission.from_cache(
-        CacheReader(place / dataset / "cache"), predictions, out, **how
-    )
+    return from_cache(CacheReader(place / dataset / "cache"), predictions, out, **how)
 
 
 def _problems(place: Path, dataset: str, path: Path) -> list[Problem]:
-    videos = cache_submission.cache_videos(CacheReader(place / dataset / "cache"))
-    return check(path, dataset, videos, num_videos=len(videos), workers=1)
+    videos = cache_videos(CacheReader(place / dataset / "cache"))
+    return check(path, LAYOUTS[dataset], videos, num_videos=len(videos), workers=1)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -104,9 +113,9 @@ def test_anybodys_folder_is_brought_into_the_servers_mode(
         values = np.asarray(Image.open(path))
         values = values if dataset == "ref_davis" else np.stack([values // 255] * 3, axis=-1)
         Image.fromarray(values).save(other)
-    videos = cache_submission.cache_videos(CacheReader(place / dataset / "cache"))
+    videos = cache_videos(CacheReader(place / dataset / "cache"))
     out, how = tmp_path / "out.zip", {"num_videos": len(videos)}
-    submission.from_files(tmp_path / "masks", dataset, videos, out, workers=2, **how)
+    submission.from_files(tmp_path / "masks", LAYOUTS[dataset], videos, out, workers=2, **how)
     assert _problems(place, dataset, out) == []
     expected = tmp_path / "expected.zip"
     _pack(place, dataset, expected)
@@ -116,17 +125,17 @@ def test_anybodys_folder_is_brought_into_the_servers_mode(
             images = (cv2.imdecode(np.frombuffer(z.read(name), np.uint8), 1) for z in (mine, file))
             np.testing.assert_array_equal(*images)
     # A submission is itself a source, and comes through as it is.
-    submission.from_files(out, dataset, videos, tmp_path / "twice.zip", workers=1, **how)
+    submission.from_files(out, LAYOUTS[dataset], videos, tmp_path / "twice.zip", workers=1, **how)
     assert _problems(place, dataset, tmp_path / "twice.zip") == []
 
 
 def _videos(num: int = 2) -> list[AnnotatedVideo]:
     return [
         AnnotatedVideo(
-            f"v{v}", ["00000", "00005"], [Item(f"v{v}", str(e), "", "", [], []) for e in range(2)],
-            {}, SIZE,
+            video, ["00000", "00005"],
+            [ExpressionRef(video, expression, "", "", [], []) for expression in "01"], {}, SIZE,
         )
-        for v in range(num)
+        for video in (f"v{number}" for number in range(num))
     ]  # fmt: skip
 
 
@@ -138,12 +147,12 @@ def _good(top: str = "") -> dict[str, bytes]:
     }  # fmt: skip
 
 
-def _check(path: Path, files: dict[str, bytes], dataset: str = "mevis") -> dict[str, list[str]]:
+def _check(path: Path, files: dict[str, bytes], layout: Layout = MEVIS) -> dict[str, list[str]]:
     with zipfile.ZipFile(path, "w") as file:
         for name, data in files.items():
             file.writestr(name, data)
     found: dict[str, list[str]] = {}
-    for problem in check(path, dataset, _videos(), num_videos=2, workers=1):
+    for problem in check(path, layout, _videos(), num_videos=2, workers=1):
         found.setdefault(problem.kind, []).append(problem.where)
     return found
 
@@ -183,7 +192,7 @@ def test_the_check_names_what_a_server_rejects(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "w") as file:
         for n, d in [*_good().items(), (name, mask)]:
             file.writestr(n, d)
-    twice = check(path, "mevis", _videos(), num_videos=2, workers=1)
+    twice = check(path, MEVIS, _videos(), num_videos=2, workers=1)
     assert twice == [Problem("file that is there twice", name)]
 
 
@@ -194,13 +203,13 @@ def test_the_check_looks_into_every_mask(tmp_path: Path) -> None:
     for data, kind, words in (
         (b"", "broken PNG", "not a PNG"),
         (whole[:-5], "broken PNG", "cut short"),
-        (whole[:40] + bytes([whole[40] ^ 1]) + whole[41:], "broken PNG", "checksum"),
+        (whole[:45] + bytes([whole[45] ^ 1]) + whole[46:], "broken PNG", "checksum"),
         (header + _chunk(b"IDAT", zlib.compress(b"\0" * 13)) + _chunk(b"IEND", b""),
-         "broken PNG", "not the rows"),
+         "broken PNG", "image data are broken"),
         (_png(np.zeros((9, 13), np.uint8)), "wrong size", "9x13 pixels, the video 9x12"),
         (_png(np.zeros(SIZE, np.uint8), "RGB"), "wrong mode", "RGB, not L"),
         (_png(np.zeros(SIZE, np.uint8), "P"), "wrong mode", "P, not L"),
-        (_png(np.zeros(SIZE, np.uint8), "1"), "wrong mode", "L of 1 bits, not L"),
+        (_png(np.zeros(SIZE, np.uint8), "1"), "wrong mode", "1, not L"),
         (_png(np.ones(SIZE, np.uint8)), "wrong values", "[1], not 0 and 255"),
     ):  # fmt: skip
         found = _check(path, _good() | {name: data})
@@ -213,28 +222,28 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def test_the_layouts_of_the_other_benchmarks(tmp_path: Path) -> None:
     path = tmp_path / "s.zip"
-    assert _check(path, _good("Annotations/"), "ref_youtube_vos") == {}
-    assert list(_check(path, _good(), "ref_youtube_vos")) == ["missing folder"]
-    wrapped = _check(path, _good("x/Annotations/"), "ref_youtube_vos")
+    assert _check(path, _good("Annotations/"), REF_YOUTUBE_VOS) == {}
+    assert list(_check(path, _good(), REF_YOUTUBE_VOS)) == ["missing folder"]
+    wrapped = _check(path, _good("x/Annotations/"), REF_YOUTUBE_VOS)
     assert wrapped == {"wrapper folder": ["x/ around everything"]}
 
     ids = np.zeros(SIZE, np.uint8)
     ids[2:5, 3:6] = 2
     good = {
-        f"anno_{a}/v{v}/{frame}.png": submission.encode_labels(ids)
+        f"anno_{a}/v{v}/{frame}.png": encode_labels(ids)
         for a in range(4) for v in range(2) for frame in ("00000", "00005")
     }  # fmt: skip
-    assert _check(path, good, "ref_davis") == {}
+    assert _check(path, good, REF_DAVIS) == {}
     name = "anno_2/v1/00005.png"
     for data, kind in (
         (_png(ids), "wrong mode"),
-        (submission.encode_labels(np.full(SIZE, 21, np.uint8)), "wrong values"),
+        (encode_labels(np.full(SIZE, 21, np.uint8)), "wrong values"),
     ):
-        assert list(_check(path, good | {name: data}, "ref_davis")) == [kind]
+        assert list(_check(path, good | {name: data}, REF_DAVIS)) == [kind]
     fewer = {n: d for n, d in good.items() if not n.startswith("anno_3/v0")}
-    assert _check(path, fewer, "ref_davis") == {"missing annotator": ["anno_3/v0"]}
+    assert _check(path, fewer, REF_DAVIS) == {"missing annotator": ["anno_3/v0"]}
     extra = {"anno_4/v0/00000.png": good[name], "anno_0/v9/00000.png": good[name]}
-    assert _check(path, good | extra, "ref_davis") == {
+    assert _check(path, good | extra, REF_DAVIS) == {
         "extra annotator": ["anno_4"], "extra video": ["anno_0/v9"],
     }  # fmt: skip
 
@@ -245,21 +254,21 @@ def test_a_damaged_member_is_named_and_a_damaged_zip_cannot_be_read(tmp_path: Pa
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 6] ^= 255
     path.write_bytes(data)
-    (problem,) = check(path, "mevis", _videos(), num_videos=2, workers=1)
+    (problem,) = check(path, MEVIS, _videos(), num_videos=2, workers=1)
     assert problem.kind == "broken file" and "v0/0/00000.png" in problem.where
     for content in (b"", b"no zip", bytes(data[:200])):
         path.write_bytes(content)
         with pytest.raises(InputError, match="neither a folder nor a zip"):
-            check(path, "mevis", _videos(), num_videos=2, workers=1)
+            check(path, MEVIS, _videos(), num_videos=2, workers=1)
     with pytest.raises(InputError, match="is a folder; give the zip"):
-        check(tmp_path, "mevis", _videos(), num_videos=2, workers=1)
+        check(tmp_path, MEVIS, _videos(), num_videos=2, workers=1)
 
 
 def test_sizes_that_nobody_knows_have_to_be_one_a_video(tmp_path: Path) -> None:
     path = tmp_path / "s.zip"
     _check(path, _good() | {"v1/1/00005.png": _png(np.zeros((5, 5), np.uint8))})
-    videos = [AnnotatedVideo(v.id, v.frames, v.items, {}, None) for v in _videos()]
-    (problem,) = check(path, "mevis", videos, num_videos=2, workers=1)
+    videos = [AnnotatedVideo(v.id, v.frames, v.expressions, {}, None) for v in _videos()]
+    (problem,) = check(path, MEVIS, videos, num_videos=2, workers=1)
     assert problem.kind == "wrong size" and "v1/1/00005.png" in problem.where
 
 
@@ -279,7 +288,7 @@ def test_nothing_incomplete_appears_under_the_name(tmp_path: Path) -> None:
         ([*whole, whole[0]], "extra file"),
     ):
         rejects = pytest.raises(submission.Rejected)
-        with rejects as rejected, submission.SubmissionWriter(out, "mevis") as writer:
+        with rejects as rejected, submission.SubmissionWriter(out, MEVIS) as writer:
             writer.add(video, masks)
         assert rejected.value.problems[0].kind == kind
         assert out.read_bytes() == b"before" and list(tmp_path.iterdir()) == [out]
@@ -290,8 +299,9 @@ def test_a_kill_leaves_no_zip_under_the_name(tmp_path: Path) -> None:
     code = f"""
 import sys, time
 from pathlib import Path
-from train.evaluation.records import AnnotatedVideo, Item
-from train.evaluation.submission import SubmissionWriter
+from train.evaluation.submissions.layout import MEVIS
+from train.evaluation.submissions.writer import SubmissionWriter
+from train.records import AnnotatedVideo, ExpressionRef
 
 def masks():
     for frame in ("00000", "00005"):
@@ -299,8 +309,9 @@ def masks():
         print("written", flush=True)
         time.sleep(30)
 
-video = AnnotatedVideo("v0", ["00000", "00005"], [Item("v0", "0", "", "", [], [])], {{}}, (9, 12))
-with SubmissionWriter(Path({str(out)!r}), "mevis") as writer:
+expressions = [ExpressionRef("v0", "0", "", "", [], [])]
+video = AnnotatedVideo("v0", ["00000", "00005"], expressions, {{}}, (9, 12))
+with SubmissionWriter(Path({str(out)!r}), MEVIS) as writer:
     writer.add(video, masks())
 """
     process = subprocess.Popen(
@@ -313,22 +324,24 @@ with SubmissionWriter(Path({str(out)!r}), "mevis") as writer:
 
 
 def test_caches_that_cannot_be_handed_in(place: Path, tmp_path: Path) -> None:
-    write_cache(tmp_path / "other", "folder")
-    with pytest.raises(InputError, match="holds folder, which is handed in nowhere"):
-        cache_submission.cache_videos(CacheReader(tmp_path / "other"))
+    facts = CacheReader(place / "mevis" / "cache").facts
+    with pytest.raises(InputError, match="it has no sentences, so it is handed in nowhere"):
+        pick_layout(replace(facts, has_text=False), "it")
+    with pytest.raises(InputError, match="it does not say whether an expression means exactly one"):
+        pick_layout(replace(facts, one_object=None), "it")
     reader = CacheReader(place / "mevis" / "cache")
     reader.failures["video009"] = "frame 3 is broken"
     with pytest.raises(InputError, match="lacks 1 videos that failed, such as video009"):
-        cache_submission.cache_videos(reader)
+        cache_videos(reader)
     predictions = Predictions(place / "ref_davis" / "predictions.h5")
     write_cache(tmp_path / "second", "mevis", num_videos=3)
     reader = CacheReader(tmp_path / "second")
     reader.fingerprint_hex = "0" * 64
     with pytest.raises(InputError, match="was predicted from the cache"):
-        cache_submission.from_cache(reader, predictions, tmp_path / "x.zip", sigma=0.5)
-    odd = AnnotatedVideo("a/b", ["0"], [Item("a/b", "0", "", "", [], [])], {}, SIZE)
+        from_cache(reader, predictions, tmp_path / "x.zip", sigma=0.5)
+    odd = AnnotatedVideo("a/b", ["0"], [ExpressionRef("a/b", "0", "", "", [], [])], {}, SIZE)
     with pytest.raises(InputError, match="'a/b' is no plain name"):
-        submission.file_names("mevis", odd)
+        MEVIS.file_names(odd)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        submission.SubmissionWriter(tmp_path / "file" / "x.zip", "mevis")
+        submission.SubmissionWriter(tmp_path / "file" / "x.zip", MEVIS)

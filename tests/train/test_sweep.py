@@ -8,21 +8,25 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
 import torch
+from mmengine.visualization.vis_backend import LocalVisBackend
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from tests.synthetic import write_cache
-from train import sweep
+from train import runner, sweep
 from train.__main__ import main as train
 from train.checkpoint import checkpoints, read_checkpoint
-from train.config import ROWS, load_row
+from train.config import BASE, ROWS, load_config, load_row
 from train.evaluate import main as evaluate
+from train.members import plan
 from train.sweeping.variants import SWEEPS, load_sweep, make_members
+from train.trainee import Member
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -138,8 +142,6 @@ def test_a_killed_sweep_ends_where_an_uninterrupted_one_ends(
     run_sweep(folder, work_dir, "--seeds", "0", "3", "--resume")
     for member in ("dmvs/seed-0", "random/seed-3", "whole/seed-3"):
         assert_equal(swept / member / "iter_10.pth", work_dir / member / "iter_10.pth")
-        log = [json.loads(line) for line in (work_dir / member / "log.jsonl").open()]
-        assert [line["iteration"] for line in log] == [2, 4, 6, 8, 10]
 
 
 def test_a_head_that_diverges_is_dropped_and_the_others_go_on(
@@ -169,7 +171,7 @@ def test_an_old_folder_is_not_written_over(folder: Path, swept: Path) -> None:
 DAMAGED = [b"[", b"{}", b"5", b"\xff", b'{"iteration": "x"}']
 
 
-@pytest.mark.parametrize("name", ["dropped.json", "log.jsonl", "scores"])
+@pytest.mark.parametrize("name", ["dropped.json", "scores"])
 def test_damaged_notes_of_a_sweep_are_a_sentence(
     folder: Path, swept: Path, tmp_path: Path, name: str
 ) -> None:
@@ -183,6 +185,76 @@ def test_damaged_notes_of_a_sweep_are_a_sentence(
         path.write_bytes(data + b"\n")
         with suppress(InputError):  # any other error is a mistake of ours
             run_sweep(folder, work_dir, "--resume", *options)
+
+
+def test_a_row_that_was_added_is_trained_alone(
+    folder: Path, swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    work_dir = shutil.copytree(swept, tmp_path / "more")
+    (work_dir / "whole" / "seed-3" / "iter_10.pth").unlink()  # one that was not done
+    before = {path: path.stat().st_mtime_ns for path in work_dir.glob("*/*/iter_*.pth")}
+    (folder / "more.py").write_text(SWEEP + 'rows["plain"] = "encoder_plain"\n')
+    options = ("--seeds", "0", "3", "--resume")
+    with pytest.raises(InputError, match=r"belongs to another run \(loss.prior_weight: 0.0 != 1"):
+        run_sweep(
+            folder, work_dir, *options, "--cfg-options", "loss.prior_weight=0", rows="more.py"
+        )
+    run_sweep(folder, work_dir, *options, rows="more.py")
+    said = capsys.readouterr().out
+    done = "dmvs/seed-0, dmvs/seed-3, random/seed-0, random/seed-3, whole/seed-0"
+    assert f"trained already, and left as it is: {done}\n" in said
+    assert "pass 1 of 2 from iteration 8: whole/seed-3\n" in said
+    assert "pass 2 of 2 from iteration 0: plain/seed-0, plain/seed-3\n" in said
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.exists())
+    assert_equal(swept / "whole/seed-3/iter_10.pth", work_dir / "whole/seed-3/iter_10.pth")
+    (folder / "new.py").write_text('reference = "a"\nrows = dict(a="encoder_plain")\n')
+    run_sweep(folder, tmp_path / "new", "--seeds", "0", "3", rows="new.py")
+    assert_equal(tmp_path / "new/a/seed-3/iter_10.pth", work_dir / "plain/seed-3/iter_10.pth")
+
+
+def test_heads_go_on_together_from_where_all_of_them_have_been(tmp_path: Path) -> None:
+    config = load_config(BASE, {"data.seed": 0})
+    written = {"a": (2, 4, 6), "b": (2, 4), "c": (2,), "d": (), "e": (8, 10), "f": (4, 6)}
+    members = [Member(label, 0, config) for label in written]
+    for member, iterations in zip(members, written.values(), strict=True):
+        (tmp_path / member.name).mkdir(parents=True)
+        for iteration in iterations:
+            (tmp_path / member.name / f"iter_{iteration}.pth").touch()
+    passes = plan(members, tmp_path)
+    found = [(start, [member.label for member in some]) for start, some in passes]
+    assert found == [(4, ["a", "b", "f"]), (0, ["c", "d"]), (10, ["e"])]
+
+
+def test_a_sweep_leaves_what_a_run_leaves(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation with the best checkpoint, averages, TensorBoard, records: those of a run."""
+    events = partial(LocalVisBackend, scalar_save_file="events.json")
+    monkeypatch.setattr(runner, "TensorboardVisBackend", events)
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: name)
+    (folder / "two.py").write_text('reference = "a"\nrows = dict(a="dmvs", b="init_random")\n')
+    val = ["--val-cache", str(folder / "cache")]
+    options = ["train.val_interval=5", "train.val_videos=2", "optimizer.ema_decay=0.5"]
+    options += ["train.tensorboard=True", "data.seed=0"]
+    more = ("--seeds", "3", *val, "--cfg-options", *options)
+    run_sweep(folder, tmp_path / "sweep", *more, rows="two.py")
+    command = [str(folder / "small.py"), "--cache", str(folder / "cache"), "--device", "cpu", *val]
+    command += ["--work-dir", str(tmp_path / "run"), "--row", "init_random", "--cfg-options"]
+    assert train([*command, *options, "train.seed=3"]) == 0
+    ours, alone = tmp_path / "sweep" / "b" / "seed-3", tmp_path / "run"
+    for name in ("iter_10.pth", "best.pth"):
+        assert_equal(ours / name, alone / name)
+        assert any(key.startswith("average.") for key in read_checkpoint(ours / name)["state_dict"])
+    first, second = (read_checkpoint(path / "best.pth")["meta"] for path in (ours, alone))
+    assert first["validation"] == second["validation"] and first["iter"] == second["iter"]
+    first, second = (json.loads((path / "run.json").read_text()) for path in (ours, alone))
+    assert first.keys() == second.keys() and first["config"] == second["config"]
+    for path in (tmp_path / "sweep" / "a" / "seed-3", ours, alone):
+        for name in ("scalars.json", "events.json"):
+            (written,) = path.glob(f"*/vis_data/{name}")
+            lines = [json.loads(line) for line in written.open()]
+            assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10]
+            assert [line["step"] for line in lines if "val/J&F" in line] == [5, 10]
 
 
 def test_only_the_last_checkpoints_are_kept(folder: Path, swept: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cache_schema.host.cli import InputError
-from train.evaluation import report as evaluation_report
-from train.evaluation.mevis import Score
+from train.evaluation.protocols.expressions import Score, metrics
+from train.records import ExpressionRef
 from train.sweeping import report
 
 KEYS = [f"v{i}/{e}" for i in range(4) for e in range(3)]
@@ -26,8 +26,10 @@ def _metrics(offset: float) -> dict:
         key: Score(i / 20 + offset, i / 20 + offset + 0.1, target=i > 0, found=offset > 0.14)
         for i, key in enumerate(KEYS)
     }
-    texts = {key: f"text of {key}" for key in KEYS}
-    return evaluation_report.metrics(scores, {}, tags=TAGS, texts=texts)
+    expressions = [
+        ExpressionRef(*key.split("/"), f"text of {key}", TAGS[key], [], []) for key in KEYS
+    ]
+    return metrics(expressions, scores)
 
 
 @pytest.fixture

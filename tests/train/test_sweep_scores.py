@@ -13,10 +13,17 @@ from tests.train.protocol_caches import CONFIG, SIZES, write_cache
 from train import replay
 from train.config import load_config
 from train.evaluate import main
-from train.evaluation.cache_scores import list_expressions
-from train.evaluation.jf import Outline
+from train.evaluation import jf
+from train.evaluation.from_cache import expressions
+from train.evaluation.from_cache.contents import list_expressions
+from train.evaluation.from_cache.head_scores import (
+    collect_metrics,
+    from_json,
+    score_heads,
+    score_videos,
+    to_json,
+)
 from train.heads import Head
-from train.sweeping.scores import collect_metrics, from_json, score_heads, score_videos, to_json
 from train.trainable import build_head
 
 #: Name to N_m, rule and sigma.
@@ -130,9 +137,9 @@ def test_masks_of_one_head_exist_at_a_time(
     place: Path, heads: dict[str, Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    resize, of = replay.to_original, Outline.of
+    resize, outline = replay.to_original, jf.Outline
     monkeypatch.setattr(replay, "to_original", lambda *a: events.append("m") or resize(*a))
-    monkeypatch.setattr(Outline, "of", lambda mask: events.append("s") or of(mask))
+    monkeypatch.setattr(expressions, "Outline", lambda mask: events.append("s") or outline(mask))
     copies = {f"best{copy}": heads["best"] for copy in range(4)}
     how = {"rule": dict.fromkeys(copies, "top1"), "sigma": dict.fromkeys(copies, 0.5)}
     next(score_videos(CacheReader(place / "cache"), copies, **how))

@@ -7,14 +7,12 @@ import torch
 
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
-from tests.train.protocol_caches import SIZES
 from train.config import load_config
 from train.losses import Diverged
 from train.masks import pairs, supervision
 from train.runner import build_dataset, build_loader
-from train.sweeping.engine import Trainee
-from train.sweeping.together import Together, kind_of
-from train.sweeping.variants import Member
+from train.together import Together, kind_of
+from train.trainee import Member, Trainee
 
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
@@ -37,7 +35,7 @@ def trainees(folder: Path, reader: CacheReader) -> list[Trainee]:
     for seed, encoder in ((0, "full"), (1, "full"), (2, "plain")):
         options = {"train.seed": seed, "data.seed": 0, "model.encoder": encoder}
         member = Member("dmvs", seed, load_config(folder / "small.py", options))
-        found.append(Trainee(member, [reader], folder, torch.device("cpu"), SIZES))
+        found.append(Trainee(member, [reader], folder, torch.device("cpu")))
     return found
 
 

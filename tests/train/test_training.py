@@ -1,5 +1,7 @@
 """Training: determinism, resume after a stop or a kill, the cache alone, and bad input."""
 
+import gc
+import io
 import os
 import shutil
 import signal
@@ -131,7 +133,7 @@ def test_the_head_learns_which_object_a_word_means() -> None:
         return Batch(inputs, [features] * 4, targets, [torch.zeros(4, 1)] * 4)
 
     for _ in range(120):
-        model.train_step(batch(), optimizer)
+        model.step(batch(), optimizer, 0)
     output = head.eval()(batch().inputs)[-1]
     best = output.logits.argmax(dim=1)
     for b in range(4):
@@ -148,13 +150,28 @@ def test_resume_from_the_middle_ends_in_the_same_weights(
     assert_equal(straight[1], train(config, cache, work_dir, "--resume"))
 
 
-def test_a_finished_run_can_be_resumed_for_longer(
+def test_a_checkpoint_with_a_log_of_mmengine_is_gone_on_with(
     straight: tuple, config: Path, cache: Path, tmp_path: Path
+) -> None:
+    """As runs left them when mmengine wrote them."""
+    content = torch.load(straight[0] / "iter_4.pth", weights_only=True)
+    content["meta"] |= {"epoch": 0, "cfg": "a = 1", "experiment_name": "x", "time": "now"}
+    hub = {"log_scalars": {}, "runtime_info": {"keep_ckpt_ids": [4]}, "resumed_keys": {}}
+    del content["meta"]["seconds"]
+    (tmp_path / "run").mkdir()
+    torch.save({**content, "message_hub": hub}, tmp_path / "run" / "iter_4.pth")
+    assert_equal(straight[1], train(config, cache, tmp_path / "run", "--resume"))
+
+
+def test_a_finished_run_can_be_resumed_for_longer(
+    straight: tuple, config: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     work_dir = tmp_path / "longer"
     train(config, cache, work_dir, "--cfg-options", "train.max_iters=6")
     assert_equal(straight[1], train(config, cache, work_dir, "--resume"))
-    train(config, cache, work_dir, "--resume")  # nothing left to do
+    capsys.readouterr()
+    train(config, cache, work_dir, "--resume")
+    assert "trained already, and left as it is: this run" in capsys.readouterr().out
 
 
 def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_weights(
@@ -250,6 +267,25 @@ def test_the_log_shows_losses_rate_time_and_memory(straight: tuple) -> None:
         assert part in line
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_a_bar_and_a_file_gets_lines(
+    config: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    terminal: bool,
+) -> None:
+    screen = io.StringIO()
+    screen.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", screen)
+    train(config, cache, tmp_path / "run")
+    (log,) = (tmp_path / "run").glob("*/*.log")
+    assert ("loss=" in screen.getvalue() and "10/10" in screen.getvalue()) == terminal
+    assert ("Iter(train) [10/10]" in capsys.readouterr().out) != terminal
+    assert "Iter(train) [10/10]" in log.read_text()
+
+
 def test_the_trained_head_is_loaded_as_it_was(straight: tuple, config: Path) -> None:
     head = load_head(load_config(config), straight[0] / "iter_10.pth", SIZES)
     assert not head.training
@@ -264,6 +300,15 @@ def test_a_checkpoint_of_another_head_is_refused(straight: tuple, config: Path) 
     other = load_config(config, {"model.hidden_dim": 8, "model.num_layers": 3})
     with pytest.raises(InputError, match="frame_projection.weight is missing.*and .* more"):
         load_head(other, straight[0] / "iter_10.pth", SIZES)
+
+
+def test_nothing_holds_a_head_when_its_training_is_over(
+    config: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Several processes must not part before."""
+    train(config, cache, tmp_path / "run", "--cfg-options", "train.max_iters=2")
+    gc.collect()
+    assert not [found for found in gc.get_objects() if type(found) is TrainableHead]
 
 
 class Nasty:

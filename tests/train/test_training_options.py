@@ -16,8 +16,8 @@ from train import runner
 from train.__main__ import main
 from train.checkpoint import checkpoints, read_checkpoint
 from train.config import load_config
-from train.evaluation.validation import validate
-from train.hooks import Validation
+from train.evaluation.from_cache.validation import validate
+from train.hooks import best_so_far
 from train.params import main as params
 from train.runner import load_head
 from train.trainable import learning_rate, step_seeds
@@ -99,12 +99,12 @@ def test_the_best_checkpoint_of_the_validations_is_kept(folder: Path, tmp_path: 
     config = load_config(folder / "small.py")
     found = {
         iteration: validate(
-            load_head(config, work_dir / f"iter_{iteration}.pth", SIZES),
+            {"": load_head(config, work_dir / f"iter_{iteration}.pth", SIZES)},
             CacheReader(folder / "cache"),
             num_videos=2,
-            sigma=0.3,
-            rule="threshold",
-        )["J&F"]
+            sigma={"": 0.3},
+            rule={"": "threshold"},
+        )[""]["J&F"]
         for iteration in (2, 4, 6)
     }
     assert best["validation"]["J&F"] == max(found.values())
@@ -113,9 +113,7 @@ def test_the_best_checkpoint_of_the_validations_is_kept(folder: Path, tmp_path: 
     blind = run(folder, tmp_path / "blind")
     for name, value in weights(blind / "iter_6.pth").items():
         assert torch.equal(value, weights(work_dir / "iter_6.pth")[name])
-    hook = Validation(lambda head: {}, 2, work_dir, {})
-    hook.before_train(None)
-    assert hook.best == max(found.values())
+    assert best_so_far(work_dir) == max(found.values())
 
 
 def test_validation_needs_both_a_cache_and_an_interval(

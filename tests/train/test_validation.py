@@ -11,13 +11,13 @@ from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import SIZES, write_cache, write_head
 from train.config import load_config
-from train.evaluation.validation import choose_videos, validate
+from train.evaluation.from_cache.head_scores import score_heads
+from train.evaluation.from_cache.validation import choose_videos, validate
 from train.heads import Head
-from train.hooks import Validation
-from train.sweeping.scores import score_heads
+from train.hooks import best_so_far
 from train.trainable import build_head
 
-HOW = {"sigma": 0.5, "rule": "threshold"}
+HOW = {"sigma": {"a": 0.5}, "rule": {"a": "threshold"}}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_videos_are_evenly_spaced_and_can_be_scored(tmp_path: Path) -> None:
     assert list(choose_videos(reader, 3)) == ["video001", "video005", "video008"]
     assert list(choose_videos(reader, 1)) == ["video001"]
     assert list(choose_videos(reader, 99)) == [f"video{i:03d}" for i in range(1, 9)]
-    assert [item.expression for item in choose_videos(reader, 1)["video001"]] == list("0123")
+    assert [expression.id for expression in choose_videos(reader, 1)["video001"]] == list("0123")
 
 
 def test_figures_are_those_of_an_evaluation_of_these_videos(tmp_path: Path, head: Head) -> None:
@@ -47,12 +47,12 @@ def test_figures_are_those_of_an_evaluation_of_these_videos(tmp_path: Path, head
     reader = CacheReader(tmp_path / "cache")
     head.train()
     state = torch.get_rng_state()
-    found = validate(head, reader, num_videos=4, **HOW)
+    found = validate({"a": head}, reader, num_videos=4, **HOW)["a"]
     assert head.training and torch.equal(torch.get_rng_state(), state)
-    metrics = score_heads(reader, {"a": head}, rule={"a": "threshold"}, sigma={"a": 0.5})["a"]
+    metrics = score_heads(reader, {"a": head}, **HOW)["a"]
     assert found == {key: metrics[key] for key in ("J", "F", "J&F", "num_expressions")}
 
-    some = validate(head, reader, num_videos=2, **HOW)
+    some = validate({"a": head}, reader, num_videos=2, **HOW)["a"]
     entries = metrics["per_expression"]
     chosen = [entries[k]["J"] for k in entries if k.startswith(("video000", "video003"))]
     assert some["num_expressions"] == len(chosen) == 8
@@ -62,12 +62,11 @@ def test_figures_are_those_of_an_evaluation_of_these_videos(tmp_path: Path, head
 def test_a_cache_without_truth_is_refused(tmp_path: Path, head: Head) -> None:
     write_cache(tmp_path / "secret", "mevis", truth=False)
     with pytest.raises(InputError, match="no expressions with ground truth to validate with"):
-        validate(head, CacheReader(tmp_path / "secret"), num_videos=1, **HOW)
+        validate({"a": head}, CacheReader(tmp_path / "secret"), num_videos=1, **HOW)
 
 
 @pytest.mark.parametrize("said", [None, {}, {"J&F": "0.5"}, {"J&F": float("nan")}, {"J&F": 7.0}, 5])
 def test_a_best_checkpoint_that_does_not_say_how_good_it_is(tmp_path: Path, said: object) -> None:
     torch.save({"meta": {"validation": said}, "state_dict": {}}, tmp_path / "best.pth")
-    hook = Validation(lambda head: {}, 1, tmp_path, {})
     with pytest.raises(InputError, match="best.pth does not say how good it is"):
-        hook.before_train(None)
+        best_so_far(tmp_path)

@@ -91,6 +91,8 @@ class ClipDataset(Dataset):
         self.pairs = [pair for own in pairs for pair in own]
         self.mixture = Mixture([len(own) for own in pairs], cache_weights, seed=seed)
         self.sizes = common_sizes(caches, needs or ())
+        # All batches hold them or none does, so that all steps log the same.
+        self.has_overlaps = all(reader.version >= 3 for reader in caches)
 
     def __len__(self) -> int:
         """Pairs of an epoch; counters go on beyond it."""
@@ -122,8 +124,8 @@ class ClipDataset(Dataset):
         distances = overlaps = None
         if self._wants("distances"):
             distances = track_distance(clip.tracks, objectness(clip.video_logits), boxes)
-        if self._wants("overlaps"):
-            overlaps = self._overlaps(video, clip, boxes, reader)
+        if self._wants("overlaps") and self.has_overlaps:
+            overlaps = self._overlaps(video, clip, boxes)
         return Sample(
             times=video.frame_times()[frames],
             frame_queries=video.frame_queries(frames) if self._wants("frame_queries") else None,
@@ -149,14 +151,11 @@ class ClipDataset(Dataset):
             )
         return array
 
-    def _overlaps(
-        self, video: Video, clip: Clip, boxes: Boxes, reader: CacheReader
-    ) -> np.ndarray | None:
+    @staticmethod
+    def _overlaps(video: Video, clip: Clip, boxes: Boxes) -> np.ndarray:
         """(N_v, M) float32, the columns of the targets."""
         if not boxes.ids:
             return np.zeros((len(clip.video_logits), 0), np.float32)
-        if self._there(clip.overlaps, "overlaps", reader) is None:
-            return None
         columns = [video.annotation_ids.index(annotation_id) for annotation_id in boxes.ids]
         return clip.overlaps[:, columns].astype(np.float32)
 

@@ -7,12 +7,15 @@ from cache_schema.reader import CacheReader
 from train.heads.base import CacheSizes
 
 
-def common_sizes(caches: Sequence[CacheReader], needs: Collection[str] = ()) -> CacheSizes:
+def common_sizes(
+    caches: Sequence[CacheReader], needs: Collection[str] = (), *, text_dim: int | None = None
+) -> CacheSizes:
     """The sizes of caches, which have to agree.
 
     Args:
         caches: at least one.
         needs: what is read of them, see `Head.needs`.
+        text_dim: of sentences that are not in the caches; None if theirs are read.
 
     Raises:
         InputError: they do not agree, a cache has no expressions, or one is light and masks are
@@ -25,7 +28,7 @@ def common_sizes(caches: Sequence[CacheReader], needs: Collection[str] = ()) -> 
                 "with them; give a full cache, or take a head that selects among the segmenter's "
                 "own masks"
             )
-    every = [_shapes(reader) for reader in caches]
+    every = [_shapes(reader, text_dim) for reader in caches]
     for reader, shapes in zip(caches, every, strict=True):
         for name, shape in shapes.items():
             if shape != every[0][name]:
@@ -45,16 +48,17 @@ def common_sizes(caches: Sequence[CacheReader], needs: Collection[str] = ()) -> 
     )
 
 
-def _shapes(reader: CacheReader) -> dict[str, tuple[int, ...]]:
-    """Of what the first video with an expression holds."""
+def _shapes(reader: CacheReader, text_dim: int | None) -> dict[str, tuple[int, ...]]:
+    """Of what the first video holds, or the first with an expression."""
     videos = (reader.video(video_id) for video_id in reader.video_ids)
-    video = next((video for video in videos if video.expression_ids), None)
+    video = next((video for video in videos if text_dim or video.expression_ids), None)
     if video is None:
         raise InputError(f"{reader.path} has no expressions; extract a data set that has them")
+    sentence = (text_dim,) if text_dim else video.expression(video.expression_ids[0]).sentence.shape
     return {
         "frame queries": video.frame_queries([0]).shape[1:],
         "video queries": video.video_queries().shape,
         "class logits": video.video_logits().shape,
         "mask embeddings": video.video_mask_embeds().shape[-2:],  # without T
-        "sentence": video.expression(video.expression_ids[0]).sentence.shape,
+        "sentence": sentence,
     }

@@ -12,8 +12,8 @@ from cache_schema.reader import Video
 from cache_schema.records import Expression
 from cache_schema.run_lengths import run_ends
 from train.data.buffers import Buffers
-from train.data.rle import Sides, paint, sides
 from train.masks.targets import Targets
+from train.run_lengths import Sides, paint, sides
 
 
 @dataclass

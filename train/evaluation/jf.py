@@ -3,17 +3,14 @@
 Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation",
 CVPR 2016, in the form of the DAVIS 2017 evaluation that MeViS took over.
 
-Both count pixels and nothing else, so masks have one bit a pixel (`train.evaluation.bits`): the
-dilation with a disk that F needs is an OR of shifted words. An `Outline` is what one mask brings
-to any comparison; a truth that is compared with many predictions is prepared once.
+An `Outline` is what one mask brings to any comparison, cut to where it matters; a truth that is
+compared with many predictions is prepared once.
 """
 
 from functools import cached_property, lru_cache
-from math import isqrt
 
+import cv2
 import numpy as np
-
-from train.evaluation import bits
 
 BOUNDARY_FRACTION = 0.008  # of the image diagonal
 
@@ -24,34 +21,31 @@ def boundary_radius(height: int, width: int) -> int:
     return int(np.ceil(BOUNDARY_FRACTION * np.linalg.norm((height, width))))
 
 
-def row_words(height: int, width: int) -> int:
-    """Words a row of a packed mask: dilated rows must not reach their neighbours."""
-    return (width + boundary_radius(height, width) + 63) // 64
+@lru_cache(maxsize=64)
+def _disk(radius: int) -> np.ndarray:
+    """All within the radius of the middle, (2 radius + 1, 2 radius + 1) uint8."""
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return (x * x + y * y <= radius * radius).astype(np.uint8)
 
 
 class Outline:
     """A mask as J and F need it: its pixels, its boundary and what is near the boundary.
 
     Args:
-        pixels: (H, `row_words`) uint64, packed.
-        size: (H, W).
+        mask: (H, W) bool.
     """
 
-    def __init__(self, pixels: np.ndarray, size: tuple[int, int]) -> None:
-        self.size = size
-        self._radius = boundary_radius(*size)
-        # Only what is in reach of the mask is kept: its boundary lies up to one row above it.
-        reach = self._radius + 1
-        self._rows = _span(pixels.any(1), reach)
-        self._words = _span(pixels.any(0), (2 * reach + 63) // 64)
-        self._pixels = np.ascontiguousarray(pixels[self._rows, self._words])
-        self.area = bits.count(self._pixels)
-
-    @classmethod
-    def of(cls, mask: np.ndarray) -> "Outline":
-        """Of a mask (H, W) bool."""
-        size = (mask.shape[0], mask.shape[1])
-        return cls(bits.pack(mask, row_words(*size)), size)
+    def __init__(self, mask: np.ndarray) -> None:
+        height, width = self.size = (mask.shape[0], mask.shape[1])
+        self._radius = boundary_radius(height, width)
+        pixels = np.ascontiguousarray(mask, bool).view(np.uint8)
+        x, y, columns, rows = cv2.boundingRect(pixels)
+        # The boundary lies up to one pixel above and before the mask. An empty mask keeps nothing.
+        reach = self._radius + 1 if rows else 0
+        self._top, self._left = max(y - reach, 0), max(x - reach, 0)
+        self._bottom, self._right = min(y + rows + reach, height), min(x + columns + reach, width)
+        self._pixels = pixels[self._top : self._bottom, self._left : self._right].copy()
+        self.area = int(np.count_nonzero(self._pixels))
 
     @cached_property
     def _edge(self) -> np.ndarray:
@@ -60,37 +54,28 @@ class Outline:
         A border of the image is no boundary: a full mask has none.
         """
         pixels = self._pixels
-        right = bits.shifted(pixels, -1)  # each pixel's right neighbour
-        words = pixels.shape[1]  # the last column of all and the last that is kept have none
-        inner = bits.first(min(self.size[1] - 64 * self._words.start, 64 * words) - 1, words)
-        edge = (pixels ^ right) & inner
+        edge = np.zeros_like(pixels)
+        edge[:, :-1] = pixels[:, :-1] ^ pixels[:, 1:]
         edge[:-1] |= pixels[:-1] ^ pixels[1:]
-        edge[:-1] |= (pixels[:-1] ^ right[1:]) & inner
+        edge[:-1, :-1] |= pixels[:-1, :-1] ^ pixels[1:, 1:]
         return edge
 
     @cached_property
     def length(self) -> int:
         """Number of boundary pixels."""
-        return bits.count(self._edge)
+        return int(np.count_nonzero(self._edge))
 
     @cached_property
     def _near(self) -> np.ndarray:
-        """All within the radius of a boundary pixel: the boundary dilated with a disk."""
-        near = np.zeros_like(self._edge)
-        wide, half = self._edge, 0
-        # A disk's rows grow towards its middle; those that would leave the mask's rows are cut.
-        for dy in range(min(self._radius, len(near) - 1), -1, -1):
-            wider = isqrt(self._radius**2 - dy * dy)
-            wide, half = _widened(wide, half, wider), wider
-            near[dy:] |= wide[: len(wide) - dy]
-            near[: len(near) - dy] |= wide[dy:]
-        # What the shifts took over a row's start came back behind the end of the one above.
-        return near & bits.first(64 * near.shape[1] - self._radius, near.shape[1])
+        """All within the radius of a boundary pixel."""
+        return cv2.dilate(self._edge, _disk(self._radius))
 
-    def _shared(self, other: "Outline") -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """What both have kept, as rows and words of each."""
-        rows, words = _common(self._rows, other._rows), _common(self._words, other._words)
-        return (rows[0], words[0]), (rows[1], words[1])
+    def _shared(self, other: "Outline") -> tuple[slice, slice]:
+        """The rows and columns of this one's arrays that the other one has, too."""
+        top, bottom = max(self._top, other._top), min(self._bottom, other._bottom)
+        left, right = max(self._left, other._left), min(self._right, other._right)
+        rows = slice(top - self._top, max(bottom, top) - self._top)
+        return rows, slice(left - self._left, max(right, left) - self._left)
 
 
 def scores(truth: Outline, prediction: Outline) -> tuple[float, float]:
@@ -106,22 +91,17 @@ def scores(truth: Outline, prediction: Outline) -> tuple[float, float]:
     """
     if truth.size != prediction.size:
         raise ValueError(f"masks of the sizes {truth.size} and {prediction.size}")
-    a, b = truth._shared(prediction)
-    overlap = bits.count(truth._pixels[a] & prediction._pixels[b])
+    a, b = truth._shared(prediction), prediction._shared(truth)
+    overlap = np.count_nonzero(truth._pixels[a] & prediction._pixels[b])
     union = truth.area + prediction.area - overlap
     region = overlap / union if union else 1.0
     if not (truth.length and prediction.length):
         return region, float(truth.length == prediction.length)
-    recall = bits.count(truth._edge[a] & prediction._near[b]) / truth.length
-    precision = bits.count(prediction._edge[b] & truth._near[a]) / prediction.length
+    recall = np.count_nonzero(truth._edge[a] & prediction._near[b]) / truth.length
+    precision = np.count_nonzero(prediction._edge[b] & truth._near[a]) / prediction.length
     if not precision + recall:
         return region, 0.0
     return region, 2 * precision * recall / (precision + recall)
-
-
-def frame_scores(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
-    """J and F of one frame, see `scores`; both masks are (H, W) bool."""
-    return scores(Outline.of(truth), Outline.of(prediction))
 
 
 def video_scores(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,31 +118,6 @@ def video_scores(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray,
     """
     if truth.shape != prediction.shape or truth.ndim != 3:
         raise ValueError(f"masks of shapes {truth.shape} and {prediction.shape}, not one (T, H, W)")
-    frames = zip(truth.astype(bool), prediction.astype(bool), strict=True)
-    found = [frame_scores(g, p) for g, p in frames]
+    found = [scores(Outline(g), Outline(p)) for g, p in zip(truth, prediction, strict=True)]
     region, boundary = np.array(found, dtype=np.float64).reshape(-1, 2).T
     return region, boundary
-
-
-def _widened(rows: np.ndarray, half: int, wider: int) -> np.ndarray:
-    """Rows dilated by ``half`` to both sides, dilated by ``wider`` instead."""
-    while half < wider:
-        by = min(wider - half, 2 * half + 1, 63)  # further on, there would be gaps
-        rows = rows | bits.shifted(rows, by) | bits.shifted(rows, -by)
-        half += by
-    return rows
-
-
-def _span(present: np.ndarray, reach: int) -> slice:
-    """From the first that is present to the last, and as far as ``reach`` around them."""
-    found = np.flatnonzero(present)
-    if not len(found):
-        return slice(0, 0)
-    return slice(max(int(found[0]) - reach, 0), min(int(found[-1]) + 1 + reach, len(present)))
-
-
-def _common(a: slice, b: slice) -> tuple[slice, slice]:
-    """What two spans share, counted from the start of each."""
-    start, stop = max(a.start, b.start), min(a.stop, b.stop)
-    stop = max(start, stop)
-    return slice(start - a.start, stop - a.start), slice(start - b.start, stop - b.start)

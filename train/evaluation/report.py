@@ -4,10 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cache_schema.host import files
-from train.evaluation.mevis import Score, accuracies, summary
+from train.evaluation.protocols.davis import COLUMNS
 
 NAMES = {
     "shuffled": "shuffled text",
@@ -19,81 +17,37 @@ NAMES = {
 SHOWN = 5  # of what is missing
 
 
-def metrics(
-    scores: Mapping[str, Score],
-    controls: Mapping[str, Sequence[Mapping[str, Score]]],
-    *,
-    tags: Mapping[str, str],
-    texts: Mapping[str, str],
-) -> dict:
-    """The content of metrics.json; every score from 0 to 1.
-
-    Args:
-        scores: the head's, by expression ("video/expression").
-        controls: for each control the same, one or more rounds; rounds are averaged, and with
-            several the standard deviation of J&F over them is added as ``J&F_std``.
-        tags, texts: of each expression.
-    """
-    result = {**summary(scores, tags), **accuracies(scores.values())}
-    result["per_expression"] = {
-        key: {
-            "J": score.region,
-            "F": score.boundary,
-            "J&F": score.mean,
-            "tag": tags[key],
-            "text": texts[key],
-        }
-        for key, score in scores.items()
-    }
-    if controls:
-        result["controls"] = {
-            name: _mean_of_rounds([summary(round_, tags) for round_ in rounds])
-            for name, rounds in controls.items()
-        }
-    return result
-
-
-def _mean_of_rounds(rounds: Sequence[dict]) -> dict:
-    """Mean over the rounds, tag by tag; each round scores the same expressions."""
-    if len(rounds) == 1:
-        return rounds[0]
-    mean = _mean(rounds)
-    mean["per_tag"] = {tag: _mean([r["per_tag"][tag] for r in rounds]) for tag in mean["per_tag"]}
-    return mean
-
-
-def _mean(figures: Sequence[dict]) -> dict:
-    made = {key: float(np.mean([f[key] for f in figures])) for key in ("J", "F", "J&F")}
-    made["J&F_std"] = float(np.std([f["J&F"] for f in figures]))
-    return {**figures[0], **made}
-
-
 def write_metrics(path: Path, content: dict) -> None:
     """Write metrics.json in one piece."""
     files.write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def table(content: Mapping, name: str = "DMVS") -> str:
-    """The table of an evaluation, in percent: one row for the head and for each control.
+    """What is printed of an evaluation, in percent: one row for the head and for each control.
 
     Args:
-        content: what `metrics` returned.
+        content: metrics.json, by whichever protocol.
         name: of the first row.
     """
+    if "annotators" in content:
+        return _davis_table(content)
     controls = content.get("controls", {})
     rows = {name: content, **{NAMES.get(row, row): f for row, f in controls.items()}}
-    return _table(rows, content)
+    parts = [_table(rows, content), accuracy_lines(content), share_of_best(content) or ""]
+    return "\n".join(filter(None, parts)).rstrip("\n")
 
 
 def sigma_table(contents: Mapping[float, Mapping]) -> str:
-    """The table of an evaluation at several sigmas, in percent: one row for each.
+    """What is printed of an evaluation at several sigmas: one row, or with DAVIS one table, each.
 
     Shuffled text depends on sigma, the other controls do not.
 
     Args:
-        contents: what `metrics` returned for each sigma.
+        contents: metrics.json of each sigma.
     """
     first = next(iter(contents.values()))
+    if "annotators" in first:
+        return "\n\n".join(f"sigma {s:g}\n{_davis_table(c)}" for s, c in contents.items())
     rows = {f"sigma {sigma:g}": content for sigma, content in contents.items()}
     for name, figures in first.get("controls", {}).items():
         if name == "shuffled":
@@ -118,6 +72,18 @@ def _table(
         rows.append([name, *("" if value is None else f"{100 * value:.1f}" for value in values)])
     counts = [counted["num_expressions"], *(counted["per_tag"][t]["num_expressions"] for t in tags)]
     rows.append(["expressions", *map(str, counts)] + [""] * (2 + len(accuracies)))
+    return align(rows)
+
+
+def _davis_table(content: Mapping) -> str:
+    """One row an annotator; the last column is without matching."""
+    rows = [["", *COLUMNS, "strict J&F"]]
+    named = [*content["annotators"].items(), ("mean", content)]
+    for name, figures in [*named, *content.get("controls", {}).items()]:
+        strict = content["strict"]["annotators"].get(name) or figures["strict"]
+        values = [*(figures[key] for key in COLUMNS), strict["J&F"]]
+        rows.append([NAMES.get(name, name), *(f"{100 * value:.1f}" for value in values)])
+    rows.append(["expressions", str(content["num_expressions"]), *[""] * len(COLUMNS)])
     return align(rows)
 
 

@@ -110,7 +110,7 @@ def own_matches(own: Tensor, matches: Matches) -> Tensor:
         matches: one to one, of each sample.
 
     Returns:
-        (), over the targets that some query's own mask touches.
+        (), over the targets that some query's own mask touches; NaN where there is none.
     """
     counts = [len(match.queries) for match in matches]
     rows = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
@@ -118,4 +118,4 @@ def own_matches(own: Tensor, matches: Matches) -> Tensor:
     places = torch.stack([rows, queries, targets]).to(own.device, non_blocking=True)
     best = own.amax(dim=1)[places[0], places[2]]
     right = (own[tuple(places)] == best) & (best > 0)
-    return right.sum() / (best > 0).sum().clamp_min(1)
+    return right.sum() / (best > 0).sum()

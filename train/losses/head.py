@@ -125,7 +125,7 @@ class HeadCriterion(SetCriterion):
         losses, found = self.compare(
             layers, truth, prior=prior, matches=matches, random=random, average=average
         )
-        if matches is None and own is not None and any(len(match.queries) for match in found):
+        if matches is None and own is not None:
             size = len(found) // count
             shares = [
                 own_matches(part, found[k * size : (k + 1) * size])

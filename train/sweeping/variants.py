@@ -23,6 +23,7 @@ from mmengine.config import Config
 
 from cache_schema.host.cli import InputError
 from train.config import BASE, complete, from_options, load_row, merge, read_config
+from train.trainee import Member
 
 SWEEPS = BASE.parent / "sweeps"
 LABEL = re.compile(r"[A-Za-z0-9][\w.+-]*")
@@ -43,28 +44,6 @@ class Sweep:
     rows: Mapping[str, Mapping[str, Any]]
     caches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     paper: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Member:
-    """One head of a sweep: a row with a seed.
-
-    Attributes:
-        label: of the row.
-        seed: of the weights and of everything random in a step.
-        config: complete; with it the head trained alone gets the same weights.
-        caches: names of its caches.
-    """
-
-    label: str
-    seed: int
-    config: Config
-    caches: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """As it is called in messages, and its folder within the sweep's."""
-        return f"{self.label}/seed-{self.seed}"
 
 
 def load_sweep(name: str | Path) -> Sweep:

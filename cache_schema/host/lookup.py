@@ -1,0 +1,42 @@
+"""Classes and keys by the names that a user writes, and what to say of a name that is not there."""
+
+import importlib
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from cache_schema.host.cli import InputError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """In brackets, which known name looks like it; empty if none does."""
+    close = get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def find_class(spec: str, where: str) -> type:
+    """The class of ``"package.module:Class"``; the folder of the command counts as a place.
+
+    Args:
+        spec: as it was written.
+        where: the configuration's key, for messages.
+
+    Raises:
+        InputError: it does not read so, the module does not import, or has no such class.
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name:
+        raise InputError(f"{where} is {spec!r}: write it as package.module:Class")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a module from outside may raise
+        raise InputError(
+            f"{where} is {spec!r}, and {module_name} does not import: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise InputError(
+            f"{where} is {spec!r}, but {module_name} has no class {name!r}{nearest(name, classes)}"
+        )
+    return found

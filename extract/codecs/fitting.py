@@ -1,0 +1,152 @@
+"""The low-rank codec of a data set, fitted to a sample of it in the metric of mask embeddings."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, cycle, islice
+
+import numpy as np
+from torch import Tensor
+
+from cache_schema.basis import fit_basis
+from cache_schema.codecs import LOWRANK, Basis, Codec, get_codec
+from cache_schema.host.cli import InputError
+from extract.codecs.mask_codec import NOT_FINITE, iou_by_rank
+
+#: Of each sample some frames are kept to choose the rank by, in bounded memory.
+KEPT_FRAMES = 2
+KEPT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a codec is fitted to.
+
+    Attributes:
+        features: F_mask of some frames, (t, C, h, w).
+        embeds: mask embeddings of the video queries that count, (N, C), or (t, N, C) where they
+            change from frame to frame.
+    """
+
+    features: Tensor
+    embeds: Tensor
+
+    def __getitem__(self, frames: slice | np.ndarray) -> "Sample":
+        """Some of the frames."""
+        embeds = self.embeds if self.embeds.dim() == 2 else self.embeds[frames]
+        return Sample(self.features[frames], embeds)
+
+
+def fit(samples: Iterable[Sample], *, name: str, rank: int | str, iou: float) -> Codec:
+    """The codec of a name, with a basis fitted to samples if it needs one.
+
+    Args:
+        samples: of the data set, in random order; gone through once, and only if needed.
+        name: one of `cache_schema.codecs.CODECS`.
+        rank: of the basis; ``"auto"`` is the lowest that keeps the mean mask IoU. It is chosen by
+            bases fitted to one half of the samples, on frames of the other half.
+        iou: what ``"auto"`` has to keep.
+
+    Raises:
+        InputError: there are no samples, they are not finite, or no rank will do.
+    """
+    if name != LOWRANK:
+        return get_codec(name)
+    halves = _Half(), _Half()
+    for sample, half in zip(_at_least_two(samples), cycle(halves)):
+        half.add(sample, keep=rank == "auto")
+    first, second = (half.moments for half in halves)
+    if not first.pixels:
+        raise InputError(f"codec {name!r} has no frame to be fitted to; give some, or 'float16'")
+    channels = len(first.sum)
+    if rank == "auto":
+        ious = [halves[0].ious(second.basis(channels)), halves[1].ious(first.basis(channels))]
+        rank = _lowest(np.concatenate(ious, axis=1), name, iou)
+    if not 1 <= rank <= channels:
+        raise InputError(f"codec {name!r}: rank {rank} is not from 1 to {channels}, the channels")
+    return get_codec(name, (first + second).basis(rank))
+
+
+def _at_least_two(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """The samples; the frames of a single one are shared out, so that each half has one."""
+    iterator = iter(samples)
+    first = list(islice(iterator, 2))
+    if len(first) == 1:
+        only = first[0]
+        first = [only[::2], only[1::2] if len(only.features) > 1 else only]
+    return chain(first, iterator)
+
+
+def _lowest(ious: np.ndarray, name: str, wanted: float) -> int:
+    """The lowest rank whose mean IoU is the wanted one, of IoUs (C, M) from rank 1 on."""
+    if not ious.shape[1]:
+        raise InputError(
+            f"codec {name!r}: no sampled frame shows a mask to choose the rank by; give codec.rank"
+        )
+    means = ious.mean(axis=1)
+    enough = np.flatnonzero(means >= wanted)
+    if not len(enough):
+        raise InputError(
+            f"codec {name!r}: no rank keeps a mask IoU of {wanted:g}, the best is "
+            f"{means.max():.4f} at rank {means.argmax() + 1}; ask for less with codec.iou, or take "
+            "codec 'float16'"
+        )
+    return int(enough[0]) + 1
+
+
+class Moments:
+    """First and second moments of features, and the second one of embeddings, in float64."""
+
+    def __init__(self) -> None:
+        self.pixels = self.queries = 0
+        self.sum = self.products = self.metric = np.float64(0)
+
+    def add(self, sample: Sample) -> None:
+        """Count a sample."""
+        for frame in sample.features:
+            flat = frame.flatten(1).double()  # (C, h*w)
+            self.pixels += flat.shape[1]
+            self.sum = self.sum + flat.sum(1).cpu().numpy()
+            self.products = self.products + (flat @ flat.T).cpu().numpy()
+        embeds = sample.embeds.flatten(0, -2).double()
+        self.queries += len(embeds)
+        self.metric = self.metric + (embeds.T @ embeds).cpu().numpy()
+        if not np.isfinite(self.products).all() or not np.isfinite(self.metric).all():
+            raise InputError(f"the codec cannot be fitted to this sample: {NOT_FINITE}")
+
+    def __add__(self, other: "Moments") -> "Moments":
+        total = Moments()
+        for name, value in vars(self).items():
+            setattr(total, name, value + getattr(other, name))
+        return total
+
+    def basis(self, rank: int, *, weighted: bool = True) -> Basis:
+        """The basis that `fit_basis` finds for what was counted; without weights, plain PCA."""
+        mean = self.sum / self.pixels
+        covariance = self.products / self.pixels - np.outer(mean, mean)
+        metric = self.metric / max(self.queries, 1) if weighted else np.eye(len(mean))
+        return fit_basis(mean, covariance, metric, rank)
+
+
+class _Half:
+    """Half of the samples: moments to fit a basis to, frames to try the other half's basis on."""
+
+    def __init__(self) -> None:
+        self.moments = Moments()
+        self._kept: list[Sample] = []
+        self._bytes = 0
+
+    def add(self, sample: Sample, *, keep: bool) -> None:
+        """Count a sample, and perhaps keep a few of its frames on the host while there is room."""
+        self.moments.add(sample)
+        if not keep:
+            return
+        chosen = np.linspace(0, len(sample.features) - 1, KEPT_FRAMES).round().astype(int)
+        some = sample[np.unique(chosen)]
+        some = Sample(some.features.float().cpu(), some.embeds.float().cpu())
+        if self._bytes + some.features.nbytes <= KEPT_BYTES // 2 or not self._kept:
+            self._kept.append(some)
+            self._bytes += some.features.nbytes
+
+    def ious(self, basis: Basis) -> np.ndarray:
+        """`iou_by_rank` of the kept frames, (R, M)."""
+        return np.concatenate([iou_by_rank(s.features, s.embeds, basis) for s in self._kept], 1)

@@ -1,0 +1,108 @@
+"""Images that lie in a `.tar` or `.zip` as it was downloaded, read from there."""
+
+import errno
+import io
+import os
+import tarfile
+import threading
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from cache_schema.host.cli import InputError
+
+#: Endings that are read where they lie; what is compressed as a whole has to be unpacked.
+KINDS = (".tar", ".zip")
+
+
+class Archive:
+    """Files in an archive, by the last two parts of their names: ``<video>/<frame>.jpg``.
+
+    Nothing is unpacked: bytes are read from their place. Threads may share an archive, and so may
+    forked processes.
+
+    Args:
+        path: of the archive.
+
+    Raises:
+        InputError: it is none, or cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip: tuple[int, zipfile.ZipFile] | None = None
+        self._lock = threading.Lock()
+        try:
+            if path.suffix == ".zip":
+                found = {i.filename: i for i in self._opened().infolist() if not i.is_dir()}
+            else:
+                with tarfile.open(path, "r:") as tar:  # refuses what is compressed as a whole
+                    found = {m.name: (m.offset_data, m.size) for m in tar if m.isreg()}
+        except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            raise InputError(
+                f"{path} cannot be read as an archive ({error}); download it again, or unpack it"
+            ) from None
+        self._places = {"/".join(PurePosixPath(name).parts[-2:]): v for name, v in found.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            OSError: it is not there, or cannot be read.
+        """
+        place = self._places.get(name)
+        if place is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.path}:{name}")
+        if isinstance(place, zipfile.ZipInfo):
+            try:
+                return self._opened().read(place)
+            except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
+                raise OSError(errno.EIO, str(error)) from None
+        offset, size = place
+        data = os.pread(self._file, size, offset)
+        if len(data) < size:
+            raise OSError(errno.EIO, "the archive is cut short")
+        return data
+
+    @cached_property
+    def _file(self) -> int:
+        """A descriptor for `pread`, which has no place of its own to fight for."""
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _opened(self) -> zipfile.ZipFile:
+        """The zip of this process: one that was forked shares its parent's place in the file."""
+        with self._lock:
+            if self._zip is None or self._zip[0] != os.getpid():
+                self._zip = os.getpid(), zipfile.ZipFile(self.path)
+            return self._zip[1]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A file in an archive, with what readers of images ask of a path."""
+
+    archive: Archive
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.archive.path}:{self.name}"
+
+    def read_bytes(self) -> bytes:
+        """As `Path.read_bytes`."""
+        return self.archive.read(self.name)
+
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        """As `Path.open`, for reading bytes."""
+        return io.BytesIO(self.read_bytes())
+
+
+def find_archive(folder: Path, name: str) -> Archive | None:
+    """The archive ``name`` of a folder, with any of the endings `KINDS`; None if there is none."""
+    for kind in KINDS:
+        if (path := folder / f"{name}{kind}").is_file():
+            return Archive(path)
+    return None

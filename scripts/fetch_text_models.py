@@ -1,0 +1,48 @@
+"""Fetch the text models into folders, for machines without a network.
+
+    python -m scripts.fetch_text_models DIR [--encoder roberta-base]
+
+writes DIR/encoder (RoBERTa) and DIR/tagger (stanza's English tagger) and says how to use them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cache_schema.host import cli
+from extract.text import TextEncoder, WordDecoupler
+from extract.text.decoupler import LANGUAGE
+from extract.text.hub import check_reachable
+
+
+def main(argv: list[str]) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.fetch_text_models",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where they go")
+    parser.add_argument("--encoder", default="roberta-base", help="its name on the hub")
+    arguments = parser.parse_args(argv)
+    encoder, tagger = arguments.folder / "encoder", arguments.folder / "tagger"
+    fetched = TextEncoder(arguments.encoder)
+    fetched.model.save_pretrained(encoder)
+    fetched.tokenizer.save_pretrained(encoder)
+    fetch_tagger(tagger)
+    TextEncoder(encoder)  # what was written can be read without a network
+    WordDecoupler(tagger)
+    print(f"fetched; use them with --cfg-options text.encoder={encoder} text.tagger={tagger}")
+    return 0
+
+
+def fetch_tagger(folder: Path) -> None:
+    """Stanza's English tagger, into a folder in the layout of its resources."""
+    import stanza
+
+    check_reachable(stanza.resources.common.DEFAULT_RESOURCES_URL, what="stanza's English tagger")
+    stanza.download(LANGUAGE, model_dir=str(folder), processors="tokenize,pos", verbose=False)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,1 @@
+"""From a video and sentences to masks: `python -m scripts.segment`."""

@@ -1,0 +1,138 @@
+"""What a checkpoint says of the models that its head needs, and these models."""
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from cache_schema.fingerprint import differences, file_sha256
+from cache_schema.host.cli import InputError
+from cache_schema.reader import CacheReader
+from extract.config import PRESETS, ExtractConfig, load_config
+from extract.text import TextEncoder, TextPipeline, WordDecoupler
+from train.checkpoint import latest_checkpoint, read_checkpoint
+
+ASSETS = PRESETS.parent / "assets"
+#: The demo's text models, by the name that its caches give them; others are names on their hubs.
+DEMO_TEXT = {"roberta_tiny": (str(ASSETS / "roberta_tiny"), str(ASSETS / "stanza_tiny"))}
+DEMO_WEIGHTS = ASSETS / "vita_tiny.safetensors"
+
+
+class Trained:
+    """A checkpoint that knows its head, its segmenter and its text models.
+
+    Args:
+        path: a checkpoint, or the work folder of a run, whose latest is taken.
+
+    Attributes:
+        config: that the head was trained with.
+
+    Raises:
+        InputError: there is none, or it does not tell.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = latest_checkpoint(path) or path
+        training = read_checkpoint(self.path)["meta"].get("training")
+        try:
+            self.config = Config(training["config"])
+            self._cache: dict[str, Any] = training["caches"][0]
+            self._models: dict[str, Any] = self._cache["models"]
+            self._text: dict[str, Any] = self._models["text"]
+        except (TypeError, KeyError, IndexError):
+            raise InputError(
+                f"checkpoint {self.path} does not say what it was trained with; train again"
+            ) from None
+
+    def extraction(self, preset: str | None, codec: str, thinning: dict[str, int]) -> ExtractConfig:
+        """Stage one as the caches of the training had it, for a video without sentences.
+
+        Args:
+            preset: of stage one, instead of what the checkpoint knows.
+            codec: of the mask features.
+            thinning: which frames are used, see `OneVideo`.
+        """
+        if preset is not None:
+            config = load_config(preset)
+            kind, segmenter, resize = config.segmenter_type, config.segmenter, config.resize
+        elif "resize" in self._cache:
+            segmenter = dict(self._models["segmenter"])
+            kind, resize = segmenter.pop("type"), self._cache["resize"]
+        else:
+            raise InputError(
+                f"checkpoint {self.path} does not say how frames were resized; give --config, the "
+                "preset or file of stage one that its caches were made with"
+            )
+        return ExtractConfig(
+            dataset="video",
+            dataset_settings=thinning,
+            segmenter_type=kind,
+            segmenter=segmenter,
+            text=None,
+            resize=resize,
+            codec={"name": codec},
+            clips={"num": 0, "frames": 1},
+            segmenter_masks={"keep": None},
+        )
+
+    def weights(self, given: str | None) -> str:
+        """The segmenter's weights: those given, or the demo's if they are it.
+
+        Raises:
+            InputError: none, or others than the head was trained on.
+        """
+        wanted = self._models["weights_sha256"]
+        if given is None:
+            if file_sha256(DEMO_WEIGHTS) != wanted:
+                raise InputError(
+                    "--weights is missing: give the segmenter's file that the caches of "
+                    f"{self.path} were made with (SHA-256 {wanted:.12}...)"
+                )
+            return str(DEMO_WEIGHTS)
+        found = given if given == wanted else file_sha256(Path(given))
+        if found != wanted:
+            raise InputError(
+                f"--weights {given} has the SHA-256 {found:.12}..., but {self.path} was trained on "
+                f"caches of weights with {wanted:.12}...; give those"
+            )
+        return given
+
+    def check_cache(self, reader: CacheReader) -> None:
+        """Refuse a cache of another segmenter."""
+        found = differences(
+            *(
+                {name: models.get(name) for name in ("segmenter", "weights_sha256")}
+                for models in (self._models, reader.fingerprint)
+            )
+        )
+        if found:
+            raise InputError(
+                f"{reader.path} is of other models than {self.path}: {'; '.join(found)}; choose "
+                "another --out"
+            )
+
+    def text(self, encoder: str | None, tagger: str | None) -> TextPipeline:
+        """The text models.
+
+        Args:
+            encoder, tagger: folders or hub names, instead of the demo's or RoBERTa's own.
+
+        Raises:
+            InputError: they cannot be loaded, or are others than the head was trained on.
+        """
+        name = str(self._text["encoder"]["name"])
+        own_encoder, own_tagger = DEMO_TEXT.get(name, (name, "en"))
+        text = TextPipeline(
+            TextEncoder(encoder or own_encoder), WordDecoupler(tagger or own_tagger)
+        )
+        found = [
+            difference
+            for difference in differences(self._text, text.identity())
+            if not difference.startswith(("encoder.name", "decoupler.stanza"))
+        ]
+        if found:
+            raise InputError(
+                f"the text models are not those that {self.path} was trained with "
+                f"({'; '.join(found)}); give theirs with --encoder and --tagger"
+            )
+        return text

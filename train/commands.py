@@ -1,0 +1,92 @@
+"""What the commands that train and evaluate share."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from cache_schema.host import files
+from cache_schema.host.cli import InputError
+from cache_schema.host.cores import model_threads
+from cache_schema.host.launch import LAUNCHERS, find_rank
+from cache_schema.host.lock import CacheLock
+from train.config import Options
+from train.distributed import join, leave
+from train.memory import keep_freed_memory
+
+
+def add_training_options(parser: ArgumentParser) -> None:
+    """The options that a run and a sweep have in common."""
+    parser.add_argument("--resume", action="store_true", help="go on with what DIR holds")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE", help="replace config keys"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        help="what started this process as one of several; torchrun is recognised",
+    )
+
+
+@contextmanager
+def one_of_several(arguments: Namespace) -> Iterator[torch.device]:
+    """Meet the other processes of a training, if there are any; the device of this one.
+
+    Raises:
+        InputError: they cannot be met, or there is no such device.
+    """
+    rank = find_rank(arguments.launcher)
+    torch.set_num_threads(model_threads())
+    keep_freed_memory()
+    device = join(rank, arguments.launcher, pick_device(arguments.device))
+    try:
+        yield device
+    finally:
+        leave()
+
+
+@contextmanager
+def alone_in(work_dir: Path) -> Iterator[None]:
+    """Keep other trainings out of a work folder, in the main process of a run.
+
+    Raises:
+        InputError: another one is at work there, or the folder cannot be written.
+    """
+    if not is_main_process():
+        yield
+        return
+    files.make_folder(work_dir)
+    with CacheLock(work_dir, what="the work folder"):
+        yield
+
+
+def check_validation(configs: Sequence[Config], *, given: bool) -> None:
+    """Refuse ``--val-cache`` without ``train.val_interval``, and the other way round."""
+    if any(given != (config.train.val_interval > 0) for config in configs):
+        raise InputError(
+            "--val-cache and the config key train.val_interval go together: the one says what to "
+            "evaluate on, the other how often"
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of ``--device``; "auto" is a GPU where there is one. It becomes CUDA's current.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.empty(0, device=name).device
+        if device.type == "cuda":  # streams and graphs belong to the current one
+            torch.cuda.set_device(device)
+        return device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: {reason}; use auto, cpu or cuda:N") from error

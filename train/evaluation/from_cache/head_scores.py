@@ -1,0 +1,166 @@
+"""Scores of many heads on one cache, which share all reading.
+
+Video queries, sentences, mask features and truth are read once for all heads, and the truth is
+prepared once; masks exist for one frame of one head at a time.
+
+    partial = {}
+    for video_id, of_heads in score_videos(reader, heads, rule=rule, sigma=sigma, device=device):
+        partial[video_id] = of_heads                      # may be stored, see `to_json`
+    metrics = collect_metrics(list_expressions(reader), partial.values())
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+
+from cache_schema.host.cli import InputError
+from cache_schema.reader import CacheReader
+from train.evaluation.from_cache.contents import list_expressions, scored_videos
+from train.evaluation.from_cache.expressions import score_video
+from train.evaluation.protocols.expressions import Score, metrics
+from train.heads import Head
+from train.inference import predict_video, read_expression
+from train.records import ExpressionRef
+from train.replay import keep
+
+#: Of one video: head to expression ("video/expression") to score.
+HeadScores = dict[str, dict[str, Score]]
+
+
+def score_heads(
+    reader: CacheReader,
+    heads: Mapping[str, Head],
+    *,
+    rule: Mapping[str, str],
+    sigma: Mapping[str, float],
+    device: torch.device | str = "cpu",
+    videos: Mapping[str, Sequence[ExpressionRef]] | None = None,
+) -> dict[str, dict]:
+    """The content of metrics.json of each head, equal to that of evaluating it alone.
+
+    Args, Raises: see `score_videos`.
+    """
+    videos = list_expressions(reader) if videos is None else videos
+    how = {"rule": rule, "sigma": sigma, "device": device}
+    scored = (of_heads for _, of_heads in score_videos(reader, heads, videos=videos, **how))
+    return collect_metrics(videos, scored)
+
+
+def score_videos(
+    reader: CacheReader,
+    heads: Mapping[str, Head],
+    *,
+    rule: Mapping[str, str],
+    sigma: Mapping[str, float],
+    device: torch.device | str = "cpu",
+    videos: Mapping[str, Sequence[ExpressionRef]] | None = None,
+) -> Iterator[tuple[str, HeadScores]]:
+    """Evaluate all heads, video by video.
+
+    A head that is in training mode is put into eval mode while it predicts.
+
+    Args:
+        reader: of the cache.
+        heads: by name, on the device.
+        rule, sigma: of each head, how its queries are kept; see `train.replay.keep`. The rule has
+            to be "threshold" or "top1", not "auto": see `pick_rule`.
+        device: where the heads are, and where masks are computed.
+        videos: the expressions of each video, from `list_expressions`, such as those that an
+            interrupted evaluation lacks; all by default.
+
+    Yields:
+        The video's id and the scores of all heads; nothing for videos without ground truth.
+
+    Raises:
+        InputError: the cache has no ground truth, or is of Ref-DAVIS17, whose protocol scores
+            annotators and not expressions.
+    """
+    if reader.facts.protocol == "davis":
+        raise InputError(
+            f"{reader.path} holds {reader.dataset}, which is scored annotator by annotator and not "
+            "for many heads at once; evaluate each checkpoint with train.evaluate"
+        )
+    videos = list_expressions(reader) if videos is None else videos
+    with_truth = scored_videos(reader, videos)
+    if videos and not with_truth:
+        raise InputError(
+            f"{reader.path} has no ground truth to score heads with; give a split that has masks"
+        )
+    for video_id, expressions in videos.items():
+        if video_id not in with_truth:
+            continue
+        how = {"rule": rule, "sigma": sigma, "device": device}
+        kept = _kept_embeds(reader, heads, video_id, expressions, **how)
+        scored = score_video(
+            reader.video(video_id),
+            expressions,
+            list(kept.values()),
+            codec=reader.codec,
+            has_truth=True,
+            device=device,
+        )
+        keys = [expression.key for expression in expressions]
+        yield (
+            video_id,
+            {
+                name: dict(zip(keys, scores, strict=True))
+                for name, scores in zip(kept, scored.rounds, strict=True)
+            },
+        )
+
+
+def collect_metrics(
+    videos: Mapping[str, Sequence[ExpressionRef]], scores: Iterable[HeadScores]
+) -> dict[str, dict]:
+    """The content of metrics.json of each head.
+
+    Args:
+        videos: from `list_expressions`.
+        scores: of each video, from `score_videos`, in any order.
+    """
+    merged: HeadScores = {}
+    for of_video in scores:
+        for name, of_head in of_video.items():
+            merged.setdefault(name, {}).update(of_head)
+    listed = [expression for of_video in videos.values() for expression in of_video]
+    return {
+        name: metrics(listed, {e.key: of_head[e.key] for e in listed if e.key in of_head})
+        for name, of_head in merged.items()
+    }
+
+
+def to_json(scores: HeadScores) -> dict:
+    """The scores of one video as JSON types; no figure loses a bit."""
+    return {name: {k: asdict(s) for k, s in of_head.items()} for name, of_head in scores.items()}
+
+
+def from_json(scores: Mapping) -> HeadScores:
+    """What `to_json` made."""
+    return {name: {k: Score(**s) for k, s in of_head.items()} for name, of_head in scores.items()}
+
+
+def _kept_embeds(
+    reader: CacheReader,
+    heads: Mapping[str, Head],
+    video_id: str,
+    expressions: Sequence[ExpressionRef],
+    *,
+    rule: Mapping[str, str],
+    sigma: Mapping[str, float],
+    device: torch.device | str,
+) -> dict[str, list[np.ndarray]]:
+    """For each head the mask embeddings (N, C) that it keeps for each expression."""
+    training = [head for head in heads.values() if head.training]
+    for head in training:
+        head.eval()
+    try:
+        texts = [read_expression(reader, expression) for expression in expressions]
+        kept: dict[str, list[np.ndarray]] = {name: [] for name in heads}
+        for name, _, scores, embeds in predict_video(reader, heads, video_id, texts, device=device):
+            kept[name].append(embeds[keep(scores, rule=rule[name], sigma=sigma[name])])
+        return kept
+    finally:
+        for head in training:
+            head.train()

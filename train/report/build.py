@@ -1,0 +1,222 @@
+"""Builds the page: figures, expressions, and of each its frames with truth and predictions."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco
+
+from cache_schema.host import files
+from cache_schema.reader import CacheReader, Video
+from train.evaluation.report import NAMES
+from train.predictions import Predictions
+from train.replay import keep, replay
+
+PAGE = Path(__file__).with_name("page.html")
+#: Pixels of the width of a frame on the page, frames of a video, expressions with pictures, and
+#: what JPEG keeps.
+WIDTH, FRAMES, PICTURED, QUALITY = 320, 24, 400, 60
+
+#: The frame of a video by its number, (H, W, 3) uint8 RGB.
+FrameOf = Callable[[str, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A head on the page.
+
+    Attributes:
+        name: as it is called there.
+        metrics: the content of its metrics.json.
+        predictions: what it said.
+        sigma: above which queries were kept.
+    """
+
+    name: str
+    metrics: Mapping[str, Any]
+    predictions: Predictions
+    sigma: float
+
+
+@dataclass
+class _Page:
+    """What the page's script reads."""
+
+    title: str
+    about: str
+    heads: list[str]
+    tags: list[str]
+    figures: list[dict] = field(default_factory=list)
+    counts: list[int | None] = field(default_factory=list)
+    accuracies: str = ""
+    expressions: list[dict] = field(default_factory=list)
+    videos: list[dict] = field(default_factory=list)
+    sweep: dict | None = None
+
+
+def write_report(
+    path: Path,
+    reader: CacheReader,
+    heads: Sequence[Evaluated],
+    *,
+    frame_of: FrameOf | None = None,
+    sweep: Mapping[str, Any] | None = None,
+    pictured: int = PICTURED,
+) -> None:
+    """Write the page.
+
+    Args:
+        path: of the file.
+        reader: of the cache that was evaluated on.
+        heads: at least one, all on the same expressions.
+        frame_of: the frames; None draws masks over a plain ground.
+        sweep: ``rows`` (lists of words, the header first) and ``plot`` (PNG, base64 or None).
+        pictured: expressions that are shown; of more, the worst of the first head.
+
+    Raises:
+        InputError: predictions that are not of this cache, or a file that cannot be written.
+    """
+    first = heads[0].metrics
+    tags = [tag for tag in first["per_tag"] if tag]
+    page = _Page(
+        title=f"{reader.dataset} {reader.split}",
+        about=f"{first['num_expressions']} expressions of {len(reader)} videos",
+        heads=[head.name for head in heads],
+        tags=tags,
+        sweep=dict(sweep) if sweep else None,
+    )
+    page.figures = _figures(heads, tags)
+    page.counts = [first["num_expressions"]]
+    page.counts += [first["per_tag"][tag]["num_expressions"] for tag in tags] + [None, None]
+    page.accuracies = "; ".join(
+        f"{head.name}: N-acc {100 * head.metrics['N-acc']:.1f}%, "
+        f"T-acc {100 * head.metrics['T-acc']:.1f}%"
+        for head in heads
+        if head.metrics.get("N-acc") is not None and head.metrics.get("T-acc") is not None
+    )
+    _add_expressions(page, reader, heads, frame_of, pictured)
+    text = json.dumps(vars(page), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    files.write(path, PAGE.read_text("utf-8").replace("/*CONTENT*/", text))
+
+
+def _figures(heads: Sequence[Evaluated], tags: Sequence[str]) -> list[dict]:
+    """Rows of the first table: J&F, of each tag, J and F; controls that need no head once."""
+
+    def row(name: str, content: Mapping[str, Any], *, control: bool) -> dict:
+        of_tags = [content["per_tag"][tag]["J&F"] for tag in tags]
+        values = [content["J&F"], *of_tags, content["J"], content["F"]]
+        return {"name": name, "control": control, "values": values}
+
+    rows = [row(head.name, head.metrics, control=False) for head in heads]
+    for head in heads:
+        for name, content in head.metrics.get("controls", {}).items():
+            words = NAMES.get(name, name)
+            if name == "shuffled" and len(heads) > 1:
+                words = f"{head.name}, {words}"
+            if words not in (made["name"] for made in rows):
+                rows.append(row(words, content, control=True))
+    return rows
+
+
+def _add_expressions(
+    page: _Page,
+    reader: CacheReader,
+    heads: Sequence[Evaluated],
+    frame_of: FrameOf | None,
+    pictured: int,
+) -> None:
+    """The worst expressions of the first head, in the cache's order, with their videos."""
+    scored = heads[0].metrics["per_expression"]
+    worst = set(sorted(scored, key=lambda key: scored[key]["J&F"])[:pictured])
+    for video_id in reader.video_ids:
+        video = reader.video(video_id)
+        ids = [i for i in video.expression_ids if f"{video_id}/{i}" in worst]
+        if not ids:
+            continue
+        times = np.linspace(0, video.num_frames - 1, min(FRAMES, video.num_frames))
+        times = sorted(set(times.round().astype(int).tolist()))
+        said = [_said(reader, video, ids, head, times) for head in heads]
+        truths = _truths(video, ids, times)
+        for i, expression_id in enumerate(ids):
+            expression = video.expression(expression_id)
+            key = f"{video_id}/{expression_id}"
+            page.expressions.append(
+                {
+                    "key": key,
+                    "number": len(page.expressions),
+                    "of": len(page.videos),
+                    "video": video_id,
+                    "text": expression.text,
+                    "tag": expression.tag,
+                    "targets": len(expression.annotation_ids),
+                    "scores": [head.metrics["per_expression"][key]["J&F"] for head in heads],
+                    "truth": truths[i],
+                    "masks": [masks[i] for masks in said],
+                }
+            )
+        frames = [None if frame_of is None else _jpeg(frame_of(video_id, t)) for t in times]
+        page.videos.append(
+            {
+                "size": _size(video),
+                "names": [video.frame_names[t] for t in times],
+                "frames": frames,
+            }
+        )
+
+
+def _size(video: Video) -> tuple[int, int]:
+    """(height, width) on the page."""
+    height, width = video.geometry.height, video.geometry.width
+    shrunk = min(1.0, WIDTH / width)
+    return max(1, round(height * shrunk)), max(1, round(width * shrunk))
+
+
+def _small(mask: np.ndarray, size: tuple[int, int]) -> str | None:
+    """A mask (H, W) at the page's size, as COCO's run lengths; None if nothing is left."""
+    small = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
+    return coco.encode(np.asfortranarray(small))["counts"].decode() if small.any() else None
+
+
+def _said(
+    reader: CacheReader, video: Video, ids: Sequence[str], head: Evaluated, times: Sequence[int]
+) -> list[list[str | None]]:
+    """What a head says: of each expression a mask a frame."""
+    groups = []
+    for expression_id in ids:
+        scores, queries = head.predictions.get(video.id, expression_id)
+        groups.append(queries[keep(scores, rule=head.predictions.rule, sigma=head.sigma)])
+    made: list[list[str | None]] = [[] for _ in ids]
+    wanted = set(times)
+    for t, masks in enumerate(replay(video, groups, codec=reader.codec)):
+        if t in wanted:
+            for row, mask in zip(made, masks, strict=True):
+                row.append(_small(mask, _size(video)))
+    return made
+
+
+def _truths(video: Video, ids: Sequence[str], times: Sequence[int]) -> list[list[str | None]]:
+    """What is true, likewise."""
+    made = []
+    for expression_id in ids:
+        objects = [video.object(i) for i in video.expression(expression_id).annotation_ids]
+        row: list[str | None] = []
+        for t in times:
+            masks = [coco.decode(rles[t]).astype(bool) for rles in objects if rles[t] is not None]
+            row.append(_small(np.logical_or.reduce(masks), _size(video)) if masks else None)
+        made.append(row)
+    return made
+
+
+def _jpeg(image: np.ndarray) -> str:
+    """A frame as base64 of a JPEG, at most `WIDTH` wide."""
+    if image.shape[1] > WIDTH:
+        height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
+        image = cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_AREA)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return base64.b64encode(data).decode()
