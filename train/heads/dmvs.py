@@ -136,12 +136,6 @@ class DMVS(Head):
     @classmethod
     def check(cls, model: Mapping[str, Any], loss: Mapping[str, Any]) -> None:
         """See `Head.check`."""
-        if loss.get("prior_weight") and model["initialisation"] != "video":
-            raise InputError(
-                "config key loss.prior_weight compares a target with the track of the video query "
-                "that a motion query started as, and with model.initialisation="
-                f"{model['initialisation']!r} there is none: set loss.prior_weight=0"
-            )
         check_heads(model)
 
     def objects(self, inputs: HeadInputs) -> Tensor:

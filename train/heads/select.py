@@ -17,15 +17,12 @@ from train.heads.parts.initialisation import VideoInitialisation
 from train.heads.parts.text import TextProjection, keys_with_stand_in
 from train.heads.parts.trajectories import ORDERS, Trajectories, check_parts
 from train.losses import SelectionCriterion
-from train.losses.head import objectness
 
 
 class Select(Head):
     """The segmenter's likeliest objects with their trajectories read the words and each other.
 
     An object's score is a linear map of what came of it, plus how that agrees with the sentence.
-    The loss says little of a query that the segmenter takes for no object, so out of training the
-    probability of being meant is multiplied by that of being an object at all.
 
     Args:
         sizes: of the caches.
@@ -111,12 +108,9 @@ class Select(Head):
         trajectories = self.trajectories(queries, replace(inputs, tracks=tracks))
         queries = self.dropout(queries) + self.dropout(trajectories)
         memory = Memory({"words": words}, inputs.frame_queries, inputs.frame_mask)
-        objects = objectness(inputs.video_logits).gather(1, sources)  # (B, N_m)
         outputs = []
         for decoded in self.decoder(queries, memory):
             agreement = (self.agreement(decoded) @ sentence[:, :, None]).squeeze(-1)  # (B, N_m)
             logits = self.class_head(decoded).squeeze(-1) + agreement / decoded.shape[-1] ** 0.5
-            if not self.training:
-                logits = (logits.sigmoid() * objects).logit(eps=1e-6)
             outputs.append(HeadOutput(logits, None, sources))
         return outputs
