@@ -26,7 +26,7 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
             try:
                 if isinstance(part, Head):
                     bank = clip_bank(video_id, len(part.frame_names), **stage.config.clips)
-                    run = Run(stage, bank)
+                    run = VideoRun(stage, bank)
                 elif isinstance(part, Images):
                     together = max(together, len(part.pixels))
                     part = Frames(run.frames(stage.prepare(part)), stage.transfer.computed())
@@ -42,7 +42,7 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
     return by_video(parts, work)
 
 
-class Run:
+class VideoRun:
     """A video on its way through the segmenter, and the clips of its bank beside it.
 
     Where frames do not see each other, clips take what their frames have said in the video. Where
@@ -51,8 +51,8 @@ class Run:
 
     def __init__(self, stage: Stage, bank: np.ndarray) -> None:
         self._stage, self._bank, self._seen = stage, bank, 0
-        self.video = Said()
-        self._clips = [Said() for _ in bank]
+        self.video = ClipFrames()
+        self._clips = [ClipFrames() for _ in bank]
 
     def frames(self, images: Tensor) -> FrameOutput:
         """What the next frames of the video say."""
@@ -65,22 +65,22 @@ class Run:
                 here = indices[(indices >= 0) & (indices < len(images))].tolist()
                 if here:
                     seen, some = output[here], images[here]
-                    said, clip.state = segmenter.clip_frames(some, seen, clip.state)
-                    clip.add(said)
+                    alone, clip.state = segmenter.clip_frames(some, seen, clip.state)
+                    clip.add(alone)
         self._seen += len(images)
-        return output
+        return FrameOutput(output.frame_queries, output.mask_features)
 
     def clips(self) -> Clips:
         """The video level of the whole video and of its bank."""
         stage, bank, whole = self._stage, self._bank, self.video.together()
-        outputs = [stage.segmenter.video(**{name: said[None] for name, said in whole.items()})]
+        outputs = [stage.segmenter.video(**{name: own[None] for name, own in whole.items()})]
         if len(bank):
             if self.video.state is None:
                 frames = stage.transfer.upload(bank.astype(np.int64))
-                clips = {name: said[frames] for name, said in whole.items()}
+                clips = {name: own[frames] for name, own in whole.items()}
             else:
                 each = [clip.together() for clip in self._clips]
-                clips = {name: torch.stack([said[name] for said in each]) for name in whole}
+                clips = {name: torch.stack([own[name] for own in each]) for name in whole}
             outputs.append(stage.segmenter.video(**clips))  # of (K, T_c, ...)
         return Clips(
             bank=bank,
@@ -91,8 +91,8 @@ class Run:
         )
 
 
-class Said:
-    """What the frames of a clip have said so far, and the state that the next ones start from."""
+class ClipFrames:
+    """The frame level of a clip so far, and the state that its next frames start from."""
 
     def __init__(self) -> None:
         self.state: Any = None
@@ -117,10 +117,10 @@ def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, Vid
     Returns:
         Mask features (T, C_mask, h, w), and the video level for a batch of one.
     """
-    said, features = Said(), []
+    frames, features = ClipFrames(), []
     for images in chunks:
-        output, said.state = segmenter.frames(images, said.state)
-        said.add(output)
+        output, frames.state = segmenter.frames(images, frames.state)
+        frames.add(output)
         features.append(output.mask_features)
-    clip = {name: tensor[None] for name, tensor in said.together().items()}
+    clip = {name: tensor[None] for name, tensor in frames.together().items()}
     return torch.cat(features), segmenter.video(**clip)
