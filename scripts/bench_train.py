@@ -247,7 +247,7 @@ class Steps:
 def as_loaded(batch: Batch) -> Batch:
     """The batch without what was prepared for an earlier step."""
     features = [MaskFeatures(own.stored, own.codec) for own in batch.mask_features]
-    return Batch(batch.inputs, features, batch.targets, batch.distances)
+    return Batch(batch.inputs, features, batch.targets, batch.overlaps)
 
 
 def in_the_loop(
@@ -280,7 +280,7 @@ def segmented(stage: Stage, images: torch.Tensor, batch: Batch) -> Batch:
     )
     exact = get_codec("float32")
     maps = [MaskFeatures({"values": own}, exact) for own in features]
-    return Batch(inputs, maps, batch.targets, batch.distances)
+    return Batch(inputs, maps, batch.targets, batch.overlaps)
 
 
 def lines(figures: Figures, sweeps: Sequence[int]) -> list[str]:

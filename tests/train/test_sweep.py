@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
              num_heads=2, feedforward_dim=32, dropout=0.1)
-loss = dict(num_points=16, prior_weight=1.0)
+loss = dict(num_points=16)
 optimizer = dict(lr=1e-3, lr_batch_size=3)
 schedule = dict(warmup_iters=3, milestones=[7])
 train = dict(max_iters=10, batch_size=3, log_interval=2, checkpoint_interval=4)
@@ -193,10 +193,8 @@ def test_a_row_that_was_added_is_trained_alone(
     before = {path: path.stat().st_mtime_ns for path in work_dir.glob("*/*/iter_*.pth")}
     (folder / "more.py").write_text(SWEEP + 'rows["plain"] = "encoder_plain"\n')
     options = ("--seeds", "0", "3", "--resume")
-    with pytest.raises(InputError, match=r"belongs to another run \(loss.prior_weight: 0.0 != 1"):
-        run_sweep(
-            folder, work_dir, *options, "--cfg-options", "loss.prior_weight=0", rows="more.py"
-        )
+    with pytest.raises(InputError, match=r"belongs to another run \(loss.dice_weight: 1.0 != 5"):
+        run_sweep(folder, work_dir, *options, "--cfg-options", "loss.dice_weight=1", rows="more.py")
     run_sweep(folder, work_dir, *options, rows="more.py")
     said = capsys.readouterr().out
     done = "dmvs/seed-0, dmvs/seed-3, random/seed-0, random/seed-3, whole/seed-0"

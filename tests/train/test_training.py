@@ -130,7 +130,7 @@ def test_the_head_learns_which_object_a_word_means() -> None:
             motion=~yes,
             sentence=names,
         )
-        return Batch(inputs, [features] * 4, targets, [torch.zeros(4, 1)] * 4)
+        return Batch(inputs, [features] * 4, targets)
 
     for _ in range(120):
         model.step(batch(), optimizer, 0)
