@@ -19,6 +19,9 @@ FREE_TO_CHANGE = (
     "data.num_workers", "data.ram_gb", "evaluation.",
 )  # fmt: skip
 
+#: What is told of a cache beside its fingerprint, for who has the checkpoint alone.
+ADDED = {"segmenter_type", "resize"}
+
 
 def training_facts(config: Config, caches: Sequence[CacheReader]) -> dict[str, Any]:
     """What a checkpoint keeps of its run, JSON-able."""
@@ -30,6 +33,7 @@ def training_facts(config: Config, caches: Sequence[CacheReader]) -> dict[str, A
                 **cache_identity(reader),
                 **contents(reader),
                 "models": signature(reader.fingerprint, codec=False),
+                "segmenter_type": reader.segmenter.type,
                 "resize": reader.fingerprint.get("resize"),
             }
             for reader in caches
@@ -71,8 +75,8 @@ def _other_caches(earlier: Any, ours: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["the caches are not those of the earlier run"]
     for then, now in zip(earlier, ours, strict=True):
         then = then if isinstance(then, dict) else {}
-        # The fingerprint covers resizing, of which older checkpoints say nothing.
-        if any(then.get(key) != now[key] for key in now.keys() - CONTENTS - {"resize"}):
+        # The fingerprint covers what older checkpoints say nothing of.
+        if any(then.get(key) != now[key] for key in now.keys() - CONTENTS - ADDED):
             return ["the caches are not those of the earlier run"]
         # Older checkpoints do not tell the videos.
         if any(then.get(key, now[key]) != now[key] for key in CONTENTS):

@@ -11,6 +11,7 @@ from cache_schema.reader import CacheReader
 from extract.config import PRESETS, ExtractConfig, load_config
 from extract.text import TextEncoder, TextPipeline, WordDecoupler
 from train.checkpoint import latest_checkpoint, read_checkpoint
+from train.data.compatible import signature
 
 ASSETS = PRESETS.parent / "assets"
 #: The demo's text models, by the name that its caches give them; others are names on their hubs.
@@ -56,8 +57,8 @@ class Trained:
             config = load_config(preset)
             kind, segmenter, resize = config.segmenter_type, config.segmenter, config.resize
         elif "resize" in self._cache:
-            segmenter = dict(self._models["segmenter"])
-            kind, resize = segmenter.pop("type"), self._cache["resize"]
+            segmenter = self._models["segmenter"]
+            kind, resize = self._cache["segmenter_type"], self._cache["resize"]
         else:
             raise InputError(
                 f"checkpoint {self.path} does not say how frames were resized; give --config, the "
@@ -99,12 +100,8 @@ class Trained:
 
     def check_cache(self, reader: CacheReader) -> None:
         """Refuse a cache of another segmenter."""
-        found = differences(
-            *(
-                {name: models.get(name) for name in ("segmenter", "weights_sha256")}
-                for models in (self._models, reader.fingerprint)
-            )
-        )
+        ours, theirs = self._models, signature(reader.fingerprint, codec=False)
+        found = differences(*({**models, "text": None} for models in (ours, theirs)))
         if found:
             raise InputError(
                 f"{reader.path} is of other models than {self.path}: {'; '.join(found)}; choose "

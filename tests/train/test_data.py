@@ -13,6 +13,7 @@ from cache_schema.reader import CacheReader, Video
 from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache, write_video
 from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate, video_batch
+from train.data.compatible import check_compatible, check_models, signature
 from train.data.targets import clip_targets
 from train.heads import CacheSizes
 from train.heads.dmvs import DMVS
@@ -347,3 +348,13 @@ def test_objects_without_overlaps_are_named(tmp_path: Path) -> None:
     dataset = ClipDataset([CacheReader(tmp_path / "c")], seed=0)
     with pytest.raises(InputError, match="'video000': .*extract the video again"):
         [dataset[n] for n in range(len(dataset))]
+
+
+def test_older_caches_do_not_name_the_segmenters_type() -> None:
+    old = {"segmenter": {"num_frame_queries": 4}, "weights_sha256": "0"}
+    new = {**old, "segmenter": {"type": "vita", **old["segmenter"]}}
+    check_compatible({"old": old, "new": new})
+    training = {"caches": [{"models": signature(old, codec=False)}]}
+    assert check_models(training, new, checkpoint="c", cache="d") is None
+    with pytest.raises(InputError, match="num_frame_queries"):
+        check_compatible({"old": old, "new": {**new, "segmenter": {"num_frame_queries": 5}}})

@@ -244,6 +244,8 @@ def test_a_checkpoint_tells_what_it_was_trained_on(
             "split": "train",
             "dataset": "synthetic",
             "models": signature(reader.fingerprint, codec=False),
+            "segmenter_type": reader.segmenter.type,
+            "resize": reader.fingerprint.get("resize"),
             **contents(reader),
         }
     ]

@@ -19,6 +19,8 @@ def signature(fingerprint: Mapping[str, Any], *, codec: bool) -> dict[str, Any]:
         codec: whether the codec's name and rank are among them.
     """
     fields = {name: fingerprint.get(name) for name in MODELS}
+    if isinstance(fields["segmenter"], Mapping):  # format versions 1 and 2 do not name its type
+        fields["segmenter"] = {k: v for k, v in fields["segmenter"].items() if k != "type"}
     if codec:
         stored = fingerprint.get("codec") or {}
         fields["codec"] = {name: stored.get(name) for name in ("name", "rank")}
