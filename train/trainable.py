@@ -200,13 +200,14 @@ def build_trainable(
     """The head of a complete config with seeded initial weights, ready for its first step."""
     criterion = find_head(config.model.type).loss(**config.loss)
     torch.manual_seed(config.train.seed)
+    head = build_head(config, sizes)
     return TrainableHead(
-        build_head(config, sizes),
+        head,
         criterion,
         seed=config.train.seed,
         autocast=None if config.train.autocast == "none" else getattr(torch, config.train.autocast),
         ema_decay=config.optimizer.ema_decay,
-        graphs=config.train.graphs and mean is None,
+        graphs=config.train.graphs and mean is None and head.recorded,
         mean=mean,
     ).to(device)
 
