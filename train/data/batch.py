@@ -35,7 +35,7 @@ class Sample:
         cache: its number among the caches.
         expression: the expression.
         targets: the objects it means that the clip shows; of a staged sample their runs.
-        distances, overlaps: of each video query and target, (N_v, M); see `Batch`.
+        overlaps: of each video query with each target, (N_v, M); see `Batch`.
         ids: (4,); see `Batch`.
     """
 
@@ -50,7 +50,6 @@ class Sample:
     cache: int
     expression: Expression
     targets: Targets | ClipRuns | None
-    distances: np.ndarray | None
     overlaps: np.ndarray | None
     ids: np.ndarray | None = None
 
@@ -63,8 +62,6 @@ class Batch:
         inputs: of the head.
         mask_features: of each sample, of any size; none where nobody draws masks.
         targets: the true masks of each sample, M of them; none where nobody draws masks.
-        distances: of each sample (N_v, M) float32, see `track_distance`; none where nobody reads
-            them.
         overlaps: of each sample (N_v, M) float32, IoU of the video query's own mask with each
             target; none where nobody reads them or where the cache does not hold them.
         ids: of each sample (4,) int64: the number of its expression; one that all expressions of
@@ -75,7 +72,6 @@ class Batch:
     inputs: HeadInputs
     mask_features: list[MaskFeatures]
     targets: list[Targets]
-    distances: list[Tensor]
     overlaps: list[Tensor] = field(default_factory=list)
     ids: list[Tensor] = field(default_factory=list)
 
@@ -88,7 +84,7 @@ class Batch:
         """The same batch on a device: this one, with what it has prepared, where it is there."""
         if self.inputs.sentence.device == torch.device(device):
             return self
-        parts = (self.mask_features, self.targets, self.distances, self.overlaps, self.ids)
+        parts = (self.mask_features, self.targets, self.overlaps, self.ids)
         return Batch(self.inputs.to(device), *([own.to(device) for own in part] for part in parts))
 
 
@@ -103,7 +99,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         head_inputs(samples),
         [MaskFeatures(sample.mask_features, sample.codec) for sample in drawn],
         [sample.targets for sample in drawn],
-        of_each(samples, "distances"),
         of_each(samples, "overlaps"),
         of_each(samples, "ids"),
     )

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cache_schema.host.cli import InputError
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
+from train.heads.dmvs import check_heads
 from train.heads.parts.object_tokens import ObjectDecoderLayer, ObjectEncoder
 from train.heads.parts.text import TextProjection
 from train.losses.similarity import SimilarityCriterion
@@ -90,12 +90,7 @@ class VitaRVOS(Head):
     @classmethod
     def check(cls, model: Mapping[str, Any], loss: Mapping[str, Any]) -> None:
         """See `Head.check`."""
-        dim, heads = model["hidden_dim"], model["num_heads"]
-        if dim % heads:
-            raise InputError(
-                f"config key model.hidden_dim is {dim}, which model.num_heads = {heads} does not "
-                "divide"
-            )
+        check_heads(model)
 
     def forward(self, inputs: HeadInputs) -> list[HeadOutput]:
         """Decode the sentence over the frame queries.
