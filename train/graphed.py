@@ -56,13 +56,15 @@ class GraphedHead:
     def run(self, inputs: HeadInputs) -> dict[str, Tensor]:
         """What the fields of `HeadOutput` that are there hold, in all layers.
 
-        Logits (L, B, N_m) and mask embeddings (L, B, N_m, C_mask), and sources (B, N_m).
+        Logits (L, B, N_m) and mask embeddings (L, B, N_m, C_mask), what the last layer has more,
+        and sources (B, N_m).
         """
         with self._reduced(inputs.words.device):
             outputs = self.head(inputs)
         found = {"logits": torch.stack([output.logits.float() for output in outputs])}
         if outputs[-1].mask_embeds is not None:
             found["mask_embeds"] = torch.stack([own.mask_embeds.float() for own in outputs])
+        found |= {name: own.float() for name, own in outputs[-1].more.items()}
         if outputs[-1].sources is not None:
             found["sources"] = outputs[-1].sources
         return found
@@ -168,6 +170,7 @@ def _learning(found: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def _outputs(found: Mapping[str, Tensor]) -> list[HeadOutput]:
-    logits, sources = found["logits"], found.get("sources")
-    embeds = found.get("mask_embeds", [None] * len(logits))
-    return [HeadOutput(own, its, sources) for own, its in zip(logits, embeds, strict=True)]
+    more = dict(found)
+    logits, sources = more.pop("logits"), more.pop("sources", None)
+    embeds = more.pop("mask_embeds", [None] * len(logits))
+    return [HeadOutput(own, its, sources, more) for own, its in zip(logits, embeds, strict=True)]

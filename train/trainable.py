@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cache_schema.host.cli import InputError
@@ -200,13 +200,14 @@ def build_trainable(
     """The head of a complete config with seeded initial weights, ready for its first step."""
     criterion = find_head(config.model.type).loss(**config.loss)
     torch.manual_seed(config.train.seed)
+    head = build_head(config, sizes)
     return TrainableHead(
-        build_head(config, sizes),
+        head,
         criterion,
         seed=config.train.seed,
         autocast=None if config.train.autocast == "none" else getattr(torch, config.train.autocast),
         ema_decay=config.optimizer.ema_decay,
-        graphs=config.train.graphs and mean is None,
+        graphs=config.train.graphs and mean is None and head.recorded,
         mean=mean,
     ).to(device)
 
@@ -214,7 +215,7 @@ def build_trainable(
 def build_optimizer(config: Config, model: TrainableHead) -> OptimWrapper:
     """AdamW on the head, with gradient clipping and the linear rule for its learning rate."""
     optimizer = torch.optim.AdamW(
-        model.head.parameters(),
+        model.head.parameters() if config.optimizer.decay_norms else decay_groups(model.head),
         lr=learning_rate(config),
         weight_decay=config.optimizer.weight_decay,
         fused=True,
@@ -228,6 +229,16 @@ def build_optimizer(config: Config, model: TrainableHead) -> OptimWrapper:
             )
         return ScaledHeadOptimizer(dtype="float16", optimizer=optimizer, clip_grad=clip)
     return HeadOptimizer(optimizer, clip_grad=clip)
+
+
+def decay_groups(head: nn.Module) -> list[dict[str, Any]]:
+    """The parameters of a head for an optimiser that leaves norms and embeddings undecayed."""
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    for module in head.modules():
+        whole = isinstance(module, (nn.LayerNorm, nn.Embedding))
+        for name, parameter in module.named_parameters(recurse=False):
+            groups[whole or name == "embedding"]["params"].append(parameter)
+    return [group for group in groups if group["params"]]
 
 
 def learning_rate(config: Config) -> float:

@@ -27,7 +27,7 @@ from train.trainee import Member, Trainee
 
 PROFILED = 5  # steps
 #: Rows of the paper that are heads of their own kind.
-ROWS = ("baseline", "vita_rvos")
+ROWS = ("baseline",)
 TINY = (
     "--channels 64 --height 8 --width 16 --clip 2 --frames 3 --videos 2 --layers 1 --points 9 "
     "--queries 3 --ranks 8"

@@ -112,7 +112,9 @@ def test_videos_of_other_sizes_and_codecs_share_a_batch(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'codec\.name: "float32" != "float16".*mixed_codecs'):
         ClipDataset(caches, seed=0)
     dataset = ClipDataset(caches, seed=0, mixed_codecs=True)
-    assert dataset.sizes == CacheSizes(16, 24, 16, num_video_queries=4, num_classes=3)
+    assert dataset.sizes == CacheSizes(
+        16, 24, 16, num_video_queries=4, num_classes=3, num_frame_queries=5
+    )
     samples = [dataset[n] for n in range(len(dataset))]
     batch = collate(samples).to("cpu")
     assert {features.shape for features in batch.mask_features} == {(3, 8, 12), (5, 12, 6)}

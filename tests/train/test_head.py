@@ -1,13 +1,16 @@
 """The head: parameter count, masks, missing words, batch invariance, the top-K start."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
 
 from train.config import ROWS, load_config
-from train.heads import CacheSizes, HeadInputs
+from train.heads import CacheSizes, Head, HeadInputs
 from train.heads.dmvs import DMVS
 from train.heads.parts.attention import Attention
 from train.heads.parts.frames import CHUNK_FRAMES, read_frames
@@ -15,7 +18,7 @@ from train.heads.parts.initialisation import VideoInitialisation, class_scores
 from train.trainable import build_head
 
 WIDTH = 32
-CACHE = CacheSizes(query_dim=WIDTH, text_dim=24, mask_dim=16, num_video_queries=9, num_classes=3)
+CACHE = CacheSizes(WIDTH, 24, 16, num_video_queries=9, num_classes=3, num_frame_queries=5)
 SIZES = {
     "hidden_dim": WIDTH,
     "num_motion_queries": 6,
@@ -56,9 +59,9 @@ def head() -> DMVS:
     return DMVS(CACHE, **SIZES).eval()
 
 
-def head_of(row: str) -> DMVS:
+def head_of(row: str, keys: Mapping[str, Any] = MappingProxyType({})) -> Head:
     """The head of a row of the ablation tables, at the size of the tests."""
-    options = {f"model.{name}": value for name, value in SIZES.items()}
+    options = {f"model.{name}": value for name, value in {**SIZES, **keys}.items()}
     torch.manual_seed(0)
     return build_head(load_config(BASE, options, row), CACHE).eval()
 
@@ -135,10 +138,9 @@ def test_an_element_does_not_depend_on_its_batch_mates(head: DMVS) -> None:
 
 @pytest.mark.parametrize("row", ROW_NAMES)
 def test_every_parameter_takes_part(row: str) -> None:
-    head = head_of(row)
-    outputs = head(make_inputs(2))
-    drawn = [o.mask_embeds for o in outputs if o.mask_embeds is not None]
-    sum(each.square().sum() for each in [o.logits for o in outputs] + drawn).backward()
+    outputs = (head := head_of(row).train())(make_inputs(2))
+    said = [own for o in outputs for own in (o.logits, o.mask_embeds, *o.more.values())]
+    sum(own.square().sum() for own in said if own is not None).backward()
     assert not [n for n, p in head.named_parameters() if p.grad is None]
 
 
@@ -157,6 +159,7 @@ ALL = {"words", "sentence", "frame_queries", "video_queries", "video_logits"}
         ("init_text", {"video_logits"}),
         ("baseline", {"frame_queries", "video_logits"}),
         ("vita_rvos", {"words", "video_queries", "video_logits"}),
+        ("dshmp", {"video_queries", "video_logits"}),
         ("sentence_max", {"sentence"}),
     ],
 )
@@ -203,9 +206,13 @@ def test_the_sentence_may_be_the_maximum_of_its_words() -> None:
     assert torch.isfinite(head(inputs)[-1].logits).all()
 
 
-@pytest.mark.parametrize("row", ["dmvs", "encoder_plain", "vita_rvos"])
+LONG = {name: {} for name in ("dmvs", "encoder_plain", "vita_rvos", "dshmp")}
+LONG["encoder_none"] = {"decoder_reads": ["frames"]}
+
+
+@pytest.mark.parametrize("row", LONG)
 def test_a_long_video_in_chunks_gives_what_it_gives_whole(row: str) -> None:
-    head = head_of(row)
+    head = head_of(row, LONG[row])
     inputs = make_inputs(2, frames=2 * CHUNK_FRAMES + 5)
     inputs.frame_mask[1, CHUNK_FRAMES - 3 :] = False  # its last chunks are padding altogether
     whole = head(inputs)

@@ -24,6 +24,7 @@ optimizer = dict(
     lr=5e-5,
     lr_batch_size=8,  # what lr is meant for; it grows in proportion with train.batch_size
     weight_decay=0.05,
+    decay_norms=True,  # False: none on norms and embeddings, as LMPM, DsHmp and VITA have it
     clip_norm=0.01,
     ema_decay=0.0,  # of the average of the weights that is evaluated; 0 keeps none
 )

@@ -36,6 +36,7 @@ class Sample:
         expression: the expression.
         targets: the objects it means that the clip shows; of a staged sample their runs.
         overlaps: of each video query with each target, (N_v, M); see `Batch`.
+        ids: (4,); see `Batch`.
     """
 
     times: np.ndarray
@@ -50,6 +51,7 @@ class Sample:
     expression: Expression
     targets: Targets | ClipRuns | None
     overlaps: np.ndarray | None
+    ids: np.ndarray | None = None
 
 
 @dataclass
@@ -62,12 +64,16 @@ class Batch:
         targets: the true masks of each sample, M of them; none where nobody draws masks.
         overlaps: of each sample (N_v, M) float32, IoU of the video query's own mask with each
             target; none where nobody reads them or where the cache does not hold them.
+        ids: of each sample (4,) int64: the number of its expression; one that all expressions of
+            the video share which mean the same objects; one that all of the video share; and how
+            many expressions there are. None where nobody reads them.
     """
 
     inputs: HeadInputs
     mask_features: list[MaskFeatures]
     targets: list[Targets]
     overlaps: list[Tensor] = field(default_factory=list)
+    ids: list[Tensor] = field(default_factory=list)
 
     @cached_property
     def supervision(self) -> Supervision:
@@ -78,7 +84,7 @@ class Batch:
         """The same batch on a device: this one, with what it has prepared, where it is there."""
         if self.inputs.sentence.device == torch.device(device):
             return self
-        parts = (self.mask_features, self.targets, self.overlaps)
+        parts = (self.mask_features, self.targets, self.overlaps, self.ids)
         return Batch(self.inputs.to(device), *([own.to(device) for own in part] for part in parts))
 
 
@@ -94,6 +100,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         [MaskFeatures(sample.mask_features, sample.codec) for sample in drawn],
         [sample.targets for sample in drawn],
         of_each(samples, "overlaps"),
+        of_each(samples, "ids"),
     )
 
 

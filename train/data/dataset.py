@@ -1,6 +1,7 @@
 """(video, expression) pairs of one or more caches, each with a clip and its target masks."""
 
 from collections.abc import Collection, Sequence
+from hashlib import blake2b
 
 import numpy as np
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.utils.data import Dataset
 from cache_schema.host.cli import InputError
 from cache_schema.places import Places, find
 from cache_schema.reader import CacheReader, Video
-from cache_schema.records import Clip
+from cache_schema.records import Clip, Expression
 from train.data.batch import Sample
 from train.data.buffers import Buffers
 from train.data.compatible import check_compatible
@@ -98,7 +99,8 @@ class ClipDataset(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, counter: int) -> Sample:
-        cache, video_id, expression_id = self.pairs[self.mixture.pair(counter)]
+        number = self.mixture.pair(counter)
+        cache, video_id, expression_id = self.pairs[number]
         reader = self.caches[cache]
         video = reader.video(video_id)
         expression = video.expression(expression_id)
@@ -134,7 +136,14 @@ class ClipDataset(Dataset):
             expression=expression,
             targets=targets if draws else None,
             overlaps=overlaps,
+            ids=self._ids(number, expression) if self._wants("ids") else None,
         )
+
+    def _ids(self, number: int, expression: Expression) -> np.ndarray:
+        """See `Batch.ids`."""
+        *video, _ = self.pairs[number]
+        objects = sorted(expression.annotation_ids)
+        return np.array([number, _hash(*video, *objects), _hash(*video), len(self.pairs)])
 
     def _wants(self, name: str) -> bool:
         return self.needs is None or name in self.needs
@@ -209,3 +218,8 @@ class ClipDataset(Dataset):
                 "ground truth"
             )
         return pairs
+
+
+def _hash(*names: object) -> int:
+    """A number of 63 bits that no other names have."""
+    return int.from_bytes(blake2b(repr(names).encode(), digest_size=8).digest(), "big") >> 1

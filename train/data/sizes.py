@@ -45,6 +45,7 @@ def common_sizes(
         num_classes=shapes["class logits"][1] - 1,
         identity=caches[0].segmenter.identity,
         mask_head=caches[0].segmenter.mask_head,
+        num_frame_queries=shapes["frame queries"][0],
     )
 
 

@@ -65,7 +65,8 @@ def stage(samples: Sequence[Sample]) -> Staged:
     drawn = [sample for sample in samples if sample.mask_features is not None]
     named = list(head_inputs(samples).present().items())
     named.append(("changes", torch.from_numpy(toggles([sample.targets for sample in drawn]))))
-    named += [("overlaps", tensor) for tensor in of_each(samples, "overlaps")]
+    for name in ("overlaps", "ids"):
+        named += [(name, tensor) for tensor in of_each(samples, name)]
     packed, layout = pack([tensor for _, tensor in named])
     # What was packed need not travel twice.
     runs = [replace(s.targets, ends=[[]] * len(s.targets.ends)) for s in drawn]
@@ -164,8 +165,8 @@ class Stager:
                 MaskFeatures(own, self.caches[cache].codec)
                 for own, (cache, _) in zip(stored(block), staged.places, strict=True)
             ]
-            overlaps = [own for name, own in named if name == "overlaps"]
-            batch = Batch(HeadInputs.of(tensors), features, targets, overlaps)
+            overlaps, ids = ([o for name, o in named if name == of] for of in ("overlaps", "ids"))
+            batch = Batch(HeadInputs.of(tensors), features, targets, overlaps, ids)
             ready = self._stream.record_event() if self._stream else None
         return Moved(batch, [block, *painted], ready)
 

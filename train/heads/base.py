@@ -24,6 +24,7 @@ class CacheSizes:
         identity: whether frame query n of one frame goes on as n in the next.
         mask_head: weight (out, in) and bias (out,), float32, of the segmenter's own three linear
             layers; empty where the cache does not hold them.
+        num_frame_queries: N_f.
     """
 
     query_dim: int
@@ -33,6 +34,7 @@ class CacheSizes:
     num_classes: int
     identity: bool = False
     mask_head: tuple[tuple[np.ndarray, np.ndarray], ...] = field(default=(), compare=False)
+    num_frame_queries: int = 100
 
 
 @dataclass
@@ -96,11 +98,13 @@ class HeadOutput:
             None for a head that selects among the segmenter's own masks; it has sources.
         sources: (B, N_m) int64, the video queries that the motion queries are or started as, None
             if they started as something else.
+        more: what only the head's own criterion reads, by name; looked at in the last layer.
     """
 
     logits: Tensor
     mask_embeds: Tensor | None
     sources: Tensor | None = None
+    more: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.mask_embeds is None and self.sources is None:
@@ -116,12 +120,14 @@ class Head(nn.Module):
     Attributes:
         reads: fields of `HeadInputs` that it needs. What no head of a pass reads is not loaded.
         loss: its criterion; the keyword-only arguments are the keys of the section ``loss``.
+        recorded: whether its passes may be CUDA graphs: nothing in them waits for the host.
         RANGES: key to the least and the most that it may be.
         CHOICES: key to the words that it may be, or that it may hold.
     """
 
     reads: ClassVar[tuple[str, ...]]
     loss: ClassVar[type[Criterion]] = HeadCriterion
+    recorded: ClassVar[bool] = True
     RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {}
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {}
 

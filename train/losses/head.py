@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class Criterion(Protocol):
     """A head's loss. The keyword-only arguments of its constructor are the config's ``loss`` keys.
 
+    Where it is a module, too, its buffers are part of the checkpoint.
+
     Attributes:
         reads: what it needs beside what the head reads, fields of `HeadInputs` or of `Batch`:
             "mask_features" (the true masks are painted only then), "overlaps" (none where a cache

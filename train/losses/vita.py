@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.losses.criterion import SetCriterion
+from train.losses.criterion import Average, SetCriterion
 from train.losses.points import RandomPoints
 from train.masks.logits import MaskFeatures
 from train.masks.supervision import Matches, Supervision
@@ -70,12 +70,15 @@ def vita_losses(
     return losses
 
 
-def similarity_loss(similarity: Similarity, video_matches: Matches) -> Tensor:
+def similarity_loss(
+    similarity: Similarity, video_matches: Matches, average: Average | None = None
+) -> Tensor:
     """Binary cross-entropy of "same object" over all pairs of matched embeddings of a video.
 
     Args:
         similarity: what to compare.
         video_matches: the matches of the video queries, B of them.
+        average: see `SetCriterion.compare`.
 
     Returns:
         The mean over pairs of the same video, ().
@@ -92,11 +95,12 @@ def similarity_loss(similarity: Similarity, video_matches: Matches) -> Tensor:
             ids.append(own_ids[row].cpu()[match.targets])
             videos.append(torch.full_like(match.targets, row // per_video))
     embed, obj, video = torch.cat(embeds), torch.cat(ids), torch.cat(videos)  # (R, C), (R,), (R,)
-    if len(embed) == 0:
-        return similarity.frame_embeds.sum() * 0.0
     same_video = (video[:, None] == video[None]).to(embed.device)
     same_object = (obj[:, None] == obj[None]).to(embed.device)
     loss = F.binary_cross_entropy_with_logits(
         embed @ embed.T, same_object.float(), reduction="none"
     )
-    return (loss * same_video).sum() / (same_video.sum() + 1e-6)
+    count = same_video.sum()[None].float()
+    if average is not None:
+        count = average(count)
+    return (loss * same_video).sum() / (count[0] + 1e-6)

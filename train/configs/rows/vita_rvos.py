@@ -1,3 +1,5 @@
-"""Table 3, VITA-RVOS: language queries are decoded over the frame queries, as LMPM does."""
+"""Table 3, VITA-RVOS: LMPM over cached frame queries, trained as its code does."""
 
-model = dict(encoder="none", initialisation="text", decoder_reads=["frames"])
+model = dict(type="vita_rvos")
+loss = dict(class_term="per_sample")
+optimizer = dict(decay_norms=False)

@@ -15,4 +15,6 @@ rows = dict(
     frames_alone=["trajectory", dict(model=dict(tracks=False, frame_reading=True))],
     random_order=["trajectory", dict(model=dict(frame_order="random"))],
     select="select",
+    vita_rvos="vita_rvos",
+    dshmp="dshmp",
 )
