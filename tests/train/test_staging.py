@@ -100,7 +100,7 @@ def test_masks_are_painted_as_their_runs_say(clips: list) -> None:
     runs = [
         ClipRuns([[_ends(m) for m in frames] for frames in c], 2, (3, 4), (1, 1)) for c in clips
     ]
-    painted, _ = paint_all(torch.from_numpy(toggles(runs)), runs)
+    painted = paint_all(torch.from_numpy(toggles(runs)), runs)
     for own, clip in zip(painted, clips, strict=True):
         expected = torch.tensor(clip, dtype=torch.uint8).reshape(len(clip), 2, 4, 3)
         assert torch.equal(own.masks, expected.transpose(2, 3))
