@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cache_schema.host.cli import InputError
 from extract.pipeline.parts import Clips, End, Frames, Head, Images, by_video
-from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput
+from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput, best_queries
 from extract.stage import Stage, clip_bank
 
 
@@ -72,18 +72,22 @@ class Run:
 
     def clips(self) -> Clips:
         """The video level of the whole video and of its bank."""
-        stage, bank, whole = self._stage, self._bank, self.video.together()
+        stage, bank, best = self._stage, self._bank, None
+        if stage.segmenter.keep is not None:
+            best = best_queries(self.video.of("logits").mean(0), stage.segmenter.keep)
+        whole = self.video.together(best)
         outputs = [stage.segmenter.video(**{name: said[None] for name, said in whole.items()})]
         if len(bank):
             if self.video.state is None:
                 frames = stage.transfer.upload(bank.astype(np.int64))
                 clips = {name: said[frames] for name, said in whole.items()}
             else:
-                each = [clip.together() for clip in self._clips]
+                each = [clip.together(best) for clip in self._clips]
                 clips = {name: torch.stack([said[name] for said in each]) for name in whole}
             outputs.append(stage.segmenter.video(**clips))  # of (K, T_c, ...)
         return Clips(
             bank=bank,
+            frame_queries=None if best is None else whole["frame_queries"],
             video_queries=torch.cat([output.video_queries for output in outputs]),
             logits=torch.cat([output.logits for output in outputs]),
             mask_embeds=[embeds for output in outputs for embeds in output.mask_embeds],
@@ -102,9 +106,14 @@ class Said:
         for name, tensor in output.for_video.items():
             self._parts[name].append(tensor)
 
-    def together(self) -> dict[str, Tensor]:
-        """(T, ...) each, the arguments of `Segmenter.video`."""
-        return {name: torch.cat(tensors) for name, tensors in self._parts.items()}
+    def of(self, name: str, queries: Tensor | None = None) -> Tensor:
+        """(T, ...), an argument of `Segmenter.video`; of some queries only, or of all."""
+        parts = self._parts[name]
+        return torch.cat(parts if queries is None else [part[:, queries] for part in parts])
+
+    def together(self, queries: Tensor | None = None) -> dict[str, Tensor]:
+        """All arguments of `Segmenter.video`, by name."""
+        return {name: self.of(name, queries) for name in self._parts}
 
 
 def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, VideoOutput]:
