@@ -17,6 +17,7 @@ import torch
 import transformers
 from huggingface_hub import constants, snapshot_download
 from torch import Tensor
+from transformers.activations import ACT2FN
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
@@ -79,7 +80,7 @@ class VidEoMTConfig:
                 raise InputError(
                     f"segmenter.{name} is {getattr(self, name)}, no multiple of {what} = {by}"
                 )
-        if self.hidden_act not in transformers.activations.ACT2FN:
+        if self.hidden_act not in ACT2FN:
             raise InputError(f"segmenter.hidden_act is {self.hidden_act!r}: transformers has none")
 
     def sizes(self) -> dict[str, Any]:
