@@ -207,7 +207,7 @@ def video_levels(stage: Stage, results: Parts, *, clips: bool) -> None:
     """The video level of every video once more, with its clips or without."""
     for video_id, (head, *parts) in by_id(results):
         bank = clip_bank(video_id, len(head.frame_names), **stage.config.clips)
-        run = Run(stage, bank if clips else bank[:0])
+        run = Run(stage, len(head.frame_names), bank if clips else bank[:0])
         for part in parts:
             if isinstance(part, Frames):
                 run.video.add(part.output)
@@ -220,7 +220,7 @@ def track_all(codec: Codec, coded: Parts) -> None:
         frames = [
             {name: array[k : k + 1] for name, array in chunk.mask_features.items()}
             for chunk in chunks
-            for k in range(len(chunk.frame_queries))
+            for k in range(len(chunk.mask_features["values"]))
         ]
         video_tracks(
             frames.__getitem__, codec, clips.mask_embeds, clips.bank, len(frames), head.geometry,

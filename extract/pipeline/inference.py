@@ -1,6 +1,5 @@
 """The frozen segmenter over what was read: the part of stage one that everything else waits for."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,8 +24,8 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
         for part in parts:
             try:
                 if isinstance(part, Head):
-                    bank = clip_bank(video_id, len(part.frame_names), **stage.config.clips)
-                    run = Run(stage, bank)
+                    frames = len(part.frame_names)
+                    run = Run(stage, frames, clip_bank(video_id, frames, **stage.config.clips))
                 elif isinstance(part, Images):
                     together = max(together, len(part.pixels))
                     part = Frames(run.frames(stage.prepare(part)), stage.transfer.computed())
@@ -49,10 +48,10 @@ class Run:
     they do, every clip is a run of its own with a state of its own, a chunk of the video at a time.
     """
 
-    def __init__(self, stage: Stage, bank: np.ndarray) -> None:
+    def __init__(self, stage: Stage, frames: int, bank: np.ndarray) -> None:
         self._stage, self._bank, self._seen = stage, bank, 0
-        self.video = Said()
-        self._clips = [Said() for _ in bank]
+        self.video = Said(frames)
+        self._clips = [Said(len(indices)) for indices in bank]
 
     def frames(self, images: Tensor) -> FrameOutput:
         """What the next frames of the video say."""
@@ -64,7 +63,8 @@ class Run:
             for clip, indices in zip(self._clips, self._bank - self._seen, strict=True):
                 here = indices[(indices >= 0) & (indices < len(images))].tolist()
                 if here:
-                    seen, some = output[here], images[here]
+                    every = len(here) == len(images)  # then no copy
+                    seen, some = (output, images) if every else (output[here], images[here])
                     said, clip.state = segmenter.clip_frames(some, seen, clip.state)
                     clip.add(said)
         self._seen += len(images)
@@ -74,7 +74,8 @@ class Run:
         """The video level of the whole video and of its bank."""
         stage, bank, best = self._stage, self._bank, None
         if stage.segmenter.keep is not None:
-            best = best_queries(self.video.of("logits").mean(0), stage.segmenter.keep)
+            logits = self.video.together()["logits"]  # (T, N_f, K+1)
+            best = best_queries(logits.mean(0), stage.segmenter.keep)
         whole = self.video.together(best)
         outputs = [stage.segmenter.video(**{name: said[None] for name, said in whole.items()})]
         if len(bank):
@@ -98,22 +99,25 @@ class Run:
 class Said:
     """What the frames of a clip have said so far, and the state that the next ones start from."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int) -> None:
         self.state: Any = None
-        self._parts: dict[str, list[Tensor]] = defaultdict(list)
+        self._frames, self._seen = frames, 0
+        self._said: dict[str, Tensor] = {}
 
     def add(self, output: FrameOutput) -> None:
-        for name, tensor in output.for_video.items():
-            self._parts[name].append(tensor)
-
-    def of(self, name: str, queries: Tensor | None = None) -> Tensor:
-        """(T, ...), an argument of `Segmenter.video`; of some queries only, or of all."""
-        parts = self._parts[name]
-        return torch.cat(parts if queries is None else [part[:, queries] for part in parts])
+        new = output.for_video
+        for name, tensor in new.items():
+            if not self._seen:
+                # Whole: small tensors that stay between large ones that go leave memory in shreds.
+                self._said[name] = tensor.new_empty(self._frames, *tensor.shape[1:])
+            self._said[name][self._seen : self._seen + len(tensor)] = tensor
+        self._seen += len(new["frame_queries"])
 
     def together(self, queries: Tensor | None = None) -> dict[str, Tensor]:
-        """All arguments of `Segmenter.video`, by name."""
-        return {name: self.of(name, queries) for name in self._parts}
+        """(T, ...) each, the arguments of `Segmenter.video`; of some queries only, or of all."""
+        if queries is None:
+            return self._said
+        return {name: said[:, queries] for name, said in self._said.items()}
 
 
 def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, VideoOutput]:
@@ -126,10 +130,10 @@ def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, Vid
     Returns:
         Mask features (T, C_mask, h, w), and the video level for a batch of one.
     """
-    said, features = Said(), []
+    state, said = None, []
     for images in chunks:
-        output, said.state = segmenter.frames(images, said.state)
-        said.add(output)
-        features.append(output.mask_features)
-    clip = {name: tensor[None] for name, tensor in said.together().items()}
+        output, state = segmenter.frames(images, state)
+        said.append((output.mask_features, output.for_video))
+    features, parts = zip(*said, strict=True)
+    clip = {name: torch.cat([part[name] for part in parts])[None] for name in parts[0]}
     return torch.cat(features), segmenter.video(**clip)

@@ -139,7 +139,7 @@ def test_a_clip_does_not_depend_on_the_video_around_it(stage, monkeypatch):
     for seed, chunks in ((1, [2, 3]), (2, [9])):
         images = clip(segmenter.config, 9, seed)
         images[bank[0]] = clip(segmenter.config, 4)
-        run = Run(stage, bank)
+        run = Run(stage, len(images), bank)
         for chunk in chunked(images, chunks):
             run.frames(chunk)
         found.append(run.clips())
