@@ -1,8 +1,9 @@
-"""Look at a cache, and repair it::
+"""Look at a cache, repair it, and take parts of it::
 
     python -m cache_schema info CACHE [--json]
     python -m cache_schema stats CACHE [--out PICTURE.png] [--json]
     python -m cache_schema verify CACHE [--quick] [--repair]
+    python -m cache_schema copy CACHE FOLDER [--videos FILE] [--without mask_features] [--split N M]
 
 Exit status: 0 sound, 1 damaged (``verify`` lists the videos; also when it repaired the cache),
 2 cannot be read.
@@ -13,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from cache_schema import info, stats
+from cache_schema import copying, info, stats
 from cache_schema.host import cli
 from cache_schema.reader import CacheReader
 from cache_schema.repair import repair
@@ -22,7 +23,9 @@ from cache_schema.verify import verify
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cache_schema", description="Look at a cache.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cache_schema", description=__doc__.partition("::")[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("info", help="what the cache holds, in numbers")
     show.add_argument("cache", metavar="CACHE", help="the cache folder")
@@ -41,6 +44,16 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="take out what is damaged, so that the same extraction brings it back",
     )
+    part = commands.add_parser("copy", help="a part of a cache, or one without mask features")
+    part.add_argument("cache", metavar="CACHE", help="the cache folder")
+    part.add_argument(
+        "folder", metavar="FOLDER", help="where to; a copy that is there is completed"
+    )
+    part.add_argument("--videos", metavar="FILE", type=Path, help="only these: an id a line")
+    part.add_argument("--without", choices=["mask_features"], help="makes a light cache")
+    part.add_argument(
+        "--split", nargs=2, type=int, default=(1, 1), metavar=("N", "M"), help="part N of M"
+    )
     arguments = parser.parse_args(argv)
 
     if arguments.command == "info":
@@ -57,6 +70,17 @@ def main(argv: list[str]) -> int:
             title = f"{reader.dataset}, {reader.split}: {len(reader)} videos"
             stats.draw(counts, title, arguments.out)
         print(json.dumps(found, indent=2) if arguments.json else "\n".join(stats.lines(found)))
+        return 0
+    if arguments.command == "copy":
+        copied = copying.copy(
+            arguments.cache,
+            arguments.folder,
+            videos=copying.read_ids(arguments.videos) if arguments.videos else None,
+            light=arguments.without is not None,
+            part=tuple(arguments.split),
+        )
+        there = f", {copied.there} videos were there already" if copied.there else ""
+        print(f"{arguments.folder}: copied {copied.videos} videos, {copied.frames} frames{there}")
         return 0
     look = repair if arguments.repair else verify
     report = look(arguments.cache, quick=arguments.quick)

@@ -30,11 +30,13 @@ class Extent:
         shape: rows first.
         dtype: of the stored numbers.
         starts: offset in bytes of the first row, the others follow; or of each row (int64).
+        crcs: CRC-32 of each row, or one of all that is read in one piece; None if unknown.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     starts: int | np.ndarray
+    crcs: np.ndarray | None = None
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -55,11 +57,12 @@ class Extent:
     def of(self, rows: Sequence[int]) -> "Extent":
         """Some of the rows, in this order."""
         starts = np.array([self.start(row) for row in rows], np.int64)
-        return Extent((len(rows), *self.row_shape), self.dtype, starts)
+        crcs = None if self.crcs is None else self.crcs[list(rows)]
+        return Extent((len(rows), *self.row_shape), self.dtype, starts, crcs)
 
 
 def locate(dataset: h5py.Dataset, file_size: int) -> Extent:
-    """Where a dataset lies that has been checked by `shard.child`.
+    """Where a dataset lies that has been checked by `nodes.child`; its checksums are not looked at.
 
     Raises:
         InputError: it is not stored as the format says (rows one after the other, or in chunks of

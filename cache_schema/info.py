@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import h5py
@@ -10,7 +11,6 @@ from cache_schema.fingerprint import flat
 from cache_schema.manifest import Entry
 from cache_schema.nodes import walk
 from cache_schema.reader import CacheReader
-from cache_schema.shard import open_shard
 
 
 def summary(reader: CacheReader) -> dict[str, Any]:
@@ -33,14 +33,15 @@ def summary(reader: CacheReader) -> dict[str, Any]:
             if isinstance(node, h5py.Dataset):
                 kinds[path.split("/")[0]] += node.nbytes
     shards = sorted({entry.shard for entry in reader.entries.values()})
-    file, header = open_shard(reader.path / shards[0])
-    file.close()
     return {
         "path": str(reader.path),
-        "schema_version": header.version,
+        "schema_version": reader.version,
         "dataset": reader.dataset,
         "split": reader.split,
+        "facts": asdict(reader.facts),
+        "segmenter": reader.segmenter.describe(),
         "codec": reader.codec.name,
+        "light": reader.light,
         "codec_rank": reader.codec.basis.rank if reader.codec.basis else None,
         "codec_iou": codec_cost(reader.entries.values()),
         "videos": len(reader),
@@ -79,8 +80,11 @@ def codec_cost(entries: Iterable[Entry]) -> dict[str, float | int] | None:
 def lines(found: dict[str, Any]) -> list[str]:
     """A summary as text, one figure a line."""
     rows = [(name, str(found[name])) for name in ("path", "schema_version", "dataset", "split")]
+    for name in ("facts", "segmenter"):
+        rows.append((name, ", ".join(f"{key} {value}" for key, value in found[name].items())))
     rank, cost = found["codec_rank"], found["codec_iou"]
-    rows.append(("codec", found["codec"] + (f", rank {rank}" if rank else "")))
+    light = ", a light cache" if found["light"] else ""
+    rows.append(("codec", found["codec"] + (f", rank {rank}" if rank else light)))
     if cost:
         rows.append(
             (
@@ -89,7 +93,7 @@ def lines(found: dict[str, Any]) -> list[str]:
                 f"({cost['masks']:,} masks of {cost['videos']:,} videos, coded against exact)",
             )
         )
-    else:
+    elif not found["light"]:
         rows.append(("  mask IoU", "not measured"))
     counts = ("videos", "frames", "expressions", "objects", "clips", "shards")
     rows += [(name, f"{found[name]:,}") for name in (*counts, "file_bytes", "bytes")]

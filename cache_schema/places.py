@@ -18,11 +18,15 @@ class Places:
     """Where the mask features of some frames lie.
 
     Attributes:
+        video: its id.
+        frames: t of the video.
         shard: name of the file.
         identity: of the file that this holds for.
-        extents: of each array of the codec, the t frames alone.
+        extents: of each array of the codec, the t frames alone; none in a light cache.
     """
 
+    video: str
+    frames: list[int]
     shard: str
     identity: tuple[int, ...]
     extents: dict[str, Extent]
@@ -30,9 +34,9 @@ class Places:
 
 def find(video: Video, indices: Iterable[int]) -> Places:
     """The places of t frames of a video, in any order, repeated or not."""
-    frames = video.frames(indices)
+    frames = list(video.frames(indices))
     extents = {name: extent.of(frames) for name, extent in video.mask_extents().items()}
-    return Places(*video.source, extents)
+    return Places(video.id, frames, *video.source, extents)
 
 
 def fill(reader: CacheReader, places: Places, out: Mapping[str, np.ndarray]) -> None:
@@ -44,9 +48,11 @@ def fill(reader: CacheReader, places: Places, out: Mapping[str, np.ndarray]) -> 
         out: for each array (t, ...), contiguous, of the stored shape and type.
 
     Raises:
-        InputError: the shard is gone, cut short, or another file than before.
+        InputError: the shard is gone, cut short, damaged, or another file than before.
     """
     file = reader.same_shard(places.shard, places.identity).file
     for name, extent in places.extents.items():
         for t, target in enumerate(as_bytes(out[name], extent.shape, extent.dtype)):
             file.read(extent.start(t), target)
+            key = (places.video, f"mask_features/{name}", places.frames[t])
+            reader.check(key, extent.crcs, t, target)

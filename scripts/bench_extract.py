@@ -43,7 +43,7 @@ from extract.codecs.video_tracks import video_tracks
 from extract.config import ExtractConfig, load_config
 from extract.datasets import Dataset, open_dataset
 from extract.pipeline.coding import code
-from extract.pipeline.inference import Run, infer
+from extract.pipeline.inference import VideoRun, infer
 from extract.pipeline.parts import Clips, Failed, Frames
 from extract.pipeline.reading import encode_expressions, read
 from extract.pipeline.run import SHARD_BYTES, extract
@@ -207,7 +207,7 @@ def video_levels(stage: Stage, results: Parts, *, clips: bool) -> None:
     """The video level of every video once more, with its clips or without."""
     for video_id, (head, *parts) in by_id(results):
         bank = clip_bank(video_id, len(head.frame_names), **stage.config.clips)
-        run = Run(stage, len(head.frame_names), bank if clips else bank[:0])
+        run = VideoRun(stage, len(head.frame_names), bank if clips else bank[:0])
         for part in parts:
             if isinstance(part, Frames):
                 run.video.add(part.output)

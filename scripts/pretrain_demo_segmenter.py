@@ -118,7 +118,7 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
             [Targets(c.masks, c.labels) for c in batch],
             similarity=Similarity(
                 frame_embeds=layers[-1].sim_frame,
-                frame_matches=[match for c in batch for match in c.matches],
+                frame_matches=[Match(*match) for c in batch for match in c.matches],
                 frame_ids=[own for own in ids for _ in range(num_frames)],
                 video_embeds=layers[-1].sim_clip,
                 video_ids=ids,
@@ -134,7 +134,7 @@ class EncodedClip:
 
     queries: Tensor  # (T, N_f, C) float32
     features: Tensor  # (T, C, h, w) float16, before VITA's own projection
-    matches: list[Match]  # per frame: frame queries and the objects they found
+    matches: list[tuple[Tensor, Tensor]]  # per frame: frame queries and the objects they found
     masks: Tensor  # (N, T, H, W) uint8
     labels: Tensor  # (N,)
 
@@ -183,7 +183,7 @@ def _encoded(vita: VITA, number: int) -> EncodedClip:
     return EncodedClip(
         queries=queries.contiguous(),
         features=finest[0].half(),
-        matches=[Match(q.long(), n.long()) for q, n in matches],
+        matches=[(q.long(), n.long()) for q, n in matches],
         masks=masks.byte(),
         labels=labels,
     )

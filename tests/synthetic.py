@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco
 
-from cache_schema.codecs import CODECS, LOWRANK, Basis, Codec, get_codec
+from cache_schema.codecs import KNOWN, LOWRANK, Basis, Codec, get_codec
 from cache_schema.records import (
     RLE,
     Clip,
@@ -80,7 +80,7 @@ def make_video(
     """
     rng = np.random.default_rng([seed, index])
     others = np.random.default_rng([seed, index, 3])  # of what version 3 added
-    dtype = CODECS[codec].query_dtype
+    dtype = KNOWN[codec].query_dtype
     video_id = f"video{index:03d}"
     padded_height, padded_width = h * STRIDE, w * STRIDE
     resized_height, resized_width = padded_height - 2, padded_width - 3

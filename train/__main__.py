@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cache_schema.host import cli
 from cache_schema.reader import CacheReader
-from train.commands import add_training_options, alone_in, check_validation, one_of_several
+from train.commands import add_training_options, alone_in, one_of_several
 from train.config import load_config
 from train.members import train_members
 from train.runner import ram_bytes
@@ -39,7 +39,6 @@ def main(argv: list[str]) -> int:
     with one_of_several(arguments) as device:
         ram = ram_bytes(config, len(arguments.cache), device)
         caches = [CacheReader(path, ram_bytes=ram) for path in arguments.cache]
-        check_validation([config], given=arguments.val_cache is not None)
         validation = arguments.val_cache and {(): [CacheReader(arguments.val_cache)]}
         work_dir = Path(arguments.work_dir)
         with alone_in(work_dir):

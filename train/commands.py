@@ -1,12 +1,11 @@
 """What the commands that train and evaluate share."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from cache_schema.host import files
@@ -63,15 +62,6 @@ def alone_in(work_dir: Path) -> Iterator[None]:
     files.make_folder(work_dir)
     with CacheLock(work_dir, what="the work folder"):
         yield
-
-
-def check_validation(configs: Sequence[Config], *, given: bool) -> None:
-    """Refuse ``--val-cache`` without ``train.val_interval``, and the other way round."""
-    if any(given != (config.train.val_interval > 0) for config in configs):
-        raise InputError(
-            "--val-cache and the config key train.val_interval go together: the one says what to "
-            "evaluate on, the other how often"
-        )
 
 
 def pick_device(name: str) -> torch.device:

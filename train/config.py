@@ -45,7 +45,7 @@ CHOICES = {
 }
 REQUIRED = inspect.Parameter.empty
 WORDS = {int: "whole number", float: "number", str: "word", bool: "True or False"}
-#: Keys that a config may leave to the cache, and that came to be after the first checkpoints.
+#: Keys that a config may leave to the cache.
 FROM_CACHE = ("model.text_dim", "model.mask_dim")
 
 #: Where it stands, for messages, and its sections.

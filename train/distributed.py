@@ -5,9 +5,8 @@ import os
 import subprocess
 
 import torch
-from mmengine.dist import all_reduce, get_world_size, is_distributed
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from mmengine.dist import all_reduce, is_distributed
+from torch import Tensor
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.launch import Rank
@@ -69,11 +68,6 @@ def mean_over_ranks(numbers: Tensor) -> Tensor:
     numbers = numbers.clone()
     all_reduce(numbers, op="mean")
     return numbers
-
-
-def wrap(model: nn.Module) -> nn.Module:
-    """The model for the number of processes there are: several average its gradients."""
-    return DistributedDataParallel(model) if get_world_size() > 1 else model
 
 
 def _first_host() -> str:

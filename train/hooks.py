@@ -75,11 +75,17 @@ class Log(Hook):
         line += "  ".join(f"{term}: {value:.4f}" for term, value in mean.items())
         runner.progress(line, loss=f"{mean['loss']:.4f}")
 
+    def after_train(self, runner: Runner) -> None:
+        for head in (*runner.model.alive, *runner.model.dropped):
+            for backend in head.backends:
+                backend.close()
+
 
 def means(windows: Sequence[Sequence[Losses]]) -> list[dict[str, float]]:
     """The mean of each loss term over some iterations and over all ranks, of each head."""
     stacked = [torch.stack([torch.stack([*own.values()]) for own in window]) for window in windows]
-    flat = torch.cat([values.mean(0) for values in stacked])
+    # NaN is a share of no targets, not a loss: that would have ended training.
+    flat = torch.cat([values.nanmean(0) for values in stacked])
     all_reduce(flat, op="mean")
     numbers = iter(flat.tolist())
     return [{term: next(numbers) for term in window[-1]} for window in windows]

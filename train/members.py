@@ -62,6 +62,11 @@ def train_members(
         Diverged: the only member of a run has.
     """
     device, trained = torch.device(device), Trained()
+    if any(bool(validation) != (member.config.train.val_interval > 0) for member in members):
+        raise InputError(
+            "--val-cache and the config key train.val_interval go together: the one says what to "
+            "evaluate on, the other how often"
+        )
     left = [m for m in members if not _is_done(m, caches, work_dir, trained, resume=resume)]
     if done := [member.name or "this run" for member in trained.checkpoints]:
         _say(f"trained already, and left as it is: {', '.join(done)}")
@@ -69,7 +74,7 @@ def train_members(
     barrier()  # nobody writes while others still look
     for number, (start, some) in enumerate(passes, 1):
         title = "train" if len(passes) == 1 else f"pass {number} of {len(passes)}"
-        if resume:
+        if start or done or len(passes) > 1:
             names = ", ".join(member.name or "this run" for member in some)
             _say(f"{title} from iteration {start}: {names}")
         _train_pass(

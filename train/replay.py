@@ -20,9 +20,8 @@ from cache_schema.codecs import Codec
 from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Geometry
-from cache_schema.run_lengths import run_ends
 from train.masks.logits import mask_logits
-from train.run_lengths import paint
+from train.run_lengths import decode
 
 CHUNK = 16  # of VITA's masks that are brought to the original size at once
 
@@ -155,7 +154,13 @@ def _highest_logits(
         return (to_original(part, video.geometry).amax(0) if len(part) else None for part in logits)
 
     if codec.dtype is None:  # a light cache
-        masks = StoredMasks(video, {int(n) for groups in rounds for g in groups for n in g})
+        kept = [group for groups in rounds for group in groups if len(group)]
+        if any(group.ndim == 2 for group in kept):
+            raise InputError(
+                f"video {video.id!r}: the cache is light, and these predictions draw masks with "
+                "the mask features that it does not hold; give the full cache"
+            )
+        masks = StoredMasks(video, {int(n) for group in kept for n in group})
         for t in range(video.num_frames):
             yield ((masks.logits(t, group) for group in groups) for groups in rounds)
         return
@@ -208,18 +213,14 @@ class StoredMasks:
 
     def mask(self, t: int, queries: Iterable[int]) -> np.ndarray:
         """The union of some queries' masks in frame t, (H, W) bool."""
-        height, width = self._size
+        union = np.zeros(self._size, bool)
         codes = [self._masks[n][t] for n in map(int, queries) if n in self._masks]
-        union = np.zeros((width, height), bool)  # as runs go: down the columns
         try:
-            ends = run_ends([code["counts"] for code in codes if code is not None], self._size)
+            for code in filter(None, codes):
+                union |= decode(code)
         except ValueError as error:
             raise InputError(f"{self._where} ({error}); extract it again") from None
-        for own in ends:
-            pixels = np.zeros(height * width, np.uint8)
-            paint(own, pixels)
-            union |= pixels.view(bool).reshape(width, height)
-        return union.T
+        return union
 
     def logits(self, t: int, queries: np.ndarray) -> Tensor | None:
         """The same as logits without any doubt; None without queries."""

@@ -109,19 +109,26 @@ class Pass(BaseLoop):
         dataloader: from `build_loader`.
         start: iterations that were done before.
         max_iters: after which training ends.
+        title: of the bar that shows progress in a terminal.
     """
 
     max_epochs, epoch = 1, 0
 
-    def __init__(self, runner: Runner, dataloader: DataLoader, *, start: int, max_iters: int):
+    def __init__(
+        self, runner: Runner, dataloader: DataLoader, *, start: int, max_iters: int, title: str
+    ) -> None:
         super().__init__(runner, dataloader)
-        self.iter, self.max_iters = start, max_iters
+        self.iter, self.max_iters, self.title = start, max_iters, title
 
     def run(self) -> nn.Module:
         runner, heads = self.runner, self.runner.model
         self.dataloader.batch_sampler.start = self.iter
         runner.call_hook("before_train")
-        with workers.one_sentence(), runner.open_bar() as bar:
+        bar = runner.bar = tqdm(
+            desc=self.title, total=self.max_iters, initial=self.iter, unit="it", mininterval=1.0,
+            disable=None if is_main_process() else True,  # None: nobody sees it in a log file
+        )  # fmt: skip
+        with workers.one_sentence(), bar:
             for batch in on_device(self.dataloader, runner.device):
                 runner.call_hook("before_train_iter", batch_idx=self.iter, data_batch=batch)
                 losses = heads.train_step(batch, self.iter)
@@ -139,14 +146,14 @@ class Pass(BaseLoop):
 class HeadRunner(Runner):
     """mmengine's runner on a device of our choice, for many heads, without its page of environment.
 
-    Args:
-        device: where heads are trained.
-        title: of the bar that shows progress in a terminal.
+    Attributes:
+        bar: of the loop.
     """
 
-    def __init__(self, *, device: torch.device, title: str, **arguments: Any) -> None:
-        self.device, self.title = device, title
-        self.bar: tqdm | None = None
+    bar: tqdm
+
+    def __init__(self, *, device: torch.device, **arguments: Any) -> None:
+        self.device = device
         super().__init__(log_level="WARNING", **arguments)
         if is_main_process():
             self.logger.setLevel(logging.INFO)
@@ -161,14 +168,6 @@ class HeadRunner(Runner):
         console.emit = lambda record: tqdm.write(console.format(record))
         console.addFilter(lambda record: not getattr(record, "behind_bar", False))
         return logger
-
-    def open_bar(self) -> tqdm:
-        """The bar of the training that begins; nobody sees it in a log file."""
-        self.bar = tqdm(
-            desc=self.title, total=self.max_iters, initial=self.iter, unit="it", mininterval=1.0,
-            disable=None if is_main_process() else True,
-        )  # fmt: skip
-        return self.bar
 
     def progress(self, line: str, **shown: str) -> None:
         """Say how far training is: a line of the log, and a few words beside the bar."""
@@ -229,11 +228,10 @@ def build_runner(
     together = device.type == "cuda" and train.together and get_world_size() == 1
     runner = HeadRunner(
         device=device,
-        title=title,
         model=Heads(heads, together=together),
         work_dir=str(work_dir),
         train_dataloader=loader,
-        train_cfg={"type": Pass, "start": start, "max_iters": train.max_iters},
+        train_cfg={"type": Pass, "start": start, "max_iters": train.max_iters, "title": title},
         optim_wrapper=OptimWrapperDict(**{head.name: head.optimizer for head in heads}),
         # What mmengine's own do, heads do by themselves and the hooks for each of them.
         default_hooks=dict.fromkeys(

@@ -30,7 +30,7 @@ from cache_schema.fingerprint import file_sha256
 from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from train.commands import add_training_options, alone_in, check_validation, one_of_several
+from train.commands import add_training_options, alone_in, one_of_several
 from train.data.compatible import check_compatible
 from train.data.sizes import common_sizes
 from train.distributed import leave
@@ -63,7 +63,6 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     sweep = load_sweep(arguments.sweep)
     members = make_members(sweep, arguments.config, arguments.seeds, arguments.cfg_options)
-    check_validation([m.config for m in members], given=bool(arguments.val_cache))
     work_dir = Path(arguments.work_dir or Path("work/sweeps") / Path(arguments.sweep).stem)
     start = time.perf_counter()
     with one_of_several(arguments) as device, alone_in(work_dir):
@@ -157,17 +156,12 @@ def evaluate(
     What was scored is kept video by video, so that a stopped evaluation goes on where it was.
     """
     metrics: dict[Member, dict] = {}
-    groups: dict[Path, list[Member]] = defaultdict(list)
-    readers = {}
-    for member in trained.checkpoints:
-        reader = caches[member.caches][0]
-        groups[reader.path].append(member)
-        readers[reader.path] = reader
-    for path, members in groups.items():
-        found = _score(
-            readers[path], {m: trained.checkpoints[m] for m in members}, work_dir, device
-        )
-        for member in members:
+    groups: dict[CacheReader, dict[Member, Path]] = defaultdict(dict)
+    for member, path in trained.checkpoints.items():
+        groups[caches[member.caches][0]][member] = path
+    for reader, checkpoints in groups.items():
+        found = _score(reader, checkpoints, work_dir, device)
+        for member in checkpoints:
             metrics[member] = found[member.name]
             write_metrics(work_dir / member.name / "metrics.json", metrics[member])
     return metrics

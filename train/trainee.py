@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.visualization.vis_backend import BaseVisBackend
+from torch.nn.parallel import DistributedDataParallel
 
 from cache_schema.host import files
 from cache_schema.host.cli import InputError
@@ -30,7 +31,7 @@ from train.checkpoint import (
 )
 from train.data import Batch
 from train.data.sizes import common_sizes
-from train.distributed import mean_over_ranks, wrap
+from train.distributed import mean_over_ranks
 from train.resume import training_facts
 from train.trainable import Losses, build_optimizer, build_trainable, scheduler_configs
 
@@ -82,14 +83,15 @@ class Trainee:
         config = member.config
         self.member, self.name, self.folder = member, member.name, work_dir / member.name
         self.facts = training_facts(config, caches)
-        mean = mean_over_ranks if get_world_size() > 1 else None
+        several = get_world_size() > 1
+        mean = mean_over_ranks if several else None
         self.model = build_trainable(config, common_sizes(caches), device, mean).train()
         self.optimizer = build_optimizer(config, self.model)
         self.schedulers = [
             PARAM_SCHEDULERS.build({**settings, "optimizer": self.optimizer})
             for settings in scheduler_configs(config)
         ]
-        self.forward = wrap(self.model)
+        self.forward = DistributedDataParallel(self.model) if several else self.model
         self.rate, self.seconds = 0.0, 0.0
         self.backends: list[BaseVisBackend] = []
 

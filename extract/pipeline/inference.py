@@ -25,7 +25,8 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
             try:
                 if isinstance(part, Head):
                     frames = len(part.frame_names)
-                    run = Run(stage, frames, clip_bank(video_id, frames, **stage.config.clips))
+                    bank = clip_bank(video_id, frames, **stage.config.clips)
+                    run = VideoRun(stage, frames, bank)
                 elif isinstance(part, Images):
                     together = max(together, len(part.pixels))
                     part = Frames(run.frames(stage.prepare(part)), stage.transfer.computed())
@@ -41,7 +42,7 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
     return by_video(parts, work)
 
 
-class Run:
+class VideoRun:
     """A video on its way through the segmenter, and the clips of its bank beside it.
 
     Where frames do not see each other, clips take what their frames have said in the video. Where
@@ -50,8 +51,8 @@ class Run:
 
     def __init__(self, stage: Stage, frames: int, bank: np.ndarray) -> None:
         self._stage, self._bank, self._seen = stage, bank, 0
-        self.video = Said(frames)
-        self._clips = [Said(len(indices)) for indices in bank]
+        self.video = ClipFrames(frames)
+        self._clips = [ClipFrames(len(indices)) for indices in bank]
 
     def frames(self, images: Tensor) -> FrameOutput:
         """What the next frames of the video say."""
@@ -65,10 +66,10 @@ class Run:
                 if here:
                     every = len(here) == len(images)  # then no copy
                     seen, some = (output, images) if every else (output[here], images[here])
-                    said, clip.state = segmenter.clip_frames(some, seen, clip.state)
-                    clip.add(said)
+                    alone, clip.state = segmenter.clip_frames(some, seen, clip.state)
+                    clip.add(alone)
         self._seen += len(images)
-        return output
+        return FrameOutput(output.frame_queries, output.mask_features)
 
     def clips(self) -> Clips:
         """The video level of the whole video and of its bank."""
@@ -77,14 +78,14 @@ class Run:
             logits = self.video.together()["logits"]  # (T, N_f, K+1)
             best = best_queries(logits.mean(0), stage.segmenter.keep)
         whole = self.video.together(best)
-        outputs = [stage.segmenter.video(**{name: said[None] for name, said in whole.items()})]
+        outputs = [stage.segmenter.video(**{name: own[None] for name, own in whole.items()})]
         if len(bank):
             if self.video.state is None:
                 frames = stage.transfer.upload(bank.astype(np.int64))
-                clips = {name: said[frames] for name, said in whole.items()}
+                clips = {name: own[frames] for name, own in whole.items()}
             else:
                 each = [clip.together(best) for clip in self._clips]
-                clips = {name: torch.stack([said[name] for said in each]) for name in whole}
+                clips = {name: torch.stack([own[name] for own in each]) for name in whole}
             outputs.append(stage.segmenter.video(**clips))  # of (K, T_c, ...)
         return Clips(
             bank=bank,
@@ -96,28 +97,27 @@ class Run:
         )
 
 
-class Said:
-    """What the frames of a clip have said so far, and the state that the next ones start from."""
+class ClipFrames:
+    """The frame level of a clip so far, and the state that its next frames start from."""
 
     def __init__(self, frames: int) -> None:
         self.state: Any = None
         self._frames, self._seen = frames, 0
-        self._said: dict[str, Tensor] = {}
+        self._arrays: dict[str, Tensor] = {}
 
     def add(self, output: FrameOutput) -> None:
-        new = output.for_video
-        for name, tensor in new.items():
+        for name, tensor in output.for_video.items():
             if not self._seen:
                 # Whole: small tensors that stay between large ones that go leave memory in shreds.
-                self._said[name] = tensor.new_empty(self._frames, *tensor.shape[1:])
-            self._said[name][self._seen : self._seen + len(tensor)] = tensor
-        self._seen += len(new["frame_queries"])
+                self._arrays[name] = tensor.new_empty(self._frames, *tensor.shape[1:])
+            self._arrays[name][self._seen : self._seen + len(tensor)] = tensor
+        self._seen += len(output.frame_queries)
 
     def together(self, queries: Tensor | None = None) -> dict[str, Tensor]:
         """(T, ...) each, the arguments of `Segmenter.video`; of some queries only, or of all."""
         if queries is None:
-            return self._said
-        return {name: said[:, queries] for name, said in self._said.items()}
+            return self._arrays
+        return {name: array[:, queries] for name, array in self._arrays.items()}
 
 
 def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, VideoOutput]:
@@ -130,10 +130,10 @@ def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, Vid
     Returns:
         Mask features (T, C_mask, h, w), and the video level for a batch of one.
     """
-    state, said = None, []
+    state, outputs = None, []
     for images in chunks:
         output, state = segmenter.frames(images, state)
-        said.append((output.mask_features, output.for_video))
-    features, parts = zip(*said, strict=True)
+        outputs.append((output.mask_features, output.for_video))
+    features, parts = zip(*outputs, strict=True)
     clip = {name: torch.cat([part[name] for part in parts])[None] for name in parts[0]}
     return torch.cat(features), segmenter.video(**clip)

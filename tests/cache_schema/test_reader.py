@@ -3,6 +3,8 @@
 import pickle
 import subprocess
 import sys
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_schema import reader as reader_module
+from cache_schema.copying import copy
 from cache_schema.host.cli import InputError
+from cache_schema.places import fill, find
 from cache_schema.reader import CacheReader
-from tests.cache_schema.helpers import examples, in_child
+from tests.cache_schema.helpers import examples, flip, in_child, payloads
 from tests.cache_schema.test_names import STORABLE
-from tests.synthetic import make_video, open_writer, write_cache, write_video
+from tests.synthetic import (
+    FACTS,
+    make_segmenter,
+    make_video,
+    open_writer,
+    write_cache,
+    write_video,
+)
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16"])
@@ -153,7 +164,8 @@ def test_the_ten_lines_of_the_format_page_read_a_cache(tmp_path):
     made = write_cache(tmp_path, codec="float32", num_videos=1)[0]
     page = (Path(reader_module.__file__).parent / "README.md").read_text()
     found = {"cache": tmp_path}
-    exec(page.split("```python\n")[1].split("```")[0], found)
+    reading = page.split("\n## Reading\n")[1]
+    exec(reading.split("```python\n")[1].split("```")[0], found)
     assert found["names"] == made.frame_names
     logits = np.einsum("nc,chw->nhw", made.video_mask_embeds, made.mask_features[0])
     np.testing.assert_allclose(found["logits"], logits, atol=1e-5)
@@ -185,3 +197,100 @@ def test_a_reader_needs_only_numpy_and_h5py(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "20" and "(1, 16, 8, 12)" in done.stdout
+
+
+@pytest.mark.parametrize("codec", ["float16", "lowrank-int8", "none"])
+def test_every_flipped_byte_is_found_by_whoever_reads_it(tmp_path, codec):
+    full = "float16" if codec == "none" else codec
+    write_cache(tmp_path / "full", num_videos=1, num_frames=2, codec=full, C=8, h=2, w=3)
+    copy(tmp_path / "full", tmp_path / "copy", light=codec == "none")
+    tmp_path = tmp_path / "copy"
+    shard = tmp_path / "shard-00000.h5"
+    sound = shard.read_bytes()
+    for name, start, length in payloads(shard):
+        flip(shard, start + length // 2)
+        with pytest.raises(
+            InputError, match="video000.* is damaged .*verify|do not match its type"
+        ):
+            read_all(CacheReader(tmp_path))
+        if name.startswith("videos/"):
+            read_all(CacheReader(tmp_path, check=False), strict=False)
+        if "mask_features" in name:
+            reader = CacheReader(tmp_path)
+            places = find(reader.video("video000"), [0, 1, 0])
+            out = {n: np.empty(e.shape, e.dtype) for n, e in places.extents.items()}
+            with pytest.raises(InputError, match="'video000' .* is damaged .mask_features/"):
+                fill(reader, places, out)
+        shard.write_bytes(sound)
+    read_all(CacheReader(tmp_path))
+
+
+def read_all(reader, *, strict=True):
+    """Everything of the first video; what a flipped byte makes unreadable may be left out."""
+    video = reader.video("video000")
+    with nullcontext() if strict else suppress(InputError):
+        video.frame_queries()
+        if not reader.light:
+            video.mask_features()
+        video.video_queries(), video.video_logits(), video.video_mask_embeds(), video.tracks()
+        video.frame_times(), video.overlaps(), video.segmenter_masks(), video.objects()
+        for k in range(video.num_clips):
+            video.clip(k)
+        for expression_id in video.expression_ids:
+            video.expression(expression_id)
+
+
+def test_what_a_process_has_found_sound_it_does_not_check_again(tmp_path, monkeypatch):
+    write_cache(tmp_path, num_videos=1)
+    reader = CacheReader(tmp_path)
+    read_all(reader)
+    monkeypatch.setattr("cache_schema.reader.zlib", None)
+    read_all(reader)
+    with pytest.raises(AttributeError):
+        read_all(CacheReader(tmp_path))
+
+
+def test_what_version_3_added_comes_back(tmp_path):
+    made = make_video(0, num_frames=3)
+    made.objects = dict(zip(["b", "a", "a b"], made.objects.values(), strict=True))
+    for expression in made.expressions:
+        expression.annotation_ids = []
+    made.frame_times = np.array([4, 5, 9], np.int32)
+    made.video_mask_embeds = np.stack([made.video_mask_embeds * t for t in range(3)])
+    made.clips = [
+        replace(clip, mask_embeds=np.stack([clip.mask_embeds] * len(clip.frame_indices)))
+        for clip in made.clips
+    ]
+    with open_writer(tmp_path) as writer:
+        write_video(writer, made)
+    reader = CacheReader(tmp_path)
+    video = reader.video(made.id)
+    assert (reader.facts, reader.light, reader.version) == (FACTS, False, 3)
+    head = make_segmenter().mask_head
+    for layer, expected in zip(reader.segmenter.mask_head, head, strict=True):
+        assert all(map(np.array_equal, layer, expected))
+    assert video.frame_times().tolist() == [4, 5, 9]
+    assert np.array_equal(video.video_mask_embeds(), made.video_mask_embeds.astype(np.float16))
+    order = [list(made.objects).index(name) for name in video.annotation_ids]
+    assert sorted(video.annotation_ids) == ["a", "a b", "b"] and order != [0, 1, 2]
+    assert np.array_equal(video.overlaps(), made.overlaps[:, order])
+    assert video.segmenter_masks() == made.segmenter_masks
+    for k, clip in enumerate(made.clips):
+        assert np.array_equal(video.clip(k).mask_embeds, clip.mask_embeds)
+        assert np.array_equal(video.clip(k).overlaps, clip.overlaps[:, order])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frame_times": np.array([0, 2, 2])}, "not ascending"),
+        ({"frame_times": np.array([-1, 2, 3])}, "not ascending"),
+        ({"frame_times": np.array([0, 2])}, "frame_times has the shape"),
+        ({"segmenter_masks": {9: [None] * 3}}, "masks of the queries"),
+        ({"video_mask_embeds": np.zeros((2, 4, 16))}, "video_mask_embeds has the shape"),
+    ],
+)
+def test_what_does_not_fit_is_not_written(tmp_path, change, message):
+    made = replace(make_video(0, num_frames=3), **change)
+    with open_writer(tmp_path) as writer, pytest.raises(ValueError, match=message):
+        write_video(writer, made)

@@ -25,7 +25,7 @@ from cache_schema.reader import CacheReader
 from extract.config import load_config
 from extract.datasets import open_dataset
 from extract.datasets.records import encode_mask
-from extract.pipeline.inference import Run, clip_of
+from extract.pipeline.inference import VideoRun, clip_of
 from extract.pipeline.run import extract
 from extract.segmenters import videomt
 from extract.segmenters.base import best_queries, configure
@@ -139,7 +139,7 @@ def test_a_clip_does_not_depend_on_the_video_around_it(stage, monkeypatch):
     for seed, chunks in ((1, [2, 3]), (2, [9])):
         images = clip(segmenter.config, 9, seed)
         images[bank[0]] = clip(segmenter.config, 4)
-        run = Run(stage, len(images), bank)
+        run = VideoRun(stage, len(images), bank)
         for chunk in chunked(images, chunks):
             run.frames(chunk)
         found.append(run.clips())

@@ -1,6 +1,7 @@
 """Queries and targets by overlap: who is positive, how much it counts, and what the log says."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from cache_schema.codecs import get_codec
+from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from tests.synthetic import write_cache
+from train.__main__ import main
 from train.heads import HeadOutput
 from train.losses import HeadCriterion, SelectionCriterion, Supervision, Targets, sample_points
 from train.losses.assignment import by_overlap, own_matches, own_overlaps
@@ -249,3 +253,40 @@ def test_selection_in_halves_averages_to_the_whole(kind: str) -> None:
     ]
     for name, value in criterion.terms(outputs, world).items():
         torch.testing.assert_close((found[0][name] + found[1][name]) / 2, value)
+
+
+CONFIG = """
+model = dict(hidden_dim=16, num_motion_queries=4, num_layers=2, num_heads=2, feedforward_dim=32)
+loss = dict(num_points=32)
+optimizer = dict(lr=1e-3, lr_batch_size=4, clip_norm=1.0)
+train = dict(max_iters=2, batch_size=4, log_interval=1)
+data = dict(num_workers=0)
+"""
+
+
+@pytest.mark.parametrize("assignment", ["hungarian", "overlap"])
+def test_training_logs_own_matches_where_something_is_matched(
+    assignment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cache(tmp_path / "cache", num_frames=[6, 4])
+    (tmp_path / "small.py").write_text(CONFIG)
+    command = [str(tmp_path / "small.py"), "--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    options = ["--cfg-options", f"loss.assignment={assignment}", "loss.class_term=per_sample"]
+    assert main([*command, "--work-dir", str(tmp_path / "run"), *options]) == 0
+    assert ("own_matches:" in capsys.readouterr().out) == (assignment == "hungarian")
+    assert cli.run(main, [*command, "--work-dir", str(tmp_path / "other"),
+                          "--cfg-options", "loss.assignment=overlaps"]) == 2  # fmt: skip
+    assert "loss.assignment is 'overlaps'; choose one of" in capsys.readouterr().err
+
+
+def test_a_cache_without_overlaps_ends_training_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = Path(__file__).parents[1] / "data" / "cache_v2" / "float16"
+    (tmp_path / "small.py").write_text(CONFIG)
+    command = [str(tmp_path / "small.py"), "--cache", str(old), "--work-dir", str(tmp_path / "run")]
+    command += ["--device", "cpu", "--cfg-options", "data.clip_source=video"]
+    assert cli.run(main, [*command, "loss.assignment=overlap"]) == 2
+    said = capsys.readouterr().err
+    assert "loss.assignment is 'overlap'" in said and "extract it again" in said
+    assert said.count("\n") == 1

@@ -297,3 +297,58 @@ def test_a_negative_amount_of_memory_is_refused() -> None:
     assert load_config(config, {"data.ram_gb": 0}).data.ram_gb == 0.0
     with pytest.raises(InputError, match="data.ram_gb is -0.5; it has to be from 0"):
         load_config(config, {"data.ram_gb": -0.5})
+
+
+def test_a_batch_has_tracks_times_embeddings_and_overlaps_of_its_clips(cache: tuple) -> None:
+    reader, videos = cache
+    dataset = ClipDataset([reader], seed=0)
+    samples = [dataset[n] for n in range(len(dataset))]
+    batch = collate(samples)
+    by_logits = {c.video_logits.tobytes(): (v, c) for v in videos for c in v.clips}
+    for row, sample in enumerate(samples):
+        video, clip = by_logits[sample.video_logits.tobytes()]
+        inputs = batch.inputs
+        assert np.array_equal(inputs.tracks[row].numpy(), clip.tracks.astype(np.float32))
+        assert inputs.times[row].tolist() == video.frame_times[clip.frame_indices].tolist()
+        assert np.array_equal(inputs.mask_embeds[row].numpy(), clip.mask_embeds)
+        means = sample.expression.annotation_ids
+        ids = list(video.objects)
+        shown = [a for a in means if any(video.objects[a][t] for t in clip.frame_indices)]
+        expected = clip.overlaps[:, [ids.index(a) for a in shown]].astype(np.float32)
+        assert np.array_equal(batch.overlaps[row].numpy(), expected)
+        assert len(batch.targets[row].masks) == expected.shape[1]
+
+
+def test_frames_that_pad_a_clip_are_zeros_at_the_end(tmp_path: Path) -> None:
+    for name, frames in (("a", 3), ("b", 5)):
+        video = make_video(0, num_frames=7, clip_frames=frames)
+        for clip in video.clips:  # embeddings that change from frame to frame
+            clip.mask_embeds = np.repeat(clip.mask_embeds[None], frames, axis=0)
+        video.video_mask_embeds = np.repeat(video.video_mask_embeds[None], 7, axis=0)
+        with open_writer(tmp_path / name) as writer:
+            write_video(writer, video)
+    dataset = ClipDataset([CacheReader(tmp_path / name) for name in "ab"], seed=0)
+    inputs = collate([dataset[n] for n in range(len(dataset))]).inputs
+    padding = ~inputs.frame_mask
+    assert padding.any() and inputs.mask_embeds.shape[1:] == (5, 4, 16)
+    assert not inputs.times[padding].any() and not inputs.mask_embeds[padding].any()
+    assert not inputs.tracks.transpose(1, 2)[padding].any()
+    assert inputs.tracks.transpose(1, 2)[inputs.frame_mask].any()
+
+
+def test_what_an_older_cache_lacks_is_named() -> None:
+    reader = CacheReader(Path(__file__).parents[1] / "data" / "cache_v2" / "float16")
+    with pytest.raises(InputError, match=r"holds no mask embeds of its clips.*extract again"):
+        ClipDataset([reader], seed=0, needs={"mask_embeds"})[0]
+    batch = collate([ClipDataset([reader], seed=0)[0]])  # what there is
+    assert batch.overlaps == [] and batch.inputs.mask_embeds is None
+
+
+def test_objects_without_overlaps_are_named(tmp_path: Path) -> None:
+    video = make_video(0)
+    video.overlaps = video.overlaps[:, :1]  # then `write_video` leaves them out
+    with open_writer(tmp_path / "c") as writer:
+        write_video(writer, video)
+    dataset = ClipDataset([CacheReader(tmp_path / "c")], seed=0)
+    with pytest.raises(InputError, match="'video000': .*extract the video again"):
+        [dataset[n] for n in range(len(dataset))]

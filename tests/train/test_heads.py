@@ -49,7 +49,7 @@ def blocks() -> list[str]:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache, a light one, a config, a sweep, and the README's heads where Python finds them."""
     write_cache(tmp_path / "cache", num_frames=[6, 4])
-    # write_cache(tmp_path / "light", num_frames=[6, 4], codec="none")
+    write_cache(tmp_path / "light", num_frames=[6, 4], codec="none")
     (tmp_path / "small.py").write_text(CONFIG)
     (tmp_path / "heads.py").write_text(SWEEP)
     (tmp_path / "my_heads.py").write_text("\n\n".join(blocks()))
@@ -57,13 +57,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(place: Path, head: str, *, cache: str = "cache", train_on: str | None = None) -> dict:
+def run(place: Path, head: str, cache: str = "cache") -> dict:
     """Train and evaluate a head; the content of metrics.json."""
-    work_dir, out = place / head.replace(":", "-"), place / f"{cache}-out"
+    work_dir, out = place / f"{cache}-run", place / f"{cache}-out"
     options = ["--device", "cpu", "--cfg-options", f"model.type={head}"]
-    given = [str(place / "small.py"), "--cache", str(place / (train_on or cache))]
+    given = [str(place / "small.py"), "--cache", str(place / cache)]
     assert main([*given, "--work-dir", str(work_dir), *options]) == 0
-    given[-1] = str(place / cache)
     evaluated = [*given, "--checkpoint", str(work_dir), "--out", str(out), "--controls", *options]
     assert evaluate.main(evaluated) == 0
     return json.loads((out / "metrics.json").read_text())
@@ -82,7 +81,7 @@ def test_a_users_head_is_trained_and_evaluated(place: Path) -> None:
 
 
 def test_a_selecting_head_replays_the_segmenters_own_masks(place: Path) -> None:
-    full, light = (run(place, "my_heads:Choice", cache=name) for name in ("cache", "light"))
+    full, light = (run(place, "my_heads:Choice", name) for name in ("cache", "light"))
     with h5py.File(place / "light-out" / "predictions.h5") as file:
         (stored, *_) = [file["videos/video000"][e] for e in file["videos/video000"]]
         assert set(stored) == {"scores", "sources"}
@@ -108,7 +107,7 @@ def test_users_heads_are_swept_beside_dmvs(place: Path) -> None:
     run(place, "my_heads:Nearest")
     ours, alone = (
         torch.load(path / "iter_4.pth", weights_only=True)["state_dict"]
-        for path in (place / "out" / "nearest" / "seed-0", place / "my_heads-Nearest")
+        for path in (place / "out" / "nearest" / "seed-0", place / "cache-run")
     )
     assert ours.keys() == alone.keys() and all(torch.equal(ours[n], alone[n]) for n in ours)
 
@@ -120,7 +119,8 @@ def test_what_no_head_reads_is_not_loaded(place: Path) -> None:
     assert sample.mask_features is sample.targets is sample.frame_queries is None
     assert sample.overlaps is not None and sample.video_queries is not None
     sample = ClipDataset([reader], seed=0, needs=draws.needs())[0]
-    assert sample.mask_features and sample.frame_queries is sample.overlaps is None
+    assert sample.mask_features and sample.targets
+    assert sample.frame_queries is sample.tracks is sample.mask_embeds is None
 
 
 def test_parameters_of_any_head_are_shown(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

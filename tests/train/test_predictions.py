@@ -112,3 +112,14 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         PredictionsWriter(tmp_path / "file" / "predictions.h5", **HEADER)
+
+
+def test_a_head_that_draws_nothing_stores_which_video_queries_it_scores(tmp_path: Path) -> None:
+    with PredictionsWriter(tmp_path / "p.h5", **HEADER) as writer:
+        writer.add("v", "0", SCORES, np.array([4, 2]))
+    predictions = Predictions(tmp_path / "p.h5")
+    scores, sources = predictions.get("v", "0", (5, 3))
+    np.testing.assert_array_equal(scores, SCORES)
+    assert sources.tolist() == [4, 2] and sources.dtype == np.int64
+    with pytest.raises(InputError, match="video queries from 2 to 4, the cache has 4"):
+        predictions.get("v", "0", (4, 3))

@@ -1,12 +1,16 @@
 """Replay: the same pixels as stage one computes, one frame at a time."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco
 
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from extract.segmenters import masks as stage_one
-from tests.synthetic import SyntheticVideo, write_cache
+from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache, write_video
 from train import replay
 
 
@@ -112,3 +116,74 @@ def test_rounds_give_the_masks_that_each_gives_alone(
         alone = list(replay.replay(video, groups, codec=reader.codec))
         np.testing.assert_array_equal([frame[number] for frame in together], alone)
     assert not together[0][1].any() and together[0][2].any()
+
+
+def test_video_queries_bring_their_own_masks(
+    written: tuple[list[SyntheticVideo], CacheReader],
+) -> None:
+    videos, reader = written
+    video = reader.video(videos[0].id)
+    own = np.stack(list(replay.vita_masks(video, codec=reader.codec)))  # (T, N_v, H, W)
+    kept = [np.array([3, 7]), np.array([], int), np.array([5])]
+    found = np.stack(list(replay.replay(video, kept, codec=reader.codec)))
+    embeds = video.video_mask_embeds().astype(np.float32)
+    drawn = np.stack(list(replay.replay(video, [embeds[k] for k in kept], codec=reader.codec)))
+    np.testing.assert_array_equal(found, drawn)
+    assert not found[:, 1].any() and (found[:, 0] != own[:, [3, 7]].any(1)).mean() < 1e-3
+
+
+def test_mask_embeddings_that_change_from_frame_to_frame(tmp_path: Path) -> None:
+    video = make_video(0, codec="float32")
+    changes = np.random.default_rng(0).standard_normal((6, 4, 16), np.float32)
+    for path, embeds in (("changing", changes), *((f"{t}", changes[t]) for t in (0, 5))):
+        video.video_mask_embeds = embeds
+        with open_writer(tmp_path / path, codec="float32") as writer:
+            write_video(writer, video)
+
+    def masks(path: str, *, chosen: bool) -> np.ndarray:
+        reader = CacheReader(tmp_path / path)
+        own = reader.video(video.id)
+        if chosen:
+            return np.stack(list(replay.replay(own, [np.array([1, 2])], codec=reader.codec)))
+        return np.stack(list(replay.vita_masks(own, codec=reader.codec)))
+
+    for chosen in (False, True):
+        changing = masks("changing", chosen=chosen)
+        for t in (0, 5):
+            np.testing.assert_array_equal(changing[t], masks(str(t), chosen=chosen)[t])
+        assert (changing[0] != masks("5", chosen=chosen)[0]).any()
+
+
+def test_a_light_cache_gives_the_masks_that_it_stores(tmp_path: Path) -> None:
+    (video,) = write_cache(tmp_path / "light", num_videos=1, codec="none")
+    reader = CacheReader(tmp_path / "light")
+    read = reader.video(video.id)
+    size = (video.geometry.height, video.geometry.width)
+    stored = np.zeros((6, 4, *size), bool)  # (T, N_v, H, W)
+    for n, codes in video.segmenter_masks.items():
+        for t, code in enumerate(codes):
+            stored[t, n] = False if code is None else coco.decode(code)
+    assert stored[:, :2].any((2, 3)).any(0).all() and not stored[:, 2:].any()
+    np.testing.assert_array_equal(list(replay.vita_masks(read, codec=reader.codec)), stored)
+    kept = [np.array([0, 1, 3]), np.array([], int), np.array([1])]
+    found = np.stack(list(replay.replay(read, kept, codec=reader.codec)))
+    np.testing.assert_array_equal(found[:, 0], stored.any(1))
+    np.testing.assert_array_equal(found[:, 2], stored[:, 1])
+    assert not found[:, 1].any()
+    sure = next(replay.probabilities(read, kept, codec=reader.codec))
+    np.testing.assert_array_equal(sure, found[0].astype(np.float32))
+    embeds = np.zeros((1, 16), np.float32)
+    with pytest.raises(InputError, match="light"):
+        next(replay.replay(read, [embeds], codec=reader.codec))
+
+
+def test_stored_masks_that_are_not_there_or_broken_are_named(tmp_path: Path) -> None:
+    video = make_video(0, codec="none")
+    broken = {0: [{**video.segmenter_masks[0][0], "counts": "1234"}] + [None] * 5}
+    for path, masks, message in (("none", {}, "neither"), ("broken", broken, "cannot be decoded")):
+        video.segmenter_masks = masks
+        with open_writer(tmp_path / path, codec="none") as writer:
+            write_video(writer, video)
+        reader = CacheReader(tmp_path / path)
+        with pytest.raises(InputError, match=message):
+            list(replay.replay(reader.video(video.id), [np.array([0])], codec=reader.codec))

@@ -1,5 +1,6 @@
 """Batches on their way to a GPU: the same as those that are made at once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from cache_schema.host.cli import InputError
-from cache_schema.places import Places
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from tests.train.test_data import assert_equal
@@ -76,7 +76,7 @@ def test_places_of_another_file_are_refused(caches: list[CacheReader]) -> None:
     out = {n: np.empty(e.shape, e.dtype) for n, e in places.extents.items()}
     fill(caches[0], places, out)
     assert np.array_equal(out["values"], video.mask_features([0, 2])["values"])
-    other = Places(places.shard, (0, 0, 0, 0), places.extents)
+    other = replace(places, identity=(0, 0, 0, 0))
     with pytest.raises(InputError, match="has changed while it was in use"):
         fill(caches[0], other, out)
     with pytest.raises(IndexError):

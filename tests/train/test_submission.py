@@ -288,7 +288,7 @@ def test_nothing_incomplete_appears_under_the_name(tmp_path: Path) -> None:
         ([*whole, whole[0]], "extra file"),
     ):
         rejects = pytest.raises(submission.Rejected)
-        with rejects as rejected, submission.SubmissionWriter(out, MEVIS) as writer:
+        with rejects as rejected, submission.new_submission(out, MEVIS) as writer:
             writer.add(video, masks)
         assert rejected.value.problems[0].kind == kind
         assert out.read_bytes() == b"before" and list(tmp_path.iterdir()) == [out]
@@ -300,7 +300,7 @@ def test_a_kill_leaves_no_zip_under_the_name(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from train.evaluation.submissions.layout import MEVIS
-from train.evaluation.submissions.writer import SubmissionWriter
+from train.evaluation.submissions.writer import new_submission
 from train.records import AnnotatedVideo, ExpressionRef
 
 def masks():
@@ -311,7 +311,7 @@ def masks():
 
 expressions = [ExpressionRef("v0", "0", "", "", [], [])]
 video = AnnotatedVideo("v0", ["00000", "00005"], expressions, {{}}, (9, 12))
-with SubmissionWriter(Path({str(out)!r}), MEVIS) as writer:
+with new_submission(Path({str(out)!r}), MEVIS) as writer:
     writer.add(video, masks())
 """
     process = subprocess.Popen(
@@ -343,5 +343,6 @@ def test_caches_that_cannot_be_handed_in(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'a/b' is no plain name"):
         MEVIS.file_names(odd)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        submission.SubmissionWriter(tmp_path / "file" / "x.zip", MEVIS)
+    unwritable = submission.new_submission(tmp_path / "file" / "x.zip", MEVIS)
+    with pytest.raises(InputError, match="cannot be written"), unwritable:
+        pass

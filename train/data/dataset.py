@@ -156,6 +156,11 @@ class ClipDataset(Dataset):
         """(N_v, M) float32, the columns of the targets."""
         if not boxes.ids:
             return np.zeros((len(clip.video_logits), 0), np.float32)
+        if clip.overlaps is None:
+            raise InputError(
+                f"video {video.id!r}: the cache holds its objects, but not how far video queries "
+                "overlap them; extract the video again"
+            )
         columns = [video.annotation_ids.index(annotation_id) for annotation_id in boxes.ids]
         return clip.overlaps[:, columns].astype(np.float32)
 

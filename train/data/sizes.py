@@ -43,6 +43,8 @@ def common_sizes(
         mask_dim=shapes["mask embeddings"][1],
         num_video_queries=shapes["video queries"][0],
         num_classes=shapes["class logits"][1] - 1,
+        identity=caches[0].segmenter.identity,
+        mask_head=caches[0].segmenter.mask_head,
     )
 
 

@@ -179,11 +179,12 @@ class SetCriterion:
         classes, weights = class_sums(
             *self.classification.losses(logits, truth.labels, class_matches), self.class_term
         )  # (L * heads,) both
-        instances = torch.full((heads,), float(truth.num_targets))
+        instances = weights.new_full((heads,), truth.num_targets)
         if matches[0][0].weights is not None:
             own = torch.stack([match.weights.sum() for match in matches[0]])
-            instances = own.view(heads, batch).sum(dim=1)
-        counts = torch.cat([weights, instances.to(weights.device, non_blocking=True)])
+            own = own.view(heads, batch).sum(dim=1)
+            instances = own.to(weights.device, non_blocking=True)
+        counts = torch.cat([weights, instances])
         if average is not None:
             counts = average(counts)
         # Without any target there is nothing to divide either.

@@ -25,7 +25,8 @@ class Criterion(Protocol):
 
     Attributes:
         reads: what it needs beside what the head reads, fields of `HeadInputs` or of `Batch`:
-            "mask_features" (the true masks are painted only then), "distances", "overlaps".
+            "mask_features" (the true masks are painted only then), "distances", "overlaps" (none
+            where a cache of the run does not hold them).
     """
 
     reads: ClassVar[tuple[str, ...]]
@@ -115,7 +116,10 @@ class HeadCriterion(SetCriterion):
         prior = matches = None
         if self.assignment == "overlap":
             if own is None:
-                raise InputError(f"config key loss.assignment is 'overlap', and {missing(starts)}")
+                raise InputError(
+                    f"config key loss.assignment is 'overlap', and {missing(starts)}, or set "
+                    "loss.assignment='hungarian'"
+                )
             weights = objectness(batch.inputs.video_logits).repeat(count, 1).gather(1, starts)
             matches = by_overlap(own, weights, self.overlap_threshold)
         elif self.prior_weight and starts is not None:
@@ -140,11 +144,11 @@ def missing(sources: Tensor | None) -> str:
     if sources is None:
         return (
             "the head's motion queries did not start as video queries, whose own masks could "
-            "overlap a target; set model.initialisation='video', or loss.assignment='hungarian'"
+            "overlap a target; set model.initialisation='video'"
         )
     return (
         "a cache does not hold how much its video queries overlap the objects (format version 3 "
-        "does); extract it again, or set loss.assignment='hungarian'"
+        "does); extract it again"
     )
 
 

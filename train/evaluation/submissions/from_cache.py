@@ -13,7 +13,7 @@ from train.evaluation.from_cache.davis import object_maps
 from train.evaluation.from_cache.task import ReplayTask
 from train.evaluation.pngs.png import encode_labels, encode_mask
 from train.evaluation.submissions.layout import Layout, Problem, Rejected, pick_layout
-from train.evaluation.submissions.writer import SubmissionWriter
+from train.evaluation.submissions.writer import new_submission
 from train.predictions import Predictions
 from train.records import AnnotatedVideo
 from train.replay import replay
@@ -62,7 +62,7 @@ def from_cache(
     by_video = {video.id: video.expressions for video in videos.values()}
     task = ReplayTask(reader, predictions, by_video, [sigma], device=device)
     how = {"codec": reader.codec, "device": device}
-    with SubmissionWriter(path, layout) as writer:
+    with new_submission(path, layout) as writer:
         for video, expressions, (kept,) in task:
             if layout.maps:
                 frames: Iterable = object_maps(video, expressions, kept, **how)

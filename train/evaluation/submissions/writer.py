@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -31,21 +30,10 @@ from train.records import AnnotatedVideo
 
 
 class SubmissionWriter:
-    """A zip that appears under its name when it is complete, and not at all otherwise.
+    """Puts the masks of a submission into its zip; see `new_submission`."""
 
-    Args:
-        path: the zip; a present one is replaced.
-        layout: of the server.
-
-    Raises:
-        InputError: the zip cannot be written.
-    """
-
-    def __init__(self, path: Path, layout: Layout) -> None:
-        self.path, self._layout = path, layout
-        self._open = _new_zip(path)
-        self._zip = self._open.__enter__()
-        self.num_files = 0
+    def __init__(self, archive: zipfile.ZipFile, layout: Layout) -> None:
+        self._zip, self._layout, self.num_files = archive, layout, 0
 
     def add(self, video: AnnotatedVideo, masks: Iterable[tuple[str, bytes]]) -> None:
         """Write the masks of a video, as names and checked PNGs, in any order.
@@ -65,20 +53,21 @@ class SubmissionWriter:
         if missing:
             raise Rejected([Problem("missing frame", name) for name in sorted(missing)])
 
-    def __enter__(self) -> "SubmissionWriter":
-        return self
-
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
-
 
 @contextmanager
-def _new_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+def new_submission(path: Path, layout: Layout) -> Iterator[SubmissionWriter]:
+    """A zip that appears under its name when it is complete, and not at all otherwise.
+
+    Args:
+        path: the zip; a present one is replaced.
+        layout: of the server.
+
+    Raises:
+        InputError: the zip cannot be written.
+    """
     # PNGs are compressed already.
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        yield archive
+        yield SubmissionWriter(archive, layout)
 
 
 def from_files(
@@ -111,7 +100,7 @@ def from_files(
     prefix = layout.top if top and open_masks(source).has_folder(top) else ""
     pack = partial(_pack_video, source=source, layout=layout, prefix=prefix)
     problems: list[Problem] = []
-    with SubmissionWriter(path, layout) as writer:
+    with new_submission(path, layout) as writer:
         work = parallel.run(pack, layout.wanted(videos), workers=workers)
         for video, masks, found in tqdm(
             work, total=num_videos, desc="pack", unit="video", disable=None
