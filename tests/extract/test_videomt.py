@@ -111,6 +111,14 @@ def test_says_what_the_library_says(sizes, frames, chunks):
     assert expected.masks_queries_logits.std() > 0.1
 
 
+def test_what_stays_until_a_video_ends_holds_nothing_else():
+    segmenter = built(tiny())
+    for frames in (1, 3):
+        output, state = segmenter.frames(clip(segmenter.config, frames))
+        for tensor in (state, *output.for_video.values()):
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
 @torch.no_grad()
 def test_a_published_size_on_small_images():
     config = load_config("videomt_small_ytvis").segmenter | {"image_size": 64}
