@@ -21,6 +21,9 @@ SEGMENT_OPTIONS ?=
 SWEEP ?= demo
 SEEDS ?= 0 1 2
 
+# Tests run in as many processes as there are cores, the tests of a file in one of them.
+TEST_OPTIONS ?= -n auto --maxprocesses 8 --dist loadfile
+
 # Threads that spin while they wait for each other slow a busy machine down several times.
 export OMP_WAIT_POLICY = PASSIVE
 
@@ -118,7 +121,7 @@ bench-gpu: setup ## measure both stages on a GPU, six minutes; tables here, JSON
 
 test: setup ## check import boundaries and run the tests
 	$(CHECK_IMPORTS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST_OPTIONS)
 
 faults: setup ## run every repro.sh below FAULTS=folder and count those that show a fault
 	@bad=0; total=0; mkdir -p $(OUT); for case in $$(find $(FAULTS) -name repro.sh | sort); do \

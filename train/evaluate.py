@@ -100,6 +100,7 @@ def main(argv: list[str]) -> int:
             rule=predictions.rule,
             sigma=sigmas,
             keep=arguments.keep,
+            shuffle_frames=arguments.shuffle_frames,
         )
         _write(out / "metrics.json", contents, sigmas, run)
     _print(arguments, contents, task)
@@ -138,7 +139,9 @@ def _predict_all(
         sigma=sigmas[0],
         training=_origin(training),
     ) as writer:
-        for expression, scores, embeds in predict(reader, head, videos, device=device):
+        shuffle = arguments.shuffle_frames
+        found = predict(reader, head, videos, shuffle_frames=shuffle, device=device)
+        for expression, scores, embeds in found:
             writer.add(expression.video, expression.id, scores, embeds)
     predictions = Predictions(writer.path)
     if not (arguments.controls and has_truth(reader)):
@@ -165,12 +168,14 @@ def predict(
     videos: Mapping[str, Sequence[ExpressionRef]],
     *,
     donors: Mapping[str, ExpressionRef] | None = None,
+    shuffle_frames: bool = False,
     device: torch.device,
 ) -> Iterator[tuple[ExpressionRef, np.ndarray, np.ndarray]]:
     """What the head says of every expression in its whole video.
 
     Args:
         donors: with it, expression ``key`` is given the text of ``donors[key]``.
+        shuffle_frames: see `predict_video`.
 
     Yields:
         The expression, its scores (N_m,) after the sigmoid and mask embeddings (N_m, C), f32.
@@ -178,7 +183,8 @@ def predict(
     progress = "shuffled text" if donors else "predict"
     for video_id, expressions in tqdm(videos.items(), desc=progress, unit="video", leave=False):
         texts = [read_expression(reader, donors[e.key] if donors else e) for e in expressions]
-        outputs = predict_video(reader, {"": head}, video_id, texts, device=device)
+        how = {"device": device, "shuffle_frames": shuffle_frames}
+        outputs = predict_video(reader, {"": head}, video_id, texts, **how)
         for _, number, scores, embeds in outputs:
             yield expressions[number], scores, embeds
 
@@ -286,6 +292,10 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--from-predictions", metavar="FILE", help="score a predictions.h5 again")
     add("--out", required=True, help="folder for the results")
     add("--controls", action="store_true", help="score the controls, too")
+    add(
+        "--shuffle-frames", action="store_true",
+        help="exchange the frames of each video among their times: what the order is worth",
+    )  # fmt: skip
     add("--save-masks", action="store_true", help="write PNG masks (of the first sigma)")
     add(
         "--sigma", type=float, nargs="+", metavar="S",

@@ -53,9 +53,14 @@ def test_a_sheet_is_drawn_and_the_same_again(world: Path, tmp_path: Path) -> Non
         assert (first == colour).all(-1).sum() > 1000
 
 
+def scores_of(world: Path) -> dict[str, float]:
+    content = json.loads((world / "metrics.json").read_text())
+    return {key: value["J&F"] for key, value in content["per_expression"].items()}
+
+
 def test_the_choice_spreads_over_tags_and_scores(world: Path) -> None:
     data = MeViS(world, "valid_u")
-    scores = draw_overlays._scores(world / "metrics.json")
+    scores = scores_of(world)
     shown = draw_overlays.choose(data, scores, 7)
     assert len({(s.video, s.expression.id) for s in shown}) == len(shown) == 7
     tags = [s.expression.tag for s in shown if s.expression.annotation_ids]
@@ -101,7 +106,7 @@ def test_missing_results_end_in_a_sentence(
 
 def test_masks_of_another_size_are_refused(world: Path, tmp_path: Path) -> None:
     data = MeViS(world, "valid_u")
-    shown = draw_overlays.choose(data, draw_overlays._scores(world / "metrics.json"), 1)
+    shown = draw_overlays.choose(data, scores_of(world), 1)
     for frame in data.video(shown[0].video).frame_names:
         path = tmp_path / mask_name(shown[0].video, shown[0].expression.id, frame)
         write_png(path, encode_mask(np.ones((4, 4), bool)))
