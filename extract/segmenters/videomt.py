@@ -220,9 +220,10 @@ class VidEoMT(Segmenter):
             hidden = hidden[0].float()
             normed = model.layernorm(hidden)
             queries.append(normed[:number])
-            patches.append(normed[number + prefix :].T.unflatten(1, model.grid_size))
+            patches.append(normed[number + prefix :].unflatten(0, model.grid_size))
             state = hidden[:number].clone()  # a view would keep all tokens
-        return torch.stack(queries), state, torch.stack(patches)
+        # The library's upscaling of maps with channels last in memory is a tenth faster.
+        return torch.stack(queries), state, torch.stack(patches).permute(0, 3, 1, 2)
 
     def _said(self, queries: Tensor, features: Tensor, shared: dict[str, Tensor]) -> FrameOutput:
         logits = self.model.class_predictor(queries)  # (t, N_f, K+1)
