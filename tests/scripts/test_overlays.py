@@ -111,4 +111,14 @@ def test_masks_of_another_size_are_refused(world: Path, tmp_path: Path) -> None:
         path = tmp_path / mask_name(shown[0].video, shown[0].expression.id, frame)
         write_png(path, encode_mask(np.ones((4, 4), bool)))
     with pytest.raises(InputError, match=r"is \(4, 4\), the frames are"):
-        draw_overlays.draw(data, shown, tmp_path, 3)
+        draw_overlays.draw(data, shown, [draw_overlays.Drawn("DMVS", tmp_path, {})], 3)
+
+
+def test_heads_stand_beside_each_other(world: Path, tmp_path: Path) -> None:
+    alone, both = tmp_path / "alone.png", tmp_path / "both.png"
+    words = ["--data-root", str(world), "--split", "valid_u", "--masks", str(world / "masks")]
+    words += ["--metrics", str(world / "metrics.json"), "--num", "2", "--columns", "3"]
+    assert draw_overlays.main([*words, "--out", str(alone)]) == 0
+    assert draw_overlays.main([*words, "--out", str(both), "--beside", f"again={world}"]) == 0
+    with Image.open(alone) as one, Image.open(both) as two:
+        assert one.width == two.width and one.height < two.height
