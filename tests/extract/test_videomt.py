@@ -241,7 +241,8 @@ def test_masks_of_a_light_cache_are_the_same(cache, tmp_path, stage, data):
 
 
 def test_the_loop_to_scores(cache, tmp_path):
-    model = ["model.hidden_dim=32", "model.mask_dim=32", "model.num_motion_queries=3"]
+    model = ["model.hidden_dim=32", "model.mask_dim=32", "model.num_motion_queries=3",
+             "model.mask_start=random"]  # fmt: skip
     options = ["--cfg-options", *model, "data.num_workers=0"]
     demo = DEMO.parents[2] / "train/configs/demo.py"
     command("train", demo, "--cache", cache, "--work-dir", tmp_path / "run", *options,
