@@ -56,7 +56,6 @@ class VideoWriter:
         self._streams: dict[str, h5py.Dataset] = {}
         self._crc: dict[str, int] = {}
         self._rows: dict[str, list[int]] = {}  # CRC-32 of each row of arrays that are read by rows
-        self.frames = 0
         self.finished = False
         with guard():
             group.attrs["id"] = video_id
@@ -65,41 +64,50 @@ class VideoWriter:
             for name, value in asdict(geometry).items():
                 group.attrs[name] = int(value)
 
-    def append(self, frame_queries: np.ndarray, coded: Mapping[str, np.ndarray]) -> None:
+    @property
+    def frames(self) -> int:
+        """How many have been appended."""
+        return max(map(len, self._rows.values()), default=0)
+
+    def append(self, frame_queries: np.ndarray | None, coded: Mapping[str, np.ndarray]) -> None:
         """Write the next t frames straight to the shard.
 
         Args:
-            frame_queries: (t, N_f, C) float.
-            coded: what the codec makes of the mask features, each (t, ...).
+            frame_queries: (t, N_f, C) float; None if they are appended by themselves, which need
+                not be at the same time.
+            coded: what the codec makes of the mask features, each (t, ...); empty as well.
 
         Raises:
             InputError: values that cannot be stored, more frames than names, storage errors.
             ValueError: shapes or types that do not fit the codec, the geometry or earlier frames.
         """
-        t, total = len(frame_queries), self._dims["T"]
-        if self.frames + t > total:
+        total, arrays, queries = self._dims["T"], {}, frame_queries
+        if queries is not None:
+            spec.FRAME_QUERIES.bind("frame_queries", (total, *queries.shape[1:]), self._dims)
+            arrays["frame_queries"] = self._narrow("frame_queries", queries, spec.FRAME_QUERIES)
+        if coded:
+            t = len(coded["values"] if queries is None else queries)
+            arrays |= self._coded(t, coded)
+        if any(
+            len(self._rows.get(name, ())) + len(array) > total for name, array in arrays.items()
+        ):
             raise InputError(f"video {self._id!r} has more frames than its {total} frame names")
-        spec.FRAME_QUERIES.bind("frame_queries", (total, *frame_queries.shape[1:]), self._dims)
-        arrays = {"frame_queries": self._narrow("frame_queries", frame_queries, spec.FRAME_QUERIES)}
-        arrays |= self._coded(t, coded)
         with self._guard():
             for name, array in arrays.items():
+                rows = self._rows.setdefault(name, [])
                 if name not in self._streams:
                     self._streams[name] = self._group.create_dataset(
                         name, (total, *array.shape[1:]), array.dtype, chunks=(1, *array.shape[1:])
                     )
-                self._streams[name][self.frames : self.frames + t] = array
+                self._streams[name][len(rows) : len(rows) + len(array)] = array
                 self._crc[name] = zlib.crc32(array, self._crc.get(name, 0))
-                self._rows.setdefault(name, []).extend(map(zlib.crc32, array))
-        self.frames += t
+                rows.extend(map(zlib.crc32, array))
 
     def _coded(self, t: int, coded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The codec's arrays by their names in the shard, checked."""
         basis = self._codec.basis
         if self._codec.dtype is None:
-            if coded:
-                raise ValueError(f"codec {self._codec.name!r} stores no mask features")
-            return {}
+            raise ValueError(f"codec {self._codec.name!r} stores no mask features")
         self._dims.setdefault("C_mask", len(basis.mean) if basis else coded["values"].shape[1])
         layout = self._codec.layout(*(self._dims[k] for k in ("C_mask", "h", "w")))
         arrays = {}
@@ -162,10 +170,12 @@ class VideoWriter:
             InputError: frames are missing, or something in the data cannot be stored.
             ValueError: shapes that do not fit together.
         """
-        if self.frames != self._dims["T"]:
-            raise InputError(
-                f"video {self._id!r} has {self.frames} frames, its frame names {self._dims['T']}"
-            )
+        features = () if self._codec.dtype is None else self._codec.layout(1, 1, 1)
+        for name in ("frame_queries", *(f"mask_features/{name}" for name in features)):
+            if (rows := len(self._rows.get(name, ()))) != self._dims["T"]:
+                raise InputError(
+                    f"video {self._id!r} has {rows} frames, its frame names {self._dims['T']}"
+                )
         if np.ndim(frame_times) != 1 or np.min(frame_times) < 0 or (np.diff(frame_times) < 1).any():
             raise ValueError(f"frame times {frame_times} are not ascending from 0")
         names = [self._escape(object_id, "object") for object_id in objects]

@@ -53,7 +53,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--weights",
         required=True,
-        help=f"a .pth, .pkl or .safetensors file, or '{RANDOM}' for a trial",
+        help="a .pth, .pkl or .safetensors file; for VidEoMT a folder or a name on the hub; "
+        f"or '{RANDOM}' for a trial",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--device", help="cuda or cpu; cuda if there is one")

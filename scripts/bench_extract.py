@@ -172,7 +172,7 @@ def video_levels(stage: Stage, results: list[tuple[str, Any]], *, clips: bool) -
     for video_id, own in groupby(results, key=itemgetter(0)):
         head, *parts = (part for _, part in own)
         bank = clip_bank(video_id, len(head.frame_names), **stage.config.clips)
-        run = VideoRun(stage, bank if clips else bank[:0])
+        run = VideoRun(stage, len(head.frame_names), bank if clips else bank[:0])
         for part in parts:
             if isinstance(part, Frames):
                 run.video.add(part.output)
@@ -186,7 +186,7 @@ def track_all(codec: Any, coded: list[tuple[str, Any]]) -> None:
         frames = [
             {name: array[k : k + 1] for name, array in chunk.mask_features.items()}
             for chunk in chunks
-            for k in range(len(chunk.frame_queries))
+            for k in range(len(chunk.mask_features["values"]))
         ]
         video_tracks(
             frames.__getitem__, codec, clips.mask_embeds, clips.bank, len(frames), head.geometry,

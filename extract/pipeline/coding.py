@@ -46,7 +46,8 @@ def code(stage: Stage, codec: Codec, parts: Iterable[tuple[str, Any]]) -> Iterat
                     compared.add(part.output.mask_features, coded.mask_features)
                 yield coded
             else:
-                results = part.video_queries, part.logits, *part.mask_embeds
+                queries = () if part.frame_queries is None else (part.frame_queries,)
+                results = *queries, part.video_queries, part.logits, *part.mask_embeds
                 with stage.transfer.after(part.computed, results):
                     found = kept and kept.tracks(
                         codec, part.mask_embeds, part.bank, head.geometry, head.cells
@@ -60,22 +61,26 @@ def code(stage: Stage, codec: Codec, parts: Iterable[tuple[str, Any]]) -> Iterat
 def _code_frames(
     stage: Stage, codec: Codec, video_id: str, frames: Frames, kept: KeptCodes | None
 ) -> CodedFrames:
-    queries, features = frames.output.frame_queries, frames.output.mask_features
+    features = frames.output.mask_features
+    some = stage.segmenter.keep is not None  # whose, the end of the video tells
+    queries = {} if some else {"frame_queries": frames.output.frame_queries}
     if kept:
         codes, sound = mask_codec.encode_together(features, codec)
         kept.add(codes)
-        wanted = {"queries": queries, "sound": sound & queries.isfinite().all(), **codes}
-        host = stage.transfer.download(wanted)
-        queries_here, sound = host.pop("queries"), host.pop("sound")
+        for each in queries.values():
+            sound = sound & each.isfinite().all()
+        host = stage.transfer.download({**queries, "sound": sound, **codes})
+        queries_here, sound = host.pop("frame_queries", None), host.pop("sound")
         if sound:
             return CodedFrames(queries_here, host)
-    stage.check_finite(video_id, frame_queries=queries)
+    stage.check_finite(video_id, **queries)
     try:
         coded = mask_codec.encode(features, codec)
     except InputError as error:
         stage.check_finite(video_id, mask_features=features)
         raise InputError(f"video {video_id!r}, mask_features cannot be stored: {error}") from None
-    return CodedFrames(queries.cpu().numpy(), coded)
+    here = stage.transfer.download(queries)
+    return CodedFrames(here.get("frame_queries"), coded)
 
 
 def _code_clips(
@@ -91,9 +96,9 @@ def _code_clips(
         return list(stage.transfer.download(dict(enumerate(tensors))).values())
 
     embeds = torch.cat([each.flatten(0, -2) for each in clips.mask_embeds])
-    stage.check_finite(
-        video_id, video_queries=clips.video_queries, logits=clips.logits, mask_embeds=embeds
-    )
+    own = {} if clips.frame_queries is None else {"frame_queries": clips.frame_queries}
+    checked = own | {"video_queries": clips.video_queries, "logits": clips.logits}
+    stage.check_finite(video_id, **checked, mask_embeds=embeds)
     sure = mask_codec.confident(clips.logits[0])
     video_queries, logits, *mask_embeds = host(
         (clips.video_queries, clips.logits, *clips.mask_embeds)
@@ -104,6 +109,7 @@ def _code_clips(
         measured = list(zip(host(tracks), overlaps, strict=True))
     return CodedClips(
         bank=clips.bank,
+        frame_queries=stage.transfer.download(own).get("frame_queries"),
         video_queries=video_queries,
         logits=logits,
         mask_embeds=mask_embeds,

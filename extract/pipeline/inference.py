@@ -1,6 +1,5 @@
 """The frozen segmenter over what was read: the part of stage one that everything else waits for."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from cache_schema.host.cli import InputError
 from extract.pipeline.parts import Clips, End, Frames, Head, Images, by_video
-from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput
+from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput, best_queries
 from extract.stage import Stage, clip_bank
 
 
@@ -25,8 +24,9 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
         for part in parts:
             try:
                 if isinstance(part, Head):
-                    bank = clip_bank(video_id, len(part.frame_names), **stage.config.clips)
-                    run = VideoRun(stage, bank)
+                    frames = len(part.frame_names)
+                    bank = clip_bank(video_id, frames, **stage.config.clips)
+                    run = VideoRun(stage, frames, bank)
                 elif isinstance(part, Images):
                     together = max(together, len(part.pixels))
                     part = Frames(run.frames(stage.prepare(part)), stage.transfer.computed())
@@ -49,10 +49,10 @@ class VideoRun:
     they do, every clip is a run of its own with a state of its own, a chunk of the video at a time.
     """
 
-    def __init__(self, stage: Stage, bank: np.ndarray) -> None:
+    def __init__(self, stage: Stage, frames: int, bank: np.ndarray) -> None:
         self._stage, self._bank, self._seen = stage, bank, 0
-        self.video = ClipFrames()
-        self._clips = [ClipFrames() for _ in bank]
+        self.video = ClipFrames(frames)
+        self._clips = [ClipFrames(len(indices)) for indices in bank]
 
     def frames(self, images: Tensor) -> FrameOutput:
         """What the next frames of the video say."""
@@ -64,7 +64,8 @@ class VideoRun:
             for clip, indices in zip(self._clips, self._bank - self._seen, strict=True):
                 here = indices[(indices >= 0) & (indices < len(images))].tolist()
                 if here:
-                    seen, some = output[here], images[here]
+                    every = len(here) == len(images)  # then no copy
+                    seen, some = (output, images) if every else (output[here], images[here])
                     alone, clip.state = segmenter.clip_frames(some, seen, clip.state)
                     clip.add(alone)
         self._seen += len(images)
@@ -72,18 +73,23 @@ class VideoRun:
 
     def clips(self) -> Clips:
         """The video level of the whole video and of its bank."""
-        stage, bank, whole = self._stage, self._bank, self.video.together()
+        stage, bank, best = self._stage, self._bank, None
+        if stage.segmenter.keep is not None:
+            logits = self.video.together()["logits"]  # (T, N_f, K+1)
+            best = best_queries(logits.mean(0), stage.segmenter.keep)
+        whole = self.video.together(best)
         outputs = [stage.segmenter.video(**{name: own[None] for name, own in whole.items()})]
         if len(bank):
             if self.video.state is None:
                 frames = stage.transfer.upload(bank.astype(np.int64))
                 clips = {name: own[frames] for name, own in whole.items()}
             else:
-                each = [clip.together() for clip in self._clips]
+                each = [clip.together(best) for clip in self._clips]
                 clips = {name: torch.stack([own[name] for own in each]) for name in whole}
             outputs.append(stage.segmenter.video(**clips))  # of (K, T_c, ...)
         return Clips(
             bank=bank,
+            frame_queries=None if best is None else whole["frame_queries"],
             video_queries=torch.cat([output.video_queries for output in outputs]),
             logits=torch.cat([output.logits for output in outputs]),
             mask_embeds=[embeds for output in outputs for embeds in output.mask_embeds],
@@ -94,17 +100,24 @@ class VideoRun:
 class ClipFrames:
     """The frame level of a clip so far, and the state that its next frames start from."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int) -> None:
         self.state: Any = None
-        self._parts: dict[str, list[Tensor]] = defaultdict(list)
+        self._frames, self._seen = frames, 0
+        self._arrays: dict[str, Tensor] = {}
 
     def add(self, output: FrameOutput) -> None:
         for name, tensor in output.for_video.items():
-            self._parts[name].append(tensor)
+            if not self._seen:
+                # Whole: small tensors that stay between large ones that go leave memory in shreds.
+                self._arrays[name] = tensor.new_empty(self._frames, *tensor.shape[1:])
+            self._arrays[name][self._seen : self._seen + len(tensor)] = tensor
+        self._seen += len(output.frame_queries)
 
-    def together(self) -> dict[str, Tensor]:
-        """(T, ...) each, the arguments of `Segmenter.video`."""
-        return {name: torch.cat(tensors) for name, tensors in self._parts.items()}
+    def together(self, queries: Tensor | None = None) -> dict[str, Tensor]:
+        """(T, ...) each, the arguments of `Segmenter.video`; of some queries only, or of all."""
+        if queries is None:
+            return self._arrays
+        return {name: array[:, queries] for name, array in self._arrays.items()}
 
 
 def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, VideoOutput]:
@@ -117,10 +130,10 @@ def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, Vid
     Returns:
         Mask features (T, C_mask, h, w), and the video level for a batch of one.
     """
-    frames, features = ClipFrames(), []
+    state, outputs = None, []
     for images in chunks:
-        output, frames.state = segmenter.frames(images, frames.state)
-        frames.add(output)
-        features.append(output.mask_features)
-    clip = {name: tensor[None] for name, tensor in frames.together().items()}
+        output, state = segmenter.frames(images, state)
+        outputs.append((output.mask_features, output.for_video))
+    features, parts = zip(*outputs, strict=True)
+    clip = {name: torch.cat([part[name] for part in parts])[None] for name in parts[0]}
     return torch.cat(features), segmenter.video(**clip)

@@ -12,6 +12,7 @@ import torch
 from cache_schema.host.cores import SPARE_THREADS
 from cache_schema.records import RLE, Geometry
 from extract.datasets.records import encode_mask
+from extract.segmenters.base import best_queries
 from extract.segmenters.masks import mask_logits, to_original
 
 #: Masks that are brought to the original size together.
@@ -63,8 +64,7 @@ def segmenter_masks(
     Returns:
         Video query -> a mask a frame, None where it is empty.
     """
-    scores = torch.from_numpy(logits).softmax(-1)[:, :-1].amax(-1)  # S_v
-    best = scores.argsort(descending=True, stable=True)[:keep].sort().values
+    best = best_queries(torch.from_numpy(logits), keep)
 
     def masks(t: int) -> list[RLE | None]:
         frame = torch.from_numpy(features(t)["values"])

@@ -70,6 +70,8 @@ class Clips:
 
     Attributes:
         bank: (K, T_c) int32, the frames of each clip.
+        frame_queries: (T, N_v, C) of the queries that are stored; None where all are, and went with
+            `Frames`.
         video_queries: (1+K, N_v, C).
         logits: (1+K, N_v, classes+1).
         mask_embeds: of each, (N_v, C_mask), or (T, N_v, C_mask) with the clip's T.
@@ -77,6 +79,7 @@ class Clips:
     """
 
     bank: np.ndarray
+    frame_queries: Tensor | None
     video_queries: Tensor
     logits: Tensor
     mask_embeds: list[Tensor]
@@ -85,15 +88,16 @@ class Clips:
 
 @dataclass
 class CodedFrames:
-    """`Frames` as they are stored, on the host."""
+    """`Frames` as they are stored, on the host; without queries where only some are stored."""
 
-    frame_queries: np.ndarray
+    frame_queries: np.ndarray | None
     mask_features: dict[str, np.ndarray]
 
     @property
     def nbytes(self) -> int:
         """Of the arrays."""
-        return sum(a.nbytes for a in (self.frame_queries, *self.mask_features.values()))
+        arrays = (self.frame_queries, *self.mask_features.values())
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 @dataclass
@@ -105,6 +109,7 @@ class CodedClips:
     """
 
     bank: np.ndarray
+    frame_queries: np.ndarray | None
     video_queries: np.ndarray
     logits: np.ndarray
     mask_embeds: list[np.ndarray]

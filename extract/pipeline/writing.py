@@ -46,6 +46,8 @@ def _write_video(
     with cache.video(video_id, geometry=head.geometry, frame_names=head.frame_names) as entry:
         for part in parts:
             if isinstance(part, CodedClips):
+                if part.frame_queries is not None:
+                    entry.append(part.frame_queries, {})
                 _finish(entry, cache, head, part, spilled, keep)
                 break
             part: CodedFrames

@@ -88,6 +88,9 @@ class Segmenter(nn.Module):
         pixel_mean, pixel_std: normalisation of RGB values from 0 to 255.
         mask_head: the linear layers (ReLU between) that make mask embeddings of queries, for heads
             that start from them; none by default.
+        keep: how many queries of a video are stored, those of its best S_v, as video and as frame
+            queries. For one with identity whose `FrameOutput.kept` holds the logits of each frame
+            and of all that it holds (t, N_f, ...). None stores all.
         autocast: None, or the narrow type that the segmenter may multiply in.
         config: as it was built with.
     """
@@ -102,6 +105,7 @@ class Segmenter(nn.Module):
     pixel_mean: Sequence[float] = (123.675, 116.28, 103.53)
     pixel_std: Sequence[float] = (58.395, 57.12, 57.375)
     mask_head: Sequence[nn.Linear] = ()
+    keep: int | None = None
     autocast: torch.dtype | None = None
     config: Any
 
@@ -176,6 +180,17 @@ class Segmenter(nn.Module):
                 f"{type(self).__name__}.frames gave mask features {features} and frame queries "
                 f"{queries}, where it declares {expected} and ({frames}, N_f, {self.query_dim})"
             )
+
+
+def best_queries(logits: Tensor, keep: int | None) -> Tensor:
+    """The video queries of the best S_v, ascending; the first of equals.
+
+    Args:
+        logits: (N_v, K+1), no-object last.
+        keep: how many; None is all.
+    """
+    scores = logits.softmax(-1)[:, :-1].amax(-1)  # S_v
+    return scores.argsort(descending=True, stable=True)[:keep].sort().values
 
 
 def find_segmenter(name: str) -> type[Segmenter]:

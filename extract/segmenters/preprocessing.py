@@ -13,7 +13,7 @@ from cache_schema.records import Geometry
 
 
 class Preprocessor:
-    """Resize the short side, normalise, and pad right and bottom with zeros.
+    """Resize, normalise, and pad right and bottom with zeros.
 
     As the reference prepares frames for a test: PIL's bilinear filter (which averages when it
     shrinks), sides rounded to the nearest pixel, padding after normalisation.
@@ -24,6 +24,9 @@ class Preprocessor:
         mean, std: of each RGB channel, on values from 0 to 255.
         stride: of the mask features.
         divisor: frames are padded to a multiple of it.
+
+    Attributes:
+        square: length of both sides after resizing, instead of ``short``; None by default.
 
     Raises:
         InputError: a side below 1, or a ``max`` below ``short``.
@@ -45,6 +48,7 @@ class Preprocessor:
         if short is not None and max is not None and max < short:
             raise InputError(f"resize.max is {max}, below resize.short ({short}): give at least it")
         self.short, self.max = short, max
+        self.square: int | None = None
         self.stride, self.divisor = stride, divisor
         self.mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
@@ -105,6 +109,8 @@ class Preprocessor:
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing, before padding."""
+        if self.square is not None:
+            return self.square, self.square
         if self.short is None:
             return height, width
         scale = self.short / min(height, width)

@@ -14,12 +14,13 @@ ADVICE = (
 )
 
 
-def check_reachable(url: str, *, what: str) -> None:
+def check_reachable(url: str, *, what: str, advice: str = ADVICE) -> None:
     """Refuse to ask a hub that does not answer.
 
     Args:
         url: of the hub; with a proxy set, as libraries read it, the proxy is asked.
         what: is to be fetched, for the message.
+        advice: how to do without the network.
 
     Raises:
         InputError: it cannot be reached; says how to do without.
@@ -32,5 +33,5 @@ def check_reachable(url: str, *, what: str) -> None:
     except OSError as error:
         raise InputError(
             f"{what} is not on this machine, and {place.hostname} cannot be reached ({error}); "
-            f"{ADVICE}"
+            f"{advice}"
         ) from None

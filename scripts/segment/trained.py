@@ -9,6 +9,8 @@ from cache_schema.fingerprint import differences, file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from extract.config import PRESETS, ExtractConfig, load_config
+from extract.segmenters import DEFAULT
+from extract.segmenters.base import find_segmenter
 from extract.text import TextEncoder, TextPipeline, WordDecoupler
 from train.checkpoint import latest_checkpoint, read_checkpoint
 from train.data.compatible import signature
@@ -90,7 +92,8 @@ class Trained:
                     f"{self.path} were made with (SHA-256 {wanted:.12}...)"
                 )
             return str(DEMO_WEIGHTS)
-        found = given if given == wanted else file_sha256(Path(given))
+        kind = find_segmenter(self._models["segmenter"].get("type", DEFAULT))
+        found = given if given == wanted else kind.digest(given)
         if found != wanted:
             raise InputError(
                 f"--weights {given} has the SHA-256 {found:.12}..., but {self.path} was trained on "

@@ -20,6 +20,7 @@ from cache_schema.host.cli import InputError
 from cache_schema.host.system import SystemTrouble
 from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
+from cache_schema.video_writer import VideoWriter
 from cache_schema.writer import CacheWriter
 from tests.cache_schema.helpers import contents, in_child
 from tests.synthetic import (
@@ -61,6 +62,37 @@ def test_non_finite_values_in_clips_and_words(tmp_path, part, field, name):
     getattr(getattr(bad, part)[0], field).flat[0] = np.inf
     with open_writer(tmp_path) as writer, pytest.raises(InputError, match=name):
         write_video(writer, bad)
+
+
+def test_frame_queries_may_come_when_all_mask_features_are_there(tmp_path, monkeypatch):
+    append, finish, waiting = VideoWriter.append, VideoWriter.finish, []
+
+    def without_queries(self, frame_queries, coded):
+        waiting.append(frame_queries)
+        append(self, None, coded)
+
+    def with_queries(self, **rest):
+        append(self, np.concatenate(waiting), {})
+        finish(self, **rest)
+
+    with open_writer(tmp_path / "usual") as writer:
+        write_video(writer, make_video(0))
+    monkeypatch.setattr(VideoWriter, "append", without_queries)
+    with open_writer(tmp_path / "lacking") as writer, pytest.raises(InputError, match="0 frames"):
+        write_video(writer, make_video(0))
+    waiting.clear()
+    monkeypatch.setattr(VideoWriter, "finish", with_queries)
+    with open_writer(tmp_path / "late") as writer:
+        write_video(writer, make_video(0))
+    assert contents(tmp_path / "late") == contents(tmp_path / "usual")
+    assert verify(tmp_path / "late").sound
+
+
+def test_mask_features_must_be_there(tmp_path, monkeypatch):
+    append = VideoWriter.append
+    monkeypatch.setattr(VideoWriter, "append", lambda self, queries, _: append(self, queries, {}))
+    with open_writer(tmp_path) as writer, pytest.raises(InputError, match="has 0 frames"):
+        write_video(writer, make_video(0))
 
 
 def change(video, **fields):

@@ -309,6 +309,7 @@ def test_data_sets_say_what_they_are():
         "refcoco+": one,
         "refcocog": one,
         "folder": Facts(False, "expressions", False),
+        "video": Facts(False, "expressions", False),
     }
 
 

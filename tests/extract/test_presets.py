@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cache_schema.host.cli import InputError
 from extract.config import load_config, presets
-from extract.segmenters.base import configure
+from extract.segmenters.base import configure, find_segmenter
 from extract.segmenters.vita import VITA, VITAConfig
 from extract.segmenters.vita.key_mapping import published, rename
 from extract.segmenters.vita.sizes import sizes_of
@@ -48,7 +48,8 @@ def refusal(layout: str, content: dict[str, Tensor]) -> str:
 def test_every_preset_is_a_configuration() -> None:
     assert len(presets()) >= 18
     for name in presets():
-        sizes(name)
+        config = load_config(name)
+        configure(find_segmenter(config.segmenter_type).Config, config.segmenter)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
