@@ -53,11 +53,23 @@ def _write(path: Path, codec: Codec, sizes: argparse.Namespace) -> None:
         split="train",
         codec=codec,
         facts=Facts(one_object=False, protocol="expressions", has_text=True),
-        segmenter=SegmenterFacts("random", identity=False),
+        segmenter=SegmenterFacts("random", identity=False, mask_head=_mask_head(sizes.channels)),
         shard_bytes=sizes.frames * sum(array.nbytes for array in frame.values()) * 3 // 2,
     ) as writer:
         for video in range(sizes.videos):
             _write_video(writer, f"video{video}", frame, rng, sizes)
+
+
+def _mask_head(channels: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Three random linear layers."""
+    rng = np.random.default_rng(channels)
+    return tuple(
+        (
+            rng.standard_normal((channels, channels), np.float32) / channels**0.5,
+            np.zeros(channels, np.float32),
+        )
+        for _ in range(3)
+    )
 
 
 def _write_video(

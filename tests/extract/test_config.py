@@ -68,9 +68,9 @@ def test_a_dataset_may_have_settings() -> None:
     [
         ("cocoref", {}, "unknown dataset 'cocoref': known are mevis"),
         (
-            "ref_davis",
+            "folder",
             {"variants": 2},
-            "unknown key 'dataset.variants': dataset 'ref_davis' has no",
+            "unknown key 'dataset.variants': dataset 'folder' has no",
         ),
         ("refcoco", {"varants": 2}, "'refcoco' has variants, frames, seed"),
         ("refcoco", {"variants": "two"}, "dataset.variants is 'two', give a whole number"),

@@ -98,9 +98,16 @@ masks = st.lists(st.integers(0, 1), min_size=12, max_size=12)
 def test_masks_are_painted_as_their_runs_say(clips: list) -> None:
     """Clips of some targets in two frames of 3 x 4 pixels."""
     runs = [
-        ClipRuns([[_ends(m) for m in frames] for frames in c], 2, (3, 4), (1, 1)) for c in clips
+        ClipRuns(
+            [str(m) for m in range(len(c))],
+            [[_ends(m) for m in frames] for frames in c],
+            2,
+            (3, 4),
+            (1, 1),
+        )
+        for c in clips
     ]
-    painted = paint_all(torch.from_numpy(toggles(runs)), runs)
+    painted, _ = paint_all(torch.from_numpy(toggles(runs)), runs)
     for own, clip in zip(painted, clips, strict=True):
         expected = torch.tensor(clip, dtype=torch.uint8).reshape(len(clip), 2, 4, 3)
         assert torch.equal(own.masks, expected.transpose(2, 3))
