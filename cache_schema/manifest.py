@@ -16,6 +16,7 @@ from typing import Any
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import sync_folder
+from cache_schema.host.lookup import nearest
 from cache_schema.names import escape
 from cache_schema.records import CodecIoU
 
@@ -165,7 +166,7 @@ def read(folder: Path) -> Manifest:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{folder} is not a cache: {MANIFEST} cannot be read ({error.strerror})"
+            f"{folder} is not a cache: {MANIFEST} cannot be read ({error.strerror}){_near(folder)}"
         ) from None
     manifest = Manifest()
     # What follows the last newline was torn off when a run was killed.
@@ -178,6 +179,17 @@ def read(folder: Path) -> Manifest:
                 "restore or delete that line"
             ) from None
     return manifest
+
+
+def _near(folder: Path) -> str:
+    """What to say of the caches in a folder that is none, or beside it."""
+    for place in (folder, folder.parent):
+        caches = sorted(path.parent.name for path in place.glob(f"*/{MANIFEST}"))
+        if caches:
+            names = " and ".join(filter(None, (", ".join(caches[:-1]), caches[-1])))
+            many = "caches" if len(caches) > 1 else "cache"
+            return f"; {place} holds the {many} {names}{nearest(folder.name, caches)}"
+    return ""
 
 
 def heal(folder: Path) -> None:

@@ -13,6 +13,7 @@ from cache_schema.codecs import LIGHT
 from cache_schema.host.cli import InputError
 from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
+from extract.arguments import AUTOCAST, RANDOM
 from extract.config import ExtractConfig
 from extract.frozen import freeze
 from extract.pipeline.parts import Images
@@ -21,24 +22,12 @@ from extract.segmenters.base import Segmenter, configure, find_segmenter
 from extract.segmenters.preprocessing import Preprocessor
 from extract.text import TextEncoder, TextPipeline, WordDecoupler
 
-#: ``--weights random``: a segmenter of seeded random weights, for timing and for tests.
-RANDOM = "random"
 CLIP_SEED = 0
 #: Frames of a chunk at most, and on a CPU, whose caches are small, their pixels: 8 frames of the
 #: demo, 1 of 360x640. Measured, see the README.
 CHUNK_FRAMES, CHUNK_PIXELS = 8, 1 << 18
 #: Frames of a chunk on another device.
 DEVICE_CHUNK_FRAMES = 16
-#: ``--autocast``: what the model's reduced precision is called. The type that
-#: `Segmenter.autocast` narrows to, and whether on a CUDA device what is float32 multiplies in TF32.
-AUTOCAST = {
-    "none": (None, False),
-    "tf32": (None, True),
-    "bfloat16": (torch.bfloat16, False),
-    "bfloat16+tf32": (torch.bfloat16, True),
-    "float16": (torch.float16, False),
-    "float16+tf32": (torch.float16, True),
-}
 
 
 @dataclass
@@ -144,7 +133,7 @@ def load_stage(
     else:
         segmenter, digest = kind.load(sizes, weights), kind.digest(weights)
     freeze(segmenter).to(device)
-    segmenter.autocast, tf32 = AUTOCAST[autocast]
+    segmenter.autocast, tf32 = precision(autocast)
     if segmenter.device.type == "cuda":
         allow_tf32(tf32)
     text = None
@@ -165,6 +154,12 @@ def load_stage(
         weights_sha256=digest,
         transfer=Transfer(segmenter.device),
     )
+
+
+def precision(autocast: str) -> tuple[torch.dtype | None, bool]:
+    """What `AUTOCAST` says of a name, with torch's type."""
+    narrow, tf32 = AUTOCAST[autocast]
+    return narrow and getattr(torch, narrow), tf32
 
 
 def allow_tf32(allowed: bool) -> None:

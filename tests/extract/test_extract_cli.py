@@ -212,4 +212,6 @@ def test_the_module_runs_as_a_command():
          "--out", "y"],
         capture_output=True, text=True, env=os.environ, cwd=DEMO.parents[2],
     )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.startswith("error: no configuration file none.py")
+    assert done.returncode == 2 and done.stderr.startswith(
+        "error: configuration none.py does not exist"
+    )
