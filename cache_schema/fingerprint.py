@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-
 HASH = re.compile(r'"([0-9a-f]{12})[0-9a-f]{52}"')
 SHORT = r'"\1..."'
 

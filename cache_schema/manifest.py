@@ -64,6 +64,7 @@ class Manifest:
         dropped: id to why it was taken out; to be extracted again.
         shards: the sealed ones.
         dropped_shards: name to why a shard was given up.
+        complete: every video of the data set is in the cache, and none was taken out since.
     """
 
     videos: dict[str, Entry] = field(default_factory=dict)
@@ -71,6 +72,7 @@ class Manifest:
     dropped: dict[str, str] = field(default_factory=dict)
     shards: dict[str, SealedShard] = field(default_factory=dict)
     dropped_shards: dict[str, str] = field(default_factory=dict)
+    complete: bool = False
 
     def add(self, line: Any) -> None:
         """Take in one line.
@@ -79,6 +81,8 @@ class Manifest:
             InputError: fields missing or of another type, or a shard outside the folder.
         """
         match line:
+            case {"complete": count} if _is_count(count):
+                self.complete = len(self.videos) == count
             case {"id": str(video_id), "failed": str(why)}:
                 self._forget(video_id)
                 self.failures[video_id] = why
@@ -103,6 +107,7 @@ class Manifest:
     def _forget(self, video_id: str) -> None:
         for kind in (self.videos, self.failures, self.dropped):
             kind.pop(video_id, None)
+        self.complete = False  # until a line says so again
 
     def inside(self, shard: str) -> list[Entry]:
         """The finished videos whose lines name a shard."""

@@ -22,13 +22,19 @@ def main(argv: list[str]) -> int:
 
     from extract.config import load_config
     from extract.pipeline.run import extract
+    from extract.stage import check_kept
 
+    config = load_config(arguments.config, arguments.cfg_options)
+    if arguments.lacks:
+        check_kept(arguments.out, config, arguments.split, arguments.autocast)
+        print(f"{arguments.out} is complete; {arguments.lacks} does not exist and is not needed")
+        return 0
     rank = find_rank(arguments.launcher)
     device = find_device(arguments.device, rank)
     torch.set_num_threads(arguments.threads or model_threads())
     try:
         summary = extract(
-            load_config(arguments.config, arguments.cfg_options),
+            config,
             data_root=arguments.data_root,
             split=arguments.split,
             weights=arguments.weights,

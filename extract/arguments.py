@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
+from cache_schema import manifest
 from cache_schema.host.cli import InputError
 from cache_schema.host.launch import LAUNCHERS
-from cache_schema.host.lookup import existing, find_config
+from cache_schema.host.lookup import find_config
 from cache_schema.host.options import Options
 
 #: Configurations that can be given by name; those that start with _ are parts of others.
@@ -35,6 +36,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     Raises:
         InputError: a number is too low, or there is no such configuration, data or file of weights.
+            Data and weights may be missing where the cache is complete; ``lacks`` says what is.
     """
     parser = argparse.ArgumentParser(
         prog="python -m extract",
@@ -88,10 +90,29 @@ def parse(argv: list[str]) -> argparse.Namespace:
             option = name.replace("_", "-")
             raise InputError(f"--{option} is {value}: give at least {least}")
     find_config(arguments.config, PRESETS, "configuration")
-    existing(arguments.data_root, "--data-root")
-    if Path(arguments.weights).suffix in ENDINGS:
-        existing(arguments.weights, "--weights")
+    arguments.lacks = _lacking(arguments)
+    if arguments.lacks and not is_complete(arguments.out):
+        raise InputError(
+            f"{arguments.lacks} does not exist; check the path (it may be missing where the cache is "
+            f"complete, and {arguments.out} is not)"
+        )
     return arguments
+
+
+def is_complete(cache: Path) -> bool:
+    """Whether a cache holds every video of its data set."""
+    try:
+        return manifest.read(cache).complete
+    except InputError:
+        return False
+
+
+def _lacking(arguments: argparse.Namespace) -> str:
+    """What stage one reads and what is not there."""
+    if not arguments.data_root.exists():
+        return f"--data-root {arguments.data_root}"
+    weights = Path(arguments.weights)
+    return f"--weights {weights}" if weights.suffix in ENDINGS and not weights.exists() else ""
 
 
 def presets() -> dict[str, Path]:

@@ -271,3 +271,5 @@ def _look_back(summary: Summary, out: Path, dataset: Dataset) -> None:
         with suppress(InputError):  # another rank is at work
             CacheLock(out).release()
             summary.unfinished = {i: known.failures[i] for i in dataset.ids if i in known.failures}
+            if not (summary.unfinished or known.complete):
+                manifest.append(out, [{"complete": len(known.videos)}])
