@@ -93,8 +93,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     arguments.lacks = _lacking(arguments)
     if arguments.lacks and not is_complete(arguments.out):
         raise InputError(
-            f"{arguments.lacks} does not exist; check the path (it may be missing where the cache is "
-            f"complete, and {arguments.out} is not)"
+            f"{arguments.lacks} does not exist; check the path (it may be missing where the cache "
+            f"is complete, and {arguments.out} is not)"
         )
     return arguments
 

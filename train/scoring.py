@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from tqdm import tqdm
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
@@ -35,6 +34,7 @@ from train.heads import Head, find_head
 from train.inference import predict_video, read_expression
 from train.places import find_checkpoint
 from train.predictions import Predictions, PredictionsWriter
+from train.progress import progress
 from train.provenance import cache_identity, describe_run
 from train.records import ExpressionRef
 from train.replay import keep
@@ -168,8 +168,8 @@ def predict(
     Yields:
         The expression, its scores (N_m,) after the sigmoid and mask embeddings (N_m, C), f32.
     """
-    progress = "shuffled text" if donors else "predict"
-    for video_id, expressions in tqdm(videos.items(), desc=progress, unit="video", leave=False):
+    what = "shuffled text" if donors else "predict"
+    for video_id, expressions in progress(videos.items(), what, len(videos)):
         texts = [read_expression(reader, donors[e.key] if donors else e) for e in expressions]
         outputs = predict_video(reader, {"": head}, video_id, texts, device=device)
         for _, number, scores, embeds in outputs:

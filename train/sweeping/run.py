@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import is_main_process
-from tqdm import tqdm
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host import files
@@ -32,6 +31,7 @@ from train.evaluation.report import write_metrics
 from train.heads import find_head
 from train.members import Trained, train_members
 from train.options import named_path
+from train.progress import progress
 from train.provenance import cache_identity, describe_run
 from train.runner import load_head, ram_bytes
 from train.sweeping.report import write_report
@@ -168,7 +168,7 @@ def _score(
     videos = list_expressions(reader)
     missing = {video_id: items for video_id, items in videos.items() if video_id not in done}
     scored = score_videos(reader, heads, rule=rule, sigma=sigma, device=device, videos=missing)
-    for video_id, found in tqdm(scored, "score", len(missing), unit="video", disable=None):
+    for video_id, found in progress(scored, "score", len(missing)):
         done[video_id] = found
         files.append(path, json.dumps([video_id, to_json(found)]))
     return collect_metrics(videos, (done[i] for i in videos if i in done))
