@@ -21,6 +21,9 @@ SEGMENT_OPTIONS ?=
 SWEEP ?= demo
 SEEDS ?= 0 1 2
 
+# Tests run in as many processes as there are cores, the tests of a file in one of them.
+TEST_OPTIONS ?= -n auto --maxprocesses 8 --dist loadfile
+
 # Threads that spin while they wait for each other slow a busy machine down several times.
 export OMP_WAIT_POLICY = PASSIVE
 
@@ -55,7 +58,7 @@ extract: data ## stage one: frozen VITA over $(SPLITS) of $(DATA) into $(CACHE),
 			$(if $(EXTRACT_OPTIONS),--cfg-options $(EXTRACT_OPTIONS)); \
 	done
 
-train: extract ## stage two: train the DMVS head from $(CACHE) into $(RUN)
+train: extract ## stage two: train a head from $(CACHE) into $(RUN)
 	@echo "== train"
 	@$(BIN)/python -m train $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(RUN) --resume \
 		$(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
@@ -66,13 +69,24 @@ eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 		--checkpoint $(RUN) --out $(OUT) --controls --save-masks \
 		$(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
 
-demo: eval ## the whole loop on the demo world, with a table and a picture at the end
-	@$(BIN)/python -m scripts.draw_overlays --data-root $(DATA) --split $(EVAL_SPLIT) \
-		--masks $(OUT)/masks --metrics $(OUT)/metrics.json --out $(OUT)/overlays.png
-	@$(BIN)/python -m scripts.report --cache $(CACHE)/$(EVAL_SPLIT) --evaluation $(OUT) \
+demo: eval ## the whole loop on the demo world, three heads, with tables, a picture and a page at the end
+	@echo "== heads that know the order of frames"
+	@$(BIN)/python -m train.sweep others --config $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) \
+		--eval-cache $(CACHE)/$(EVAL_SPLIT) --seeds 0 --work-dir $(OUT)/others --resume
+	@set -e; for row in trajectory select; do \
+		$(BIN)/python -m train.evaluate $(TRAIN_CONFIG) --row $$row --cache $(CACHE)/$(EVAL_SPLIT) \
+			--checkpoint $(OUT)/others/$$row/seed-0 --out $(OUT)/$$row --controls --save-masks \
+			> $(OUT)/$$row.txt; \
+	done
+	@echo "== all heads"
+	@$(BIN)/python -m scripts.report --cache $(CACHE)/$(EVAL_SPLIT) --evaluation DMVS=$(OUT) \
+		trajectory=$(OUT)/trajectory select=$(OUT)/select \
 		--data-root $(DATA) --split $(EVAL_SPLIT) --out $(OUT)/report.html
-	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(RUN)"
-	@echo "figures $(OUT)/metrics.json  masks $(OUT)/masks  picture $(OUT)/overlays.png"
+	@$(BIN)/python -m scripts.draw_overlays --data-root $(DATA) --split $(EVAL_SPLIT) \
+		--masks $(OUT)/masks --metrics $(OUT)/metrics.json --out $(OUT)/overlays.png \
+		--beside trajectory=$(OUT)/trajectory select=$(OUT)/select
+	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(RUN), $(OUT)/others"
+	@echo "figures $(OUT)/metrics.json  page $(OUT)/report.html  picture $(OUT)/overlays.png"
 
 segment: setup ## masks for your own video and sentence: VIDEO=clip.mp4 TEXT="..."; without, of the demo
 	@$(BIN)/python -m scripts.segment $(if $(VIDEO),"$(VIDEO)" "$(TEXT)" --checkpoint $(RUN) \
@@ -118,7 +132,7 @@ bench-gpu: setup ## measure both stages on a GPU, six minutes; tables here, JSON
 
 test: setup ## check import boundaries and run the tests
 	$(CHECK_IMPORTS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST_OPTIONS)
 
 faults: setup ## run every repro.sh below FAULTS=folder and count those that show a fault
 	@bad=0; total=0; mkdir -p $(OUT); for case in $$(find $(FAULTS) -name repro.sh | sort); do \

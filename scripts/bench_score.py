@@ -11,26 +11,31 @@ nothing of that of MeViS's valid_u. The two take turns; times are the medians of
 """
 
 import argparse
-import json
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from cache_schema.host import cli, files
-from cache_schema.host.cli import InputError
+from cache_schema.host import cli
+from scripts.measuring import listed, machine, options, ratio, report, table
 from train.evaluation import parallel
 from train.evaluation.pngs.expressions import score_masks
 from train.records import AnnotatedVideo, ExpressionRef
 
 SIZE = (480, 854)
+SIZES = [
+    ("videos", 12, "to draw"),
+    ("frames", 40, "of a video"),
+    ("repeats", 2, "of each measurement"),
+    ("workers", parallel.cores(), "processes"),
+]
 OBJECTS = 6
 EXPRESSIONS = 12
 #: How many expressions mean the same objects; MeViS has 14 expressions and 4 objects a video.
@@ -43,45 +48,19 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.bench_score",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--videos", type=int, default=12)
-    parser.add_argument("--frames", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=parallel.cores(), help="default: the cores")
-    parser.add_argument("--json", help="file to write the figures to")
+    parser = options("bench_score", __doc__, SIZES)
     arguments = parser.parse_args(argv)
-    if min(arguments.videos, arguments.frames, arguments.repeats, arguments.workers) < 1:
-        raise InputError("--videos, --frames, --repeats and --workers have to be at least 1")
-    machine = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": parallel.cores(),
-        "workers": arguments.workers,
-        "videos": arguments.videos,
-        "frames": arguments.frames,
-        "python": platform.python_version(),
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
+    figures = {
+        "machine": machine(),
+        **{name: getattr(arguments, name) for name, _, _ in SIZES},
+        "rows": {
+            f"masks by {writer}, truth {sharing}": _measure(writer, sharing, arguments)
+            for writer in WRITERS
+            for sharing in SHARING
+        },
     }
-    rows = [
-        {"masks": writer, "truth": sharing, **_measure(writer, sharing, arguments)}
-        for writer in WRITERS
-        for sharing in SHARING
-    ]
-    names = f"{'reference':>12}{'ours':>12}{'ratio':>8}{'difference':>12}"
-    print(f"{'masks by':10}{'truth':16}{names}")
-    for row in rows:
-        print(
-            f"{row['masks']:10}{row['truth']:16}{row['reference_ms']:9.2f} ms"
-            f"{row['ours_ms']:9.2f} ms{row['ratio']:7.1f}x{row['difference']:12.0e}"
-        )
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    if arguments.json:
-        files.write(Path(arguments.json), json.dumps({**machine, "rows": rows}, indent=1) + "\n")
-    return 0
+    lines = [*table(figures["rows"]), listed({n: v for n, v in figures.items() if n != "rows"})]
+    return report(figures, lines, arguments.json)
 
 
 def _measure(writer: str, sharing: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -101,13 +80,14 @@ def _measure(writer: str, sharing: str, arguments: argparse.Namespace) -> dict[s
             content = score_masks(videos, root, num_videos=len(videos), workers=arguments.workers)
             fast.append(time.perf_counter() - start)
         found = {key: (e["J"], e["F"]) for key, e in content["per_expression"].items()}
-        difference = max(np.abs(np.subtract(found[key], expected[key])).max() for key in expected)
         masks = len(expected) * arguments.frames
         return {
-            "reference_ms": 1e3 * float(np.median(slow)) / masks,
-            "ours_ms": 1e3 * float(np.median(fast)) / masks,
-            "ratio": float(np.median(np.divide(slow, fast))),
-            "difference": float(difference),
+            "reference ms": 1e3 * median(slow) / masks,
+            "ours ms": 1e3 * median(fast) / masks,
+            "ratio": ratio(slow, fast),
+            "difference": float(
+                max(np.abs(np.subtract(found[key], expected[key])).max() for key in expected)
+            ),
         }
 
 

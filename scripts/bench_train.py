@@ -21,33 +21,41 @@ state count as beyond. On a GPU it is the memory that torch allocated there.
 """
 
 import argparse
-import json
 import os
 import resource
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from mmengine.config import Config
 
-from cache_schema.codecs import Codec, get_codec
-from cache_schema.host import cli, files
+from cache_schema.codecs import get_codec
+from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from cache_schema.writer import CacheWriter
 from extract.config import load_config as load_extract_config
 from extract.stage import RANDOM, Stage, load_stage
-from scripts.bench_cache import ORIGIN, codecs, machine, write_video
+from scripts.measuring import (
+    Figures,
+    listed,
+    machine,
+    number,
+    options,
+    ratio,
+    report,
+    seconds_each,
+    table,
+)
+from scripts.random_caches import EXACT, write_caches
 from train.config import load_config
 from train.data import Batch
 from train.masks.logits import MaskFeatures
@@ -58,7 +66,21 @@ from train.trainable import TrainableHead, build_optimizer, build_trainable
 
 BASE = Path(__file__).parents[1] / "train" / "configs" / "base.py"
 ITERATIONS = 40_000
-LOAD, STEP, TRAIN, LOOP, SWEEP = "load", "step", "load and step", "segmenter", "sweep of"
+LOAD, STEP, TRAIN, LOOP = "load", "step", "load and step", "segmenter"
+SIZES = [
+    ("batch", 1, "clips a batch"),
+    ("clip", 10, "frames of a clip, T"),
+    ("channels", 256, "C, of queries and mask features"),
+    ("height", 96, "of the mask features; of the frames a quarter"),
+    ("width", 160, "of the mask features"),
+    ("queries", 20, "motion queries, N_m"),
+    ("layers", 6, "of the decoder"),
+    ("points", 12544, "of the loss"),
+    ("videos", 3, "of each cache"),
+    ("frames", 12, "of a video"),
+    ("threads", 1, "of each process"),
+    ("rounds", 5, "of each measurement"),
+]
 Work = Callable[[], Any]
 
 
@@ -66,59 +88,28 @@ def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
     arguments = parse(argv)
     with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
-        caches = {}
-        for codec in codecs(arguments):
-            name = f"{codec.name} R={codec.basis.rank}" if codec.basis else codec.name
-            caches[name] = Path(folder) / name.replace(" ", "-")
-            write(caches[name], codec, arguments)
-        figures = measure(caches, arguments)
-    print("\n".join(lines(figures)))
-    if arguments.json:
-        files.write(Path(arguments.json), json.dumps(figures, indent=1) + "\n")
-    return 0
+        figures = measure(write_caches(Path(folder), arguments), arguments)
+    return report(figures, lines(figures, arguments.sweep), arguments.json)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options, with the paper's sizes as defaults."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench_train", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    for name, default, what in [
-        ("batch", 1, "clips a batch"),
-        ("clip", 10, "frames of a clip, T"),
-        ("channels", 256, "C, of queries and mask features"),
-        ("height", 96, "of the mask features; of the frames a quarter"),
-        ("width", 160, "of the mask features"),
-        ("queries", 20, "motion queries, N_m"),
-        ("layers", 6, "of the decoder"),
-        ("points", 12544, "of the loss"),
-        ("videos", 3, "of each cache"),
-        ("frames", 12, "of a video"),
-        ("threads", 1, "of each process"),
-        ("rounds", 5, "of each measurement"),
-    ]:
-        parser.add_argument(
-            f"--{name}", type=int, default=default, help=f"{what} (default {default})"
-        )
+    parser = options("bench_train", __doc__, SIZES)
     parser.add_argument(
         "--workers", type=int, help="that load, as data.num_workers; chosen by the device"
     )
     # In training, one step follows the other.
     parser.add_argument("--turn", type=float, default=5.0, help="seconds of a turn at least")
-    parser.add_argument("--ranks", type=int, nargs="*", default=[64], help="of low-rank caches")
-    parser.add_argument("--sweep", type=int, nargs="*", default=[8], help="heads of each sweep")
+    number(parser, "ranks", [64], "of low-rank caches", nargs="*")
+    number(parser, "sweep", [8], "heads of each sweep", nargs="*")
     parser.add_argument("--autocast", default="none", help="as train.autocast")
     parser.add_argument(
         "--segmenter", default="mevis_r50", help="a preset of extract, or none (default mevis_r50)"
     )
     parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
     parser.add_argument("--dir", help="where the temporary folder is made")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
     arguments.device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    numbers = {n: value for n, value in vars(arguments).items() if type(value) is int}
-    for name, value in numbers.items():
-        if value < (name != "workers"):
-            raise InputError(f"--{name} is {value}: give at least {int(name != 'workers')}")
     if arguments.clip > arguments.frames:
         raise InputError(
             f"--clip {arguments.clip} is more than a video has frames ({arguments.frames}); give a "
@@ -127,92 +118,64 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def write(path: Path, codec: Codec, sizes: argparse.Namespace) -> None:
-    """A cache of random numbers, its mask features as smooth as a network's."""
-    rng = np.random.default_rng(0)
-    coarse = rng.standard_normal((sizes.channels, 12, 20)).astype(np.float32)
-    features = np.stack([cv2.resize(plane, (sizes.width, sizes.height)) for plane in coarse])
-    frame = {name: array[0] for name, array in codec.encode(features[None]).items()}
-    with CacheWriter(
-        path,
-        fingerprint={"codec": codec.describe()},
-        dataset="random",
-        split="train",
-        codec=codec,
-        **ORIGIN,
-        shard_bytes=1 << 30,
-    ) as writer:
-        for video in range(sizes.videos):
-            write_video(writer, f"video{video}", frame, rng, sizes)
-
-
-def measure(caches: dict[str, Path], arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(caches: dict[str, Path], arguments: argparse.Namespace) -> Figures:
     """Everything that the table says; times in seconds, one a round."""
-    first = next(iter(caches))
-    places = {f"{what}, {name}": caches[name] for name in caches for what in (LOAD, STEP, TRAIN)}
-    places |= {
-        f"{SWEEP} {k}, {name}": path for k in arguments.sweep for name, path in caches.items()
+    jobs: dict[str, tuple[str | int, Path]] = {
+        f"{kind}, {name}": (kind, path)
+        for name, path in caches.items()
+        for kind in (LOAD, STEP, TRAIN)
+    }
+    jobs |= {
+        f"sweep of {heads}, {name}": (heads, path)
+        for heads in arguments.sweep
+        for name, path in caches.items()
     }
     if arguments.segmenter != "none":
-        places[LOOP] = caches[first]
-    context = get_context("spawn")
-    pipes, processes = {}, []
-    for what, path in places.items():
-        pipes[what], other = context.Pipe()
-        processes.append(
-            context.Process(target=serve, args=(other, what, path, arguments), daemon=True)
-        )
-        processes[-1].start()
-        other.close()
-        answer(pipes[what], what)  # one after the other, so that they share the cores later only
-    seconds: dict[str, list[float]] = {what: [] for what in places}
-    for number in range(-1, arguments.rounds):  # the first round warms up
-        for what, pipe in pipes.items():
-            pipe.send("work")
-            took = answer(pipe, what)
-            if number >= 0:
-                seconds[what].append(took)
-    memory = {}
-    for what, pipe in pipes.items():
-        pipe.send("end")
-        memory[what] = answer(pipe, what)
-    for process in processes:
-        process.join()
-    used = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"
-    return {
-        "machine": {**machine(), "device": used},
-        "sizes": {n: v for n, v in vars(arguments).items() if n not in ("json", "dir")},
-        "seconds": seconds,
-        "memory": memory,
-    }
+        jobs[LOOP] = LOOP, caches[EXACT]
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__spec__.name])  # so that the libraries are loaded once
+    with ExitStack() as stack:
+        pools = {what: stack.enter_context(ProcessPoolExecutor(1, context)) for what in jobs}
+
+        def ask(what: str, question: Callable[..., Any], *about: Any) -> Any:
+            try:
+                return pools[what].submit(question, *about).result()
+            except BrokenProcessPool:
+                raise InputError(f"the process that measures {what!r} ended; see above") from None
+
+        for what, job in jobs.items():  # one after the other: they share the cores later only
+            ask(what, prepare, *job, arguments)
+        rounds = [  # the first one warms up
+            {what: ask(what, take_turn, arguments.turn) for what in jobs}
+            for _ in range(1 + arguments.rounds)
+        ]
+        return {
+            "machine": machine(arguments.device),
+            "sizes": {n: v for n, v in vars(arguments).items() if n not in ("json", "dir")},
+            "seconds": {what: [own[what] for own in rounds[1:]] for what in jobs},
+            "memory": {what: ask(what, memory_used) for what in jobs},
+        }
 
 
-def answer(pipe: Connection, what: str) -> Any:
-    """What a process says."""
-    try:
-        return pipe.recv()
-    except EOFError:
-        raise InputError(f"the process that measures {what!r} ended; see above") from None
-
-
-def serve(pipe: Connection, what: str, path: Path, arguments: argparse.Namespace) -> None:
-    """A process: make what is measured, then work when asked to."""
+def prepare(kind: str | int, path: Path, arguments: argparse.Namespace) -> None:
+    """In a process of its own: make what is measured, a kind or so many heads of a sweep."""
+    global work, device, held
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     device = torch.device(arguments.device)
-    work = make(what, path, arguments, device)
+    work = make(kind, path, arguments, device)
     held = memory(device)[0]
-    pipe.send("ready")
-    while pipe.recv() == "work":
-        start, count = time.perf_counter(), 0
-        while count == 0 or time.perf_counter() - start < arguments.turn:
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            count += 1
-        pipe.send((time.perf_counter() - start) / count)
+
+
+def take_turn(seconds: float) -> float:
+    """Seconds of a call, from so many seconds of work at least."""
+    return seconds_each(work, device, turn=seconds, warm_up=0, least=1, wait=True)
+
+
+def memory_used() -> dict[str, int]:
+    """Bytes at most, beyond what was held before the first turn and in all."""
     peak = memory(device)[1]
-    pipe.send({"beyond": peak - held, "peak": peak})
+    return {"beyond": peak - held, "peak": peak}
 
 
 def memory(device: torch.device) -> tuple[int, int]:
@@ -226,34 +189,29 @@ def memory(device: torch.device) -> tuple[int, int]:
     return pages * os.sysconf("SC_PAGE_SIZE"), peak * 1024
 
 
-def make(what: str, path: Path, arguments: argparse.Namespace, device: torch.device) -> Work:
+def make(kind: str | int, path: Path, arguments: argparse.Namespace, device: torch.device) -> Work:
     """What is measured, as a call."""
-    batches = load(path, arguments, device)
-    if what.startswith(LOAD) and not what.startswith(TRAIN):
+    config = head_config(arguments)
+    batches = load(config, path, device)
+    if kind == LOAD:
         return lambda: next(batches)
-    config = head_config(arguments)
-    if what.startswith(SWEEP):
-        count = int(what.removeprefix(SWEEP).split(",")[0])
-        return training(batches, [Steps(config, device, seed) for seed in range(count)])
-    steps = Steps(config, device)
-    if what.startswith(TRAIN):
-        return training(batches, [steps])
-    if what == LOOP:
-        stage = load_stage(
-            load_extract_config(arguments.segmenter, {}), RANDOM, arguments.device, has_text=False
-        )
-        images = torch.rand(
-            arguments.batch, arguments.clip, 3, 4 * arguments.height, 4 * arguments.width,
-            device=device,
-        )  # fmt: skip
-        return lambda: steps(segmented(stage, images, next(batches)))
-    batch = next(batches)
-    return lambda: steps(as_loaded(batch))
+    steps = [Steps(config, device, seed) for seed in range(kind if isinstance(kind, int) else 1)]
+    if kind == STEP:
+        batch = next(batches)
+        return lambda: steps[0](as_loaded(batch))
+    if kind == LOOP:
+        return in_the_loop(steps[0], batches, arguments, arguments.segmenter, device)
+
+    def load_and_step() -> None:
+        batch = next(batches)
+        for step in steps:
+            step(batch)
+
+    return load_and_step
 
 
-def load(path: Path, arguments: argparse.Namespace, device: torch.device) -> Iterator[Batch]:
+def load(config: Config, path: Path, device: torch.device) -> Iterator[Batch]:
     """Batches without end on the device, as training loads them."""
-    config = head_config(arguments)
     loader = build_loader(config, build_dataset([config], [CacheReader(path)], device))
     return iter(on_device(loader, device))
 
@@ -281,26 +239,29 @@ class Steps:
         self.optimizer = build_optimizer(config, self.model)
         self.iteration = 0
 
-    def __call__(self, batch: Batch) -> None:
-        self.model.step(batch, self.optimizer, self.iteration)
+    def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
         self.iteration += 1
-
-
-def training(batches: Iterator[Batch], heads: Sequence[Steps]) -> Work:
-    """Load a batch, and a step of each head."""
-
-    def work() -> None:
-        batch = next(batches)
-        for head in heads:
-            head(batch)
-
-    return work
+        return self.model.step(batch, self.optimizer, self.iteration - 1)
 
 
 def as_loaded(batch: Batch) -> Batch:
     """The batch without what was prepared for an earlier step."""
     features = [MaskFeatures(own.stored, own.codec) for own in batch.mask_features]
-    return Batch(batch.inputs, features, batch.targets, batch.distances)
+    return Batch(batch.inputs, features, batch.targets, batch.overlaps)
+
+
+def in_the_loop(
+    steps: Steps,
+    batches: Iterator[Batch],
+    sizes: argparse.Namespace,
+    preset: str,
+    device: torch.device,
+) -> Work:
+    """A step with the frozen segmenter of random weights in the loop."""
+    stage = load_stage(load_extract_config(preset, {}), RANDOM, str(device), has_text=False)
+    shape = (sizes.batch, sizes.clip, 3, 4 * sizes.height, 4 * sizes.width)
+    images = torch.rand(shape, device=device)
+    return lambda: steps(segmented(stage, images, next(batches)))
 
 
 def segmented(stage: Stage, images: torch.Tensor, batch: Batch) -> Batch:
@@ -319,35 +280,27 @@ def segmented(stage: Stage, images: torch.Tensor, batch: Batch) -> Batch:
     )
     exact = get_codec("float32")
     maps = [MaskFeatures({"values": own}, exact) for own in features]
-    return Batch(inputs, maps, batch.targets, batch.distances)
+    return Batch(inputs, maps, batch.targets, batch.overlaps)
 
 
-def lines(figures: dict[str, Any]) -> list[str]:
+def lines(figures: Figures, sweeps: Sequence[int]) -> list[str]:
     """What was measured, as text."""
-    sizes, seconds, memory = figures["sizes"], figures["seconds"], figures["memory"]
-    out = [
-        ", ".join(f"{name} {value}" for name, value in figures["machine"].items()),
-        ", ".join(f"{name} {value}" for name, value in sizes.items()),
-        "",
-        f"{'':<34}{'ms':>9}{'segmenter /':>13}{'MB beyond':>11}{'MB':>8}{'h for 40,000':>14}",
+    seconds, rows = figures["seconds"], {}
+    for what, times in seconds.items():
+        row = rows[what] = {"ms": 1000 * median(times)}
+        if LOOP in seconds:
+            row["segmenter /"] = ratio(seconds[LOOP], times)
+        row |= {f"MB {k}": size // 10**6 for k, size in figures["memory"][what].items()}
+        row[f"h for {ITERATIONS:,}"] = median(times) * ITERATIONS / 3600
+    singles = [
+        f"{what}: {heads} single runs take "
+        f"{heads * ratio(seconds[f'{TRAIN}, {name}'], times):.2f} times it"
+        for what, times in seconds.items()
+        for heads in sweeps
+        for prefix, _, name in [what.partition(", ")]
+        if prefix == f"sweep of {heads}"
     ]
-    for what, times in seconds.items():
-        median = statistics.median(times)
-        row = f"{what:<34}{1000 * median:>9.1f}"
-        row += f"{ratio(seconds[LOOP], times):>13.1f}" if LOOP in seconds else f"{'':>13}"
-        row += "".join(f"{memory[what][k] / 1e6:>{n}.0f}" for k, n in (("beyond", 11), ("peak", 8)))
-        out.append(row + f"{median * ITERATIONS / 3600:>14.2f}")
-    for what, times in seconds.items():
-        if what.startswith(SWEEP):
-            count, _, name = what.removeprefix(SWEEP).partition(", ")
-            single = [int(count) * took for took in seconds[f"{TRAIN}, {name}"]]
-            out.append(f"{what}: {int(count)} single runs take {ratio(single, times):.2f} times it")
-    return out
-
-
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median over rounds."""
-    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    return [listed(figures["machine"]), listed(figures["sizes"]), "", *table(rows), *singles]
 
 
 if __name__ == "__main__":

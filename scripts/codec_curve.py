@@ -7,8 +7,6 @@ Half of the frames fit the basis; masks of the other half, coded against exact, 
 costs. Prints a table and writes DIR/codec_curve.json (every rank) and DIR/codec_curve.png.
 """
 
-import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +29,7 @@ from extract.config import load_config
 from extract.datasets import Dataset, open_dataset
 from extract.pipeline.inference import clip_of
 from extract.stage import Stage, load_stage
+from scripts.measuring import number, options, report, table
 
 ASSETS = Path(__file__).parents[1] / "extract" / "assets"
 BASES = ("weighted", "plain")
@@ -41,16 +40,12 @@ SHOWN = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 16, 20, 24, 32, 48, 64, 96, 128, 19
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.codec_curve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options("codec_curve", __doc__)
     parser.add_argument("--config", default="demo", help="of stage one: a preset or a file")
     parser.add_argument("--data-root", type=Path, default=Path("work/demo/data"))
     parser.add_argument("--split", default="train")
     parser.add_argument("--weights", default=str(ASSETS / "vita_tiny.safetensors"))
-    parser.add_argument("--frames", type=int, default=512, help="half to fit, half to test")
+    number(parser, "frames", 512, "half to fit, half to test")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
     arguments = parser.parse_args(argv)
@@ -70,11 +65,10 @@ def main(argv: list[str]) -> int:
         "data": f"{config.dataset}/{arguments.split}",
         "weights_sha256": stage.weights_sha256,
     }
-    print(table(content))
-    files.write(arguments.out / "codec_curve.json", json.dumps(content, indent=1) + "\n")
     draw(content, arguments.out / "codec_curve.png")
-    print(f"\ncurve: {arguments.out / 'codec_curve.json'}, {arguments.out / 'codec_curve.png'}")
-    return 0
+    path = arguments.json or arguments.out / "codec_curve.json"
+    where = f"curve: {path}, {arguments.out / 'codec_curve.png'}"
+    return report(content, [*lines(content), "", where], path)
 
 
 def samples(stage: Stage, dataset: Dataset, frames: int) -> Iterator[Sample]:
@@ -155,31 +149,22 @@ def summary(ious: np.ndarray) -> dict[str, float]:
     return {"mean": float(mean), "percentile_5": float(low), "worst": float(worst)}
 
 
-def table(content: Mapping) -> str:
-    """The printed table."""
+def lines(content: Mapping) -> list[str]:
+    """What is printed."""
     whole = content["codecs"][0]["bytes"]
-    head = f"{'':>12}{'bytes':>9}{'of float16':>12}"
-    lines = [
-        f"{content['masks']} masks of {content['frames']['tested']} frames; IoU mean / 5th "
-        "percentile / worst",
-        head + "".join(f"{name:>24}" for name in BASES),
-    ]
-
-    def figures(iou: Mapping[str, float]) -> str:
-        return f"{iou['mean']:>10.4f} /{iou['percentile_5']:.3f} /{iou['worst']:.3f}"
-
-    for row in content["codecs"]:
-        lines.append(
-            f"{row['codec']:>12}{row['bytes']:>9}{row['bytes'] / whole:>12.3f}"
-            f"{figures(row['iou']):>24}"
-        )
-    for row in content["ranks"]:
-        if row["rank"] in SHOWN:
-            lines.append(
-                f"{'rank ' + str(row['rank']):>12}{row['bytes']:>9}{row['bytes'] / whole:>12.3f}"
-                + "".join(f"{figures(row[name]):>24}" for name in BASES)
-            )
-    return "\n".join(lines)
+    rows = {}
+    for own in [*content["codecs"], *content["ranks"]]:
+        if own.get("rank", 1) not in SHOWN:
+            continue
+        row = rows[own.get("codec") or f"rank {own['rank']}"] = {
+            "bytes": own["bytes"],
+            "of float16": own["bytes"] / whole,
+        }
+        for name in ("iou", *BASES):
+            if name in own:
+                row[name] = " / ".join(f"{figure:.4f}" for figure in own[name].values())
+    head = f"{content['masks']} masks of {content['frames']['tested']} frames"
+    return [f"{head}; IoU mean / 5th percentile / worst", *table(rows)]
 
 
 def draw(content: Mapping, path: Path) -> None:

@@ -8,22 +8,20 @@ the mask features of --cache are coded with it in memory, and the predictions of
 on that cache are replayed from the codes and scored.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from cache_schema.codecs import LOWRANK, Codec, get_codec
-from cache_schema.host import cli, files
+from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from extract.codecs.fitting import Moments, Sample
 from extract.codecs.mask_codec import confident
+from scripts.measuring import options, report
 from train.evaluation.from_cache.contents import check_origin, list_expressions
 from train.evaluation.from_cache.expressions import score_expressions
 from train.evaluation.from_cache.task import ReplayTask
@@ -52,17 +50,12 @@ class Recoded:
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.codec_scores",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options("codec_scores", __doc__)
     parser.add_argument("--fit", required=True, help="cache that the bases are fitted to")
     parser.add_argument("--cache", required=True, help="cache that was predicted on")
     parser.add_argument("--predictions", required=True, help="predictions.h5 of train.evaluate")
     parser.add_argument("--ranks", type=int, nargs="+", default=[4, 7, 15, 32])
     parser.add_argument("--videos", type=int, default=32, help="of --fit, to fit the bases to")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
     fitted, reader = CacheReader(arguments.fit), CacheReader(arguments.cache)
     for each in (fitted, reader):
@@ -91,9 +84,7 @@ def main(argv: list[str]) -> int:
             raise InputError(f"{reader.path} has no ground truth to score with")
         figures[name] = contents[0]["J&F"]
         print(f"{name:<20}{100 * figures[name]:6.2f}", flush=True)
-    if arguments.json:
-        files.write(arguments.json, json.dumps(figures, indent=1) + "\n")
-    return 0
+    return report(figures, [], arguments.json)
 
 
 def measure(reader: CacheReader, num_videos: int) -> Moments:

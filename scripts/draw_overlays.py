@@ -1,11 +1,13 @@
 """Draw a picture sheet: truth and prediction of some expressions over the frames of their videos.
 
     python -m scripts.draw_overlays --data-root D --split S --masks DIR/masks \\
-        --metrics DIR/metrics.json --out overlays.png [--num 6] [--columns 8]
+        --metrics DIR/metrics.json --out overlays.png [--name DMVS] [--beside NAME=DIR ...] \\
+        [--num 6] [--columns 8]
 
 Frames in columns; for each expression the sentence with its tag and score, a row of truth and a
-row of prediction. The choice is a spread: high and low scores of every tag, and a sentence that
-means nothing in its video. The same results give the same sheet.
+row of each head's prediction; DIR of a head beside is the folder of its evaluation. The choice is a
+spread by the first head: high and low scores of every tag, and a sentence that means nothing in its
+video. The same results give the same sheet.
 """
 
 import argparse
@@ -39,7 +41,20 @@ class Shown:
 
     video: str
     expression: SourceExpression
-    score: float | None  # J&F; None if it was not scored
+    score: float  # J&F of the first head
+
+    @property
+    def key(self) -> str:
+        return f"{self.video}/{self.expression.id}"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A head on the sheet: its name, its masks, and J&F by expression."""
+
+    name: str
+    masks: Path
+    scores: Mapping[str, float]
 
 
 def main(argv: list[str]) -> int:
@@ -54,13 +69,19 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--masks", required=True, help="masks/ of an evaluation")
     parser.add_argument("--metrics", required=True, help="metrics.json of the same evaluation")
     parser.add_argument("--out", required=True, help="picture to write (.png)")
+    parser.add_argument("--name", default="DMVS", help="what the head is called (default DMVS)")
+    parser.add_argument("--beside", nargs="+", default=[], metavar="NAME=DIR", help="other heads")
     parser.add_argument("--num", type=int, default=6, help="expressions (default 6)")
     parser.add_argument("--columns", type=int, default=8, help="frames (default 8)")
     arguments = parser.parse_args(argv)
 
     data = MeViS(arguments.data_root, arguments.split)
-    shown = choose(data, _scores(Path(arguments.metrics)), arguments.num)
-    sheet = draw(data, shown, Path(arguments.masks), arguments.columns)
+    heads = [Drawn(arguments.name, Path(arguments.masks), _scores(Path(arguments.metrics)))]
+    for word in arguments.beside:
+        name, _, folder = word.rpartition("=")
+        heads.append(Drawn(name, Path(folder, "masks"), _scores(Path(folder, "metrics.json"))))
+    shown = choose(data, heads[0].scores, arguments.num)
+    sheet = draw(data, shown, heads, arguments.columns)
     try:
         kind = Image.registered_extensions()[Path(arguments.out).suffix.lower()]
         with files.replacing(Path(arguments.out)) as temporary:
@@ -125,19 +146,20 @@ def _tag_order(tag: str) -> tuple[int, str]:
     return (TAGS.index(tag) if tag in TAGS else len(TAGS)), tag
 
 
-def draw(data: MeViS, shown: Sequence[Shown], masks: Path, columns: int) -> Image.Image:
+def draw(data: MeViS, shown: Sequence[Shown], heads: Sequence[Drawn], columns: int) -> Image.Image:
     """The sheet as a picture.
 
     Raises:
         InputError: a frame or a predicted mask is missing or broken.
     """
-    blocks = [_block(data.video(s.video), s, masks, columns) for s in shown]
+    blocks = [_block(data.video(s.video), s, heads, columns) for s in shown]
     width = max(block.width for block in blocks) + 2 * MARGIN
     height = sum(block.height + SPACE for block in blocks) + 2 * MARGIN + HEADER
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     x = MARGIN
-    for words, colour in (("DMVS", INK), ("   truth", TRUTH), ("   prediction", PREDICTION)):
+    title = " and ".join(head.name for head in heads)
+    for words, colour in ((title, INK), ("   truth", TRUTH), ("   prediction", PREDICTION)):
         pen.text((x, MARGIN), words, fill=colour, font=_font(19, bold=True))
         x += int(pen.textlength(words, font=_font(19, bold=True)))
     y = MARGIN + HEADER
@@ -147,8 +169,8 @@ def draw(data: MeViS, shown: Sequence[Shown], masks: Path, columns: int) -> Imag
     return sheet
 
 
-def _block(video: SourceVideo, shown: Shown, masks: Path, columns: int) -> Image.Image:
-    """One expression: a header, a row of truth, a row of prediction."""
+def _block(video: SourceVideo, shown: Shown, heads: Sequence[Drawn], columns: int) -> Image.Image:
+    """One expression: a header, a row of truth, a row of each head's prediction."""
     count = min(columns, video.num_frames)
     frames = np.linspace(0, video.num_frames - 1, count).round().astype(int)
     height, width = video.size()
@@ -157,23 +179,34 @@ def _block(video: SourceVideo, shown: Shown, masks: Path, columns: int) -> Image
     truth = Truth(
         video.objects, [shown.expression.annotation_ids], size=(height, width), where=video.id
     )
-    block = Image.new("RGB", (GUTTER + count * (CELL + GAP), HEADER + 2 * (cell[1] + GAP)), PAPER)
+    rows: list[tuple[str, Drawn | None]] = [("truth", None)]
+    rows += [(_row_name(head, shown, alone=len(heads) == 1), head) for head in heads]
+    size = (GUTTER + count * (CELL + GAP), HEADER + len(rows) * (cell[1] + GAP))
+    block = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(block)
     right = _caption(shown)
     room = block.width - 24 - pen.textlength(right, font=_font(16))
     pen.text((0, 2), _fit(pen, f"“{shown.expression.text}”", room), fill=INK, font=_font(18, True))
     pen.text((block.width - GAP, 4), right, fill=FAINT, font=_font(16), anchor="ra")
-    for row, (name, colour) in enumerate((("truth", TRUTH), ("prediction", PREDICTION))):
+    for row, (name, head) in enumerate(rows):
+        colour = TRUTH if head is None else PREDICTION
         y = HEADER + row * (cell[1] + GAP)
-        pen.text((0, y + cell[1] // 2), name, fill=colour, font=_font(15, True), anchor="lm")
+        pen.multiline_text(
+            (0, y + cell[1] // 2), name, fill=colour, font=_font(15, True), anchor="lm"
+        )
         for column, t in enumerate(frames.tolist()):
-            if row == 0:
+            if head is None:
                 mask = truth.frame(t)[0]
             else:
-                mask = _predicted(masks, shown, video.frame_names[t], (height, width))
+                mask = _predicted(head.masks, shown, video.frame_names[t], (height, width))
             picture = overlay(video.read_frame(t), mask, cell, colour)
             block.paste(Image.fromarray(picture), (GUTTER + column * (CELL + GAP), y))
     return block
+
+
+def _row_name(head: Drawn, shown: Shown, *, alone: bool) -> str:
+    """What stands beside a row: its score stands in the caption if there is no other head."""
+    return "prediction" if alone else f"{head.name}\n{100 * head.scores.get(shown.key, 0):.1f}"
 
 
 def _caption(shown: Shown) -> str:

@@ -20,7 +20,7 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from extract.datasets import DATASETS, open_dataset
 from train.predictions import Predictions
-from train.report.build import PICTURED, Evaluated, FrameOf, write_report
+from train.report.build import PICTURED, Evaluated, FrameOf, table, write_report
 
 
 def main(argv: list[str]) -> int:
@@ -49,6 +49,7 @@ def main(argv: list[str]) -> int:
         sweep=_sweep(arguments.sweep) if arguments.sweep else None,
         pictured=arguments.num,
     )
+    print(f"{table(heads)}\n")
     print(f"report: {arguments.out} ({Path(arguments.out).stat().st_size / 1e6:.1f} MB)")
     return 0
 

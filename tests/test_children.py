@@ -8,32 +8,81 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
+
+from cache_schema.host import cli
+from extract.pipeline.child import Child, cut_off
+from extract.pipeline.prefetch import ahead
+from tests.processes import LONG, Command
+from train.data import workers
+from train.evaluation import parallel
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("pool", "loader", "pipeline")
-LONG = 60  # seconds; only a test that fails takes so long
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
 
-class Parent:
-    """A command of `tests.parents` in a session of its own, once its child is at work."""
+# --- commands that hand work to a child, which notes its process id and then waits for ever
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.parents", kind, str(folder)],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        until(lambda: (folder / "child").exists() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.process.communicate()
+
+def wait(folder: str) -> None:
+    path = Path(folder) / "child"
+    path.with_suffix(".new").write_text(str(os.getpid()))
+    path.with_suffix(".new").rename(path)
+    while True:
+        signal.pause()
+
+
+def pool(folder: str) -> None:
+    """As score and submit work."""
+    list(parallel.run(wait, [folder], workers=2))
+
+
+class Samples:
+    """A data set whose first sample never comes."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        if index == 0:
+            wait(self.folder)
+        return index
+
+
+def loader(folder: str) -> None:
+    """As train and sweep work."""
+    with workers.one_sentence():
+        list(DataLoader(Samples(folder), num_workers=2, worker_init_fn=workers.start))
+
+
+def pipeline(folder: str) -> None:
+    """As extract works: threads that wait for a process."""
+
+    def read(_):
+        yield 1
+        wait(folder)
+
+    with (
+        Child(read, "reading") as reader,
+        ahead(reader, 1, "receiver") as items,
+        ahead((item for item in items), 1, "model") as results,
+        cut_off(reader),
+    ):
+        list(results)
+
+
+class Parent(Command):
+    """A command, once its child is at work."""
+
+    def __init__(self, kind, folder: Path) -> None:
+        super().__init__(lambda: cli.run(lambda _: kind(str(folder)), []), folder / "said")
+        until(lambda: (folder / "child").exists() or self.status is not None)
+        assert self.status is None, self.said()
         self.child = int((folder / "child").read_text())
-
-    def said(self) -> list[str]:
-        """Its last words."""
-        return self.process.communicate(timeout=LONG)[1].splitlines()
 
     def family(self) -> list[int]:
         """The processes of its session that are alive."""
@@ -43,7 +92,7 @@ class Parent:
                 state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
             except OSError:
                 continue
-            if int(session) == self.process.pid and state not in "ZX":
+            if int(session) == self.pid and state not in "ZX":
                 found.append(int(path.parent.name))
         return found
 
@@ -55,7 +104,7 @@ def until(true) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[pool, loader, pipeline], ids=lambda kind: kind.__name__)
 def parent(request, tmp_path):
     parent = Parent(request.param, tmp_path)
     yield parent
@@ -65,8 +114,8 @@ def parent(request, tmp_path):
 
 def test_a_dead_child_is_one_sentence_and_status_2(parent):
     os.kill(parent.child, signal.SIGKILL)
-    said = parent.said()
-    assert parent.process.returncode == 2
+    said = parent.said().splitlines()
+    assert parent.status == 2
     assert len(said) == 1 and said[0].startswith("error: ") and "ended" in said[0]
     until(lambda: not parent.family())
 
@@ -74,12 +123,12 @@ def test_a_dead_child_is_one_sentence_and_status_2(parent):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_child_does_not_keep_a_signal_from_ending_the_command(parent, number):
     os.kill(parent.child, signal.SIGSTOP)
-    parent.process.send_signal(number)
-    said = parent.said()
+    os.kill(parent.pid, number)
+    said = parent.said().splitlines()
     if number == signal.SIGINT:
-        assert parent.process.returncode == 130 and len(said) == 1
+        assert parent.status == 130 and len(said) == 1
     else:
-        assert parent.process.returncode == -number
+        assert parent.status == -number
     until(lambda: not parent.family())
 
 
@@ -87,8 +136,7 @@ def test_a_stopped_child_does_not_keep_a_signal_from_ending_the_command(parent, 
 def test_no_child_outlives_a_killed_command(parent, stopped):
     if stopped:
         os.kill(parent.child, signal.SIGSTOP)
-    parent.process.kill()
-    parent.process.communicate(timeout=LONG)
+    parent.kill()
     until(lambda: not parent.family())
 
 

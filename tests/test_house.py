@@ -1,5 +1,6 @@
 """The house itself: what stands at the top level, and what `make` offers."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ TARGETS = [
     "train",
     "eval",
     "demo",
+    "segment",
     "sweep",
     "params",
     "check-data",
@@ -51,3 +53,94 @@ def test_what_is_pinned_is_what_is_asked_for():
     asked = re.findall(r"^    ([\w-]+)[=>]=", (ROOT / "setup.cfg").read_text(), re.M)
     assert len(asked) > 10
     assert {name.lower() for name in asked} <= pinned
+
+
+def tracked() -> list[Path]:
+    """Every file of the project, as git knows them, by its path from the top."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    paths = [Path(name) for name in listed.stdout.decode().split("\0") if name]
+    return [path for path in paths if (ROOT / path).is_file()]
+
+
+def test_the_top_level_holds_what_it_should():
+    top = {path.parts[0] for path in tracked()}
+    assert {name for name in top if not name.startswith(".")} == {
+        "extract", "train", "cache_schema", "scripts", "tests",
+        "setup.cfg", "Makefile", "README.md", "LICENSE", "pyproject.toml",
+    }  # fmt: skip
+
+
+def lines_of_python() -> dict[Path, int]:
+    """How long each module outside the tests is."""
+    return {
+        path: len((ROOT / path).read_text().splitlines())
+        for path in tracked()
+        if path.suffix == ".py" and path.parts[0] != "tests"
+    }
+
+
+def test_modules_are_short_and_files_are_small():
+    assert {path: count for path, count in lines_of_python().items() if count > 400} == {}
+    sizes = {path: (ROOT / path).stat().st_size for path in tracked()}
+    assert {path: size for path, size in sizes.items() if size > 6 << 20} == {}
+
+
+def test_nothing_imports_what_it_may_not():
+    """`lint-imports` knows what one package reaches through another; this knows the rooms."""
+    forbidden = {
+        "cache_schema": ("torch", "mmengine", "transformers", "extract", "train", "scripts"),
+        "extract": ("train", "scripts", "tests"),
+        "train": ("extract", "scripts", "tests", "transformers"),
+        "scripts": ("tests",),
+    }
+    found = []
+    for path in tracked():
+        names = forbidden.get(path.parts[0], ()) if path.suffix == ".py" else ()
+        for node in ast.walk(ast.parse((ROOT / path).read_text())) if names else ():
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            else:
+                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [f"{path}: {m}" for m in modules if m.split(".")[0] in names]
+    assert found == []
+
+
+def unmapped(readme: str, there: set[str]) -> set[str]:
+    """Where the map of a room and the room's modules differ.
+
+    A map names a module by its path, by its name alone, or by a folder ("`losses/`") above it.
+
+    Args:
+        readme: text of the room's README; its map is the section "Map".
+        there: paths of the modules below the room. Packages' own files need no line.
+    """
+    section = readme.partition("\n## Map\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([\w./-]+(?:\.py|/))`", section))
+
+    def means(name: str, path: str) -> bool:
+        return path.startswith(name) if name.endswith("/") else f"/{path}".endswith(f"/{name}")
+
+    own = ("__init__.py", "__main__.py")
+    missing = {path for path in there if not any(means(name, path) for name in named)}
+    missing = {path for path in missing if Path(path).name not in own}
+    return missing | {name for name in named if not any(means(name, path) for path in there)}
+
+
+def test_a_map_names_every_file_of_its_room():
+    files = tracked()
+    for room in ("extract", "train", "cache_schema"):
+        readme = (ROOT / room / "README.md").read_text()
+        there = {
+            str(path.relative_to(room))
+            for path in files
+            if path.parts[0] == room and path.suffix == ".py"
+        }
+        assert unmapped(readme, there) == set(), room
+
+
+def test_a_map_that_lacks_a_file_or_names_one_too_many_is_found():
+    text = "# x\n\n## Map\n\n- `a.py`: one\n- `b/c.py`, `d/`: two\n\n## Else\n\n`e.py`\n"
+    assert unmapped(text, {"a.py", "b/c.py", "d/f.py"}) == set()
+    assert unmapped(text, {"deep/a.py", "b/c.py", "d/f.py"}) == set()
+    assert unmapped(text, {"a.py", "b/c.py", "d/f.py", "e.py"}) == {"e.py"}
+    assert unmapped(text, {"a.py"}) == {"b/c.py", "d/"}

@@ -69,6 +69,10 @@ def _parser() -> ArgumentParser:
     source.add_argument("--from-predictions", metavar="FILE", help="score a predictions.h5 again")
     add("--out", required=True, help="folder for the results")
     add("--controls", action="store_true", help="score the controls, too")
+    add(
+        "--shuffle-frames", action="store_true",
+        help="exchange the frames of each video among their times: what the order is worth",
+    )  # fmt: skip
     add("--save-masks", action="store_true", help="write PNG masks (of the first sigma)")
     add(
         "--sigma", type=float, nargs="+", metavar="S",

@@ -4,6 +4,7 @@ The video's part is read and moved to the device once, and goes through a head w
 expressions at a time; several heads share it.
 """
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -31,6 +32,7 @@ def predict_video(
     texts: Sequence[Expression],
     *,
     device: torch.device | str,
+    shuffle_frames: bool = False,
 ) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
     """What each head says of each expression in a whole video.
 
@@ -42,6 +44,8 @@ def predict_video(
         video_id: the video.
         texts: E expressions, not necessarily the video's own.
         device: where the heads are.
+        shuffle_frames: exchange the frames among their times, in an order that the video's id
+            decides: the control for what is owed to the order of frames.
 
     Yields:
         The head's name, the expression's index, its scores (N_m,) float32 after the sigmoid and
@@ -49,7 +53,10 @@ def predict_video(
         int64 that it scores; E of every head, the expressions of a head in order.
     """
     reads = {name for head in heads.values() for name in head.reads}
-    inputs = _to(video_batch(reader.video(video_id), texts, reads), device)
+    inputs = video_batch(reader.video(video_id), texts, reads)
+    if shuffle_frames:
+        inputs = _shuffled(inputs, seed=zlib.crc32(video_id.encode()))
+    inputs = _to(inputs, device)
     for start in range(0, len(texts), BATCH):
         part = {name: tensor[start : start + BATCH] for name, tensor in inputs.present().items()}
         for name, head in heads.items():
@@ -60,6 +67,18 @@ def predict_video(
             queries = queries.cpu().numpy()  # (B, N_m) or (B, N_m, C)
             for b in range(len(scores)):
                 yield name, start + b, scores[b], queries[b]
+
+
+def _shuffled(inputs: HeadInputs, *, seed: int) -> HeadInputs:
+    """Other frames at the same times; what the segmenter said of the whole video stays."""
+    present = inputs.present()
+    order = torch.randperm(
+        inputs.frame_mask.shape[1], generator=torch.Generator().manual_seed(seed)
+    )
+    for name, dim in (("frame_queries", 1), ("tracks", 2)):
+        if name in present:  # once, though it looks repeated for every expression
+            present[name] = present[name][:1].index_select(dim, order).expand_as(present[name])
+    return HeadInputs.of(present)
 
 
 def _to(inputs: HeadInputs, device: torch.device | str) -> HeadInputs:

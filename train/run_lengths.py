@@ -10,9 +10,6 @@ import numpy as np
 from cache_schema.records import RLE
 from cache_schema.run_lengths import run_ends
 
-Sides = tuple[int, int, int, int]
-"""First row, row after the last, first column and column after the last of a mask's pixels."""
-
 
 def paint(ends: np.ndarray, mask: np.ndarray) -> None:
     """Set the pixels of a mask.
@@ -40,22 +37,7 @@ def decode(rle: RLE) -> np.ndarray:
     return cv2.transpose(mask.reshape(width, height)).view(bool)
 
 
-def sides(ends: np.ndarray, height: int) -> Sides | None:
-    """Between which rows and columns a mask's pixels lie.
-
-    Args:
-        ends: of its runs.
-        height: H.
-
-    Returns:
-        None when no pixel is set.
-    """
-    pairs = ends[: len(ends) // 2 * 2].reshape(-1, 2)
-    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-    if not len(pairs):
-        return None
-    (left, top), (right, bottom) = divmod(pairs[:, 0], height), divmod(pairs[:, 1] - 1, height)
-    rows = (top.min(), bottom.max() + 1)
-    # A run that goes on in the next column is in the last row of one and the first of the other.
-    first, end = rows if np.array_equal(left, right) else (0, height)
-    return int(first), int(end), int(left[0]), int(right[-1]) + 1
+def has_pixels(ends: np.ndarray) -> bool:
+    """Whether a mask has any pixel, by the ends of its runs."""
+    ends = ends[: len(ends) // 2 * 2]
+    return bool((ends[::2] < ends[1::2]).any())

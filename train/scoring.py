@@ -95,6 +95,7 @@ def run(arguments: Namespace) -> None:
             rule=predictions.rule,
             sigma=sigmas,
             keep=arguments.keep,
+            shuffle_frames=arguments.shuffle_frames,
         )
         _write(out / "metrics.json", contents, sigmas, run)
     _print(arguments, contents, task)
@@ -131,7 +132,9 @@ def _predict_all(
         sigma=sigmas[0],
         training=_origin(training),
     ) as writer:
-        for expression, scores, embeds in predict(reader, head, videos, device=device):
+        shuffle = arguments.shuffle_frames
+        found = predict(reader, head, videos, shuffle_frames=shuffle, device=device)
+        for expression, scores, embeds in found:
             writer.add(expression.video, expression.id, scores, embeds)
     predictions = Predictions(writer.path)
     if not (arguments.controls and has_truth(reader)):
@@ -158,12 +161,14 @@ def predict(
     videos: Mapping[str, Sequence[ExpressionRef]],
     *,
     donors: Mapping[str, ExpressionRef] | None = None,
+    shuffle_frames: bool = False,
     device: torch.device,
 ) -> Iterator[tuple[ExpressionRef, np.ndarray, np.ndarray]]:
     """What the head says of every expression in its whole video.
 
     Args:
         donors: with it, expression ``key`` is given the text of ``donors[key]``.
+        shuffle_frames: see `predict_video`.
 
     Yields:
         The expression, its scores (N_m,) after the sigmoid and mask embeddings (N_m, C), f32.
@@ -171,7 +176,8 @@ def predict(
     what = "shuffled text" if donors else "predict"
     for video_id, expressions in progress(videos.items(), what, len(videos)):
         texts = [read_expression(reader, donors[e.key] if donors else e) for e in expressions]
-        outputs = predict_video(reader, {"": head}, video_id, texts, device=device)
+        how = {"device": device, "shuffle_frames": shuffle_frames}
+        outputs = predict_video(reader, {"": head}, video_id, texts, **how)
         for _, number, scores, embeds in outputs:
             yield expressions[number], scores, embeds
 

@@ -14,10 +14,8 @@ ends, does not touch the others. Weights and caches are random numbers, text mod
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -25,15 +23,13 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from cache_schema.host import cli
+from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
-from cache_schema.host.cores import CORES
+from scripts.measuring import Figures, errors, lines, listed, machine, options
 
 #: Parts in the order of their worth, and after how many seconds each is stopped.
 PARTS = {"stage_two": 110, "stage_one": 90, "sweeps": 60, "sound": 60, "profile": 40}
@@ -41,26 +37,23 @@ PARTS = {"stage_two": 110, "stage_one": 90, "sweeps": 60, "sound": 60, "profile"
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.bench_gpu",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", type=Path, required=True, help="write the figures here")
+    parser = options("bench_gpu", __doc__)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
     parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
     parser.add_argument("--turn", type=float, default=1.0, help="seconds of a measurement")
     parser.add_argument("--tiny", action="store_true", help="sizes that measure nothing")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     settings = parser.parse_args(argv)
+    if settings.json is None:
+        parser.error("give --json, for the figures of parts that end well")
     settings.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if settings.tiny:
         settings.turn = 0.0
     if settings.here:
         measure(settings.part[0], settings)
         return 0
-    figures: dict[str, Any] = {"machine": machine(settings.device)}
-    print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), flush=True)
+    figures: Figures = {"machine": machine(settings.device)}
+    print(listed(figures["machine"]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         processes = {part: start(part, settings, Path(folder)) for part in settings.part}
         for part, process in processes.items():
@@ -68,7 +61,7 @@ def main(argv: list[str]) -> int:
             figures[part] = let(process, part, Path(folder))
             figures[part]["seconds of the part"] = round(time.perf_counter() - began, 1)
             write(settings.json, figures)
-    failed = [part for part in settings.part if failures(figures[part])]
+    failed = [part for part in settings.part if any(errors(figures[part]))]
     if failed:
         raise InputError(
             f"something could not be measured in {', '.join(failed)}: see above and {settings.json}"
@@ -84,7 +77,7 @@ def start(part: str, settings: argparse.Namespace, folder: Path) -> subprocess.P
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
-def let(process: subprocess.Popen, part: str, folder: Path) -> dict[str, Any]:
+def let(process: subprocess.Popen, part: str, folder: Path) -> Figures:
     """The figures of a part, and what became of it where it did not end well."""
     error = None
     try:
@@ -117,56 +110,25 @@ def measure(part: str, settings: argparse.Namespace) -> None:
             with suppress(RuntimeError):  # a figure came in between
                 write(settings.json, figures)
 
-    threading.Thread(target=keep, daemon=True).start()
-    if part == "profile":
-        steps, chunks = figures.setdefault("step", {}), figures.setdefault("chunk", {})
-        stage_two.profiles(settings, device, steps)
-        stage_one.profile(settings, device, chunks)
-        said = [*stage_two.profile_lines(steps), *stage_one.profile_lines(chunks)]
-    else:
-        run, lines = {
-            "sound": (sound.measure, sound.lines),
-            "stage_two": (stage_two.measure, stage_two.lines),
-            "sweeps": (stage_two.sweeps, stage_two.sweep_lines),
-            "stage_one": (stage_one.measure, stage_one.lines),
-        }[part]
+    keeper = threading.Thread(target=keep, daemon=True)
+    keeper.start()
+    for run in {
+        "sound": [sound.measure],
+        "stage_two": [stage_two.measure],
+        "sweeps": [stage_two.sweeps],
+        "stage_one": [stage_one.measure],
+        "profile": [stage_two.profile, stage_one.profile],
+    }[part]:
         run(settings, device, figures)
-        said = lines(figures)
     ended.set()
+    keeper.join()
     write(settings.json, figures)
-    print("\n".join(["", f"== {part}", *said]), flush=True)
+    print("\n".join(["", f"== {part}", *lines(figures)]), flush=True)
 
 
-def machine(device: str) -> dict[str, Any]:
-    """Where the figures come from."""
-    found = {
-        "date": datetime.date.today().isoformat(),
-        "device": "cpu",
-        "cores": CORES,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-    }
-    if torch.device(device).type == "cuda":
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-        found |= {"device": torch.cuda.get_device_name(device), "driver": driver}
-    return found
-
-
-def failures(figures: Any) -> bool:
-    """Whether there is an error anywhere in the figures."""
-    if not isinstance(figures, dict):
-        return False
-    return "error" in figures or any(map(failures, figures.values()))
-
-
-def write(path: Path, figures: dict[str, Any]) -> None:
+def write(path: Path, figures: Figures) -> None:
     """As JSON, whole at any time."""
-    text = json.dumps(figures, indent=1) + "\n"
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, "utf-8")
-    beside.replace(path)
+    files.write(path, json.dumps(figures, indent=1) + "\n", durable=False)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from scripts.measuring import Figures, synchronise
 
-def traced(run: Callable[[], Any], device: torch.device) -> dict[str, Any]:
+
+def traced(run: Callable[[], Any], device: torch.device) -> Figures:
     """Kernels (on a processor: operators, which contain each other) while a function runs."""
     cuda = device.type == "cuda"
     kind = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
@@ -51,21 +53,3 @@ def union(spans: list[tuple[float, float, str]]) -> tuple[float, float]:
         covered += max(start + seconds - max(start, end), 0.0)
         end = max(end, start + seconds)
     return covered, (end - min(spans)[0]) if spans else 0.0
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def kernel_lines(name: str, found: dict[str, Any]) -> list[str]:
-    """`traced`'s figures as text."""
-    return [
-        f"{name}: {found['wall_ms']:.1f} ms, {found['kernels']} kernels, "
-        f"busy {100 * (found['busy_share'] or 0):.0f}% of {found['window_ms']:.1f} ms",
-        *(
-            f"  {100 * each['share']:5.1f}% {each['ms']:8.2f} ms {each['calls']:5}x {each['name']}"
-            for each in found["top"]
-        ),
-    ]

@@ -19,8 +19,8 @@ from extract.codecs.mask_codec import confident
 from extract.config import load_config as load_extract_config
 from extract.demo.layout import write_split
 from extract.stage import AUTOCAST, load_stage
-from scripts.bench_gpu.tools import Figures, attempt
 from scripts.bench_train import Steps
+from scripts.measuring import Figures, attempt
 from train import trainable
 from train.__main__ import main as train_main
 from train.config import load_config
@@ -35,7 +35,7 @@ WEIGHTS = ROOT / "extract" / "assets" / "vita_tiny.safetensors"
 
 
 def measure(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
-    """Enter how far the device is from the CPU, and the demo's figures; see `lines`."""
+    """Enter how far the device is from the CPU, and the demo's figures."""
     name = str(device)
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -120,7 +120,7 @@ def compare_heads(
         kept = [weights(steps)]
         with same_points():
             for number, batch in enumerate(batches):
-                log = steps.model.step(batch, steps.optimizer, number)
+                log = steps(batch)
                 if number in (0, count - 1):
                     kept.append(weights(steps))
         return kept, float(log["loss"])
@@ -183,12 +183,3 @@ def weights(steps: Steps) -> Tensor:
 def apart(found: Tensor, expected: Tensor) -> float:
     """Largest difference as a part of the largest value."""
     return float((found.double() - expected.double()).abs().max() / expected.abs().max())
-
-
-def lines(figures: Figures) -> list[str]:
-    """What `measure` found, as text."""
-    return [
-        f"{name}: "
-        + ", ".join(f"{k} {v:.3g}" if type(v) is float else f"{k} {v}" for k, v in own.items())
-        for name, own in figures.items()
-    ]

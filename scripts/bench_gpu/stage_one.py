@@ -1,4 +1,4 @@
-"""Stage one on a GPU: the bare model, the library's, the whole pipeline, and each part of it alone.
+"""Stage one on a GPU: the bare model, the library's, and the whole pipeline.
 
 Frames are drawn noise of 720x1280 in JPEG files, models have random weights. "Bare" is VITA's frame
 level on frames that are on the device, "library" the forward pass of transformers' Mask2Former on
@@ -21,12 +21,10 @@ import torch
 from extract.datasets import VideoFolder
 from extract.pipeline.run import default_readers
 from extract.segmenters.vita import forms
-from scripts.bench_gpu.kernels import kernel_lines
 from scripts.bench_gpu.stage_one_parts import (
     FULL,
     TINY,
     Bench,
-    alone,
     bare,
     busy,
     changed,
@@ -38,6 +36,7 @@ from scripts.bench_gpu.stage_one_parts import (
     prepared,
     whole,
 )
+from scripts.measuring import Figures, attempt
 
 #: Seconds for everything, in turns, of which each backbone may use its share.
 TURNS = 65.0
@@ -47,8 +46,8 @@ PRECISIONS = ("none", "tf32", "bfloat16+tf32", "float16+tf32")
 WHOLE = ("bfloat16+tf32", "none")
 
 
-def measure(settings: argparse.Namespace, device: torch.device, figures: dict[str, Any]) -> None:
-    """Enter everything that `lines` says; rates in frames a second, memory in bytes.
+def measure(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
+    """Enter rates in frames a second, memory in MB.
 
     Args:
         settings: ``tiny`` is for tests.
@@ -60,44 +59,55 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: dict[st
         "cores": len(os.sched_getaffinity(0)),
         "readers": default_readers(device),
         "chunk": sizes.chunk,
-        "presets": {},
     }
     with TemporaryDirectory() as name:
         root = draw_videos(Path(name) / "videos", sizes)
         figures["drawn_seconds"] = time.perf_counter() - start
         for preset, share in sizes.presets.items():
-            found = figures["presets"][preset] = {}
-            try:
+            end = start + share * TURNS * (settings.turn or 1.0)
+            found = figures[preset] = {}
+
+            def run(preset: str = preset, found: Figures = found, end: float = end) -> float:
                 bench = prepared(preset, device, settings.tiny, root, Path(name))
-                bench.figures, bench.end = found, start + share * TURNS * (settings.turn or 1.0)
-                _measure(bench, detailed=preset == next(iter(sizes.presets)))
-            except Exception as error:  # the other preset may do
-                found["error"] = f"{type(error).__name__}: {error}"[:500]
-            found["seconds"] = time.perf_counter() - start
+                _measure(bench, found, end, detailed=preset == next(iter(sizes.presets)))
+                return time.perf_counter() - start
+
+            attempt(found, "seconds", run)  # if it fails, the other preset may do
 
 
-def _measure(bench: Bench, *, detailed: bool) -> None:
+def _measure(bench: Bench, figures: Figures, end: float, *, detailed: bool) -> None:
     """All of one backbone, what matters most first."""
-    rates = bench.figures["precisions"] = {}
+    bare_model = partial(bare, bench, bench.sizes.chunk, graphs=True)
     for autocast in PRECISIONS if detailed else ("none", "bfloat16+tf32"):
-        found = rates[autocast] = {}
+        found = figures[autocast] = {}
         bench.use(autocast)
-        bench.try_to("bare", lambda: bare(bench, bench.sizes.chunk, graphs=True), found)
+        attempt(found, "bare", bare_model, end=end)
         found["graphs"] = bench.stage.segmenter._graphs.error or "captured"
-        bench.try_to("library", lambda: library(bench), found)
+        attempt(found, "library", partial(library, bench), end=end)
+        _compare(found, "bare", "library")
     for autocast in WHOLE if detailed else WHOLE[:1]:
+        found = figures[autocast]
         bench.use(autocast)
-        bench.try_to("model", lambda: model(bench), rates[autocast])
-        bench.try_to("whole", lambda name=autocast: whole(bench, name), rates[autocast])
+        attempt(found, "model", partial(model, bench), end=end)
+        rate = found["model"].get("rate", 100.0)
+        attempt(found, "whole", partial(whole, bench, rate), end=end)
+        _compare(found, "whole", "bare")
+        _compare(found, "whole", "model")
     bench.use(WHOLE[0])
     if detailed:
-        bench.try_to("busy", lambda: busy(bench))
-        bench.try_to("alone", lambda: alone(bench))
-        bench.try_to("eager", lambda: bare(bench, bench.sizes.chunk, graphs=False), rates[WHOLE[0]])
-    variants = bench.figures["variants"] = {}
+        attempt(figures[WHOLE[0]], "busy", partial(busy, bench), end=end)
+        eager = partial(bare, bench, bench.sizes.chunk, graphs=False)
+        attempt(figures[WHOLE[0]], "eager", eager, end=end)
+    variants = figures["variants"] = {}
     for autocast, name, run in _variants(bench, detailed):
         bench.use(autocast)
-        bench.try_to(f"{name}, {autocast}", run, variants)
+        attempt(variants, f"{name}, {autocast}", run, end=end)
+
+
+def _compare(found: Figures, this: str, that: str) -> None:
+    """Enter how fast one is as a multiple of another, if there are both."""
+    if "rate" in found[this] and "rate" in found[that]:
+        found[f"{this} / {that}"] = found[this]["rate"] / found[that]["rate"]
 
 
 def _variants(
@@ -125,7 +135,7 @@ def _variants(
     yield "none", "channels last", form(forms, "CHANNELS_LAST", True)
 
 
-def profile(settings: argparse.Namespace, device: torch.device, figures: dict[str, Any]) -> None:
+def profile(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
     """Enter the most costly kernels of a chunk of the frame level, and the gaps between kernels.
 
     Args, and sizes: see `measure`.
@@ -133,81 +143,13 @@ def profile(settings: argparse.Namespace, device: torch.device, figures: dict[st
     sizes = TINY if settings.tiny else FULL
     with TemporaryDirectory() as name:
         root = draw_videos(Path(name) / "videos", replace(sizes, drawn=sizes.chunk, videos=1))
+
+        def run(preset: str, autocast: str) -> Figures:
+            stage = loaded(preset, device, settings.tiny)
+            bench = Bench(stage, VideoFolder(root, None), None, sizes, Path(name))
+            bench.use(autocast)
+            return kernels(bench)
+
         for preset in sizes.presets:
-            found = figures[preset] = {}
-            try:
-                stage, dataset = loaded(preset, device, settings.tiny), VideoFolder(root, None)
-                bench = Bench(stage, dataset, None, sizes, Path(name), float("inf"), found)
-                for autocast in ("none", "bfloat16+tf32"):
-                    bench.use(autocast)
-                    bench.try_to(autocast, partial(kernels, bench))
-            except Exception as error:  # the other preset may do
-                found["error"] = f"{type(error).__name__}: {error}"[:500]
-
-
-def lines(figures: dict[str, Any]) -> list[str]:
-    """`measure`'s figures as text."""
-    text = [
-        f"stage one: {figures['readers']} readers on {figures['cores']} cores, "
-        f"chunks of {figures['chunk']} frames; frames/s"
-    ]
-    columns = ("bare", "eager", "library", "model", "whole")
-    for preset, found in figures["presets"].items():
-        text.append(f"{preset:<16}" + "".join(f"{name:>10}" for name in columns) + "   notes")
-        for autocast, rates in found.get("precisions", {}).items():
-            row = f"  {autocast:<14}" + "".join(f"{_rate(rates.get(n)):>10}" for n in columns)
-            text.append(f"{row}   {_notes(rates)}")
-        for name, rate in (found.get("alone") or {}).items():
-            text.append(f"  {name:<40}{rate if isinstance(rate, str) else f'{rate:.0f}':>12}")
-        for name, rate in (found.get("variants") or {}).items():
-            text.append(f"  {name:<40}{_rate(rate):>12}")
-        if share := (found.get("busy") or {}).get("busy_share"):
-            text.append(f"  a kernel is at work {100 * share:.0f}% of the time (bfloat16+tf32)")
-        for name, error in _errors(found):
-            text.append(f"  {name}: {error}")
-        text.append(f"  done after {found['seconds']:.0f} s")
-    return text
-
-
-def profile_lines(figures: dict[str, Any]) -> list[str]:
-    """`profile`'s figures as text."""
-    text = []
-    for preset, found in figures.items():
-        for how, chunk in found.items():
-            if not isinstance(chunk, dict) or "top" not in chunk:
-                text.append(f"{preset}, {how}: {chunk}")
-                continue
-            text += kernel_lines(f"{preset}, {how}", chunk)
-    return text
-
-
-def _rate(found: Any) -> str:
-    return f"{found['rate']:.1f}" if isinstance(found, dict) and "rate" in found else "-"
-
-
-def _notes(rates: dict[str, Any]) -> str:
-    notes = []
-    known = {name: each["rate"] for name, each in rates.items()
-             if isinstance(each, dict) and "rate" in each}  # fmt: skip
-    if {"bare", "library"} <= known.keys():
-        notes.append(f"{known['bare'] / known['library']:.2f} x library")
-    if "whole" in known:
-        compared = [f"{100 * known['whole'] / known[name]:.0f}% of {name}"
-                    for name in ("bare", "model") if name in known]  # fmt: skip
-        notes.append(", ".join(compared))
-        notes.append(f"MeViS {rates['whole']['mevis_hours']:.2f} h")
-        if (share := rates["whole"]["busy_by_driver"]) is not None:
-            notes.append(f"busy {100 * share:.0f}%")
-    if "bare" in known:
-        notes.append(f"peak {rates['bare']['peak_bytes'] / 2**30:.1f} GiB")
-    if (said := rates.get("graphs", "captured")) != "captured":
-        notes.append(f"no graphs: {said[:200]}")
-    return "; ".join(notes)
-
-
-def _errors(found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, each in found.items():
-        if name == "error":
-            yield prefix or "all", each
-        elif isinstance(each, dict):
-            yield from _errors(each, f"{prefix} {name}".strip())
+            for autocast in ("none", "bfloat16+tf32"):
+                attempt(figures, f"{preset}, {autocast}", partial(run, preset, autocast))

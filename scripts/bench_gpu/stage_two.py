@@ -2,8 +2,9 @@
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -14,53 +15,42 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from cache_schema.reader import CacheReader
-from extract.config import load_config as load_extract_config
-from extract.stage import RANDOM, load_stage
 from scripts import bench_train
-from scripts.bench_cache import codecs
-from scripts.bench_gpu.kernels import kernel_lines, synchronise, traced
-from scripts.bench_gpu.tools import Figures, attempt, peak_mb, seconds_each
-from scripts.bench_train import ITERATIONS, Steps, as_loaded, segmented
+from scripts.bench_gpu.kernels import traced
+from scripts.bench_train import ITERATIONS, Steps, as_loaded, in_the_loop, load
+from scripts.measuring import Figures, attempt, peak_mb, seconds_each, synchronise
+from scripts.random_caches import EXACT, write_caches
 from train.config import load_row
 from train.config import merge as merge_row
-from train.data import Batch
-from train.runner import Heads, build_dataset, build_loader, build_runner, on_device
+from train.runner import Heads, build_runner
 from train.trainee import Member, Trainee
 
 PROFILED = 5  # steps
 #: Rows of the paper that are heads of their own kind.
-ROWS = ("dmvs", "baseline", "vita_rvos")
+ROWS = ("baseline", "vita_rvos")
 TINY = (
     "--channels 64 --height 8 --width 16 --clip 2 --frames 3 --videos 2 --layers 1 --points 9 "
     "--queries 3 --ranks 8"
 )
 
 
-def sizes(settings: argparse.Namespace) -> argparse.Namespace:
-    """The paper's, or tiny ones."""
-    options = TINY if settings.tiny else "--videos 6 --frames 12"
-    return bench_train.parse([*options.split(), "--device", settings.device])
-
-
 @contextmanager
-def caches(settings: argparse.Namespace, *, light: bool = False) -> Iterator[dict[str, Path]]:
-    """A cache in float16 and one in low rank, or the latter alone."""
+def caches(
+    settings: argparse.Namespace, *, exact: bool = True
+) -> Iterator[tuple[argparse.Namespace, dict[str, Path]]]:
+    """The paper's sizes, or tiny ones, with a cache in float16 and one in low rank."""
+    options = TINY if settings.tiny else "--videos 6 --frames 12"
+    sizes = bench_train.parse([*options.split(), "--device", settings.device])
     with tempfile.TemporaryDirectory() as folder:
-        found = {}
-        for codec in codecs(sizes(settings))[light:]:
-            name = f"rank {codec.basis.rank}" if codec.basis else codec.name
-            found[name] = Path(folder) / name.replace(" ", "-")
-            bench_train.write(found[name], codec, sizes(settings))
-        yield found
+        yield sizes, write_caches(Path(folder), sizes, exact=exact)
 
 
 def configure(
-    settings: argparse.Namespace, batch: int, *, row: str = "dmvs", clip: int | None = None
+    sizes: argparse.Namespace, batch: int, *, row: str = "dmvs", clip: int | None = None
 ) -> Config:
     """The paper's head at a number of clips a batch, of a row, with T frames."""
-    own = sizes(settings)
-    own.batch = batch
-    config = bench_train.head_config(own)
+    sizes.batch = batch
+    config = bench_train.head_config(sizes)
     content = config.to_dict()
     merge_row(content, load_row(row))
     if clip is not None:
@@ -69,70 +59,71 @@ def configure(
     return Config(content, filename=config.filename)
 
 
-def batches(config: Config, path: Path, device: torch.device) -> Iterator[Batch]:
-    """As training loads them."""
-    loader = build_loader(config, build_dataset([config], [CacheReader(path)], device))
-    return iter(on_device(loader, device))
-
-
 def measure(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
-    """Enter times in seconds; see `lines`."""
-    numbers = (1, 2) if settings.tiny else (1, 8, 32)
-    eight = numbers[1]
+    """Enter milliseconds a step and what a whole run takes with them."""
+
+    def took(work: Callable[[], Any], **how: Any) -> float:
+        return seconds_each(work, device, **{"turn": settings.turn, **how})
+
+    def whole(seconds: float) -> dict[str, float]:
+        name = f"min for {ITERATIONS:,}"
+        return {"ms": 1000 * seconds, "it/s": 1 / seconds, name: seconds * ITERATIONS / 60}
 
     def step(path: Path, config: Config) -> dict[str, float]:
-        loaded = batches(config, path, device)
-        steps = Steps(config, device)
+        loaded, steps = load(config, path, device), Steps(config, device)
         batch = next(loaded)
-        both = seconds_each(lambda: steps(next(loaded)), device, turn=settings.turn)
-        own = {
-            "load and step": both,
-            "step": seconds_each(lambda: steps(as_loaded(batch)), device, turn=settings.turn),
-            "load": seconds_each(lambda: next(loaded), device, turn=settings.turn),
+        both = took(lambda: steps(next(loaded)))
+        alone = took(lambda: steps(as_loaded(batch)))
+        return {
+            "load ms": 1000 * took(lambda: next(loaded)),
+            "step ms": 1000 * alone,
+            **whole(both),  # of load and step
         }
-        loaded.close() if hasattr(loaded, "close") else None
-        return own
 
-    def memory(path: Path) -> int:
-        config = configure(settings, 1, clip=2 if settings.tiny else 8)
-
+    def memory(path: Path, config: Config) -> int:
         def work() -> None:
-            loaded, steps = batches(config, path, device), Steps(config, device)
+            loaded, steps = load(config, path, device), Steps(config, device)
             for _ in range(10):
                 steps(next(loaded))
 
         return peak_mb(device, work)
 
-    with caches(settings) as paths:
-        *_, light = paths.values()
+    def run(path: Path, config: Config) -> dict[str, float]:
+        return whole(seconds_of_a_run(path, config, device, 10 if settings.tiny else 300))
+
+    def looped(path: Path, config: Config, preset: str) -> dict[str, float]:
+        loaded, steps = load(config, path, device), Steps(config, device)
+        work = in_the_loop(steps, loaded, sizes, preset, device)
+        return whole(took(work, turn=0.0, warm_up=1))
+
+    numbers = (1, 2) if settings.tiny else (1, 8, 32)
+    eight, short = numbers[1], 2 if settings.tiny else 8
+    with caches(settings) as (sizes, paths):
+        light_name, light = list(paths.items())[-1]
         for name, path in paths.items():
-            for number in numbers[: None if path == light else 2]:
-                attempt(
-                    figures,
-                    f"{name}, {number} clips",
-                    lambda path=path, number=number: step(path, configure(settings, number)),
-                )
-            attempt(figures, f"{name}, MB with T = 8", lambda path=path: memory(path))
-        for row in ROWS[1:]:
-            config = configure(settings, eight, row=row)
-            attempt(figures, f"{row}, {eight} clips", lambda c=config: step(light, c))
+            for clips in numbers[: 2 if name == EXACT else None]:
+                config = configure(sizes, clips)
+                attempt(figures, f"{name}, {clips} clips", partial(step, path, config))
+            config = configure(sizes, 1, clip=short)
+            attempt(figures, f"{name}, MB with T = 8", partial(memory, path, config))
+        for row in ROWS:
+            config = configure(sizes, eight, row=row)
+            attempt(figures, f"{row}, {eight} clips", partial(step, light, config))
         for key, value in (("graphs", False), ("autocast", "bfloat16")):
-            config = configure(settings, eight)
+            config = configure(sizes, eight)
             config.train[key] = value
-            name = f"{key}={value}, {eight} clips"
-            attempt(figures, name, lambda c=config: step(light, c))
-        attempt(figures, "run", lambda: run(settings, light, device, eight))
+            attempt(figures, f"{key}={value}, {eight} clips", partial(step, light, config))
+        config = configure(sizes, eight)
+        attempt(figures, f"run, {light_name}", partial(run, light, config))
         for preset in ["demo"] if settings.tiny else ["mevis_r50", "mevis_swinl"]:
-            attempt(
-                figures,
-                f"VITA {preset} in the loop, {eight} clips",
-                lambda p=preset: in_the_loop(settings, light, device, eight, p),
-            )
+            name = f"VITA {preset} in the loop, {eight} clips"
+            attempt(figures, name, partial(looped, light, config, preset))
 
 
-def run(settings: argparse.Namespace, path: Path, device: torch.device, number: int) -> float:
-    """Seconds an iteration of the real command's loop, without its start."""
+def seconds_of_a_run(path: Path, config: Config, device: torch.device, last: int) -> float:
+    """Seconds an iteration of the real command's loop, without its first quarter."""
     times: list[float] = []
+    first = last // 4
 
     class Clock(Hook):
         def after_train_iter(self, *_: Any, **__: Any) -> None:
@@ -140,42 +131,22 @@ def run(settings: argparse.Namespace, path: Path, device: torch.device, number: 
                 synchronise(device)
             times.append(perf_counter())
 
-    last = 10 if settings.tiny else 300
-    first = last // 4
-    config = configure(settings, number)
+    config = config.copy()
     config.train.max_iters = last + 1
     with tempfile.TemporaryDirectory() as folder:
-        reader, place = CacheReader(path), Path(folder)
-        head = Trainee(Member("", config.train.seed, config), [reader], place, device)
-        runner = build_runner([head], [reader], place, device=device)
+        readers, place = [CacheReader(path)], Path(folder)
+        head = Trainee(Member("", config.train.seed, config), readers, place, device)
+        runner = build_runner([head], readers, place, device=device)
         runner.register_hook(Clock())
         runner.train()
     return (times[last] - times[first]) / (last - first)
 
 
-def in_the_loop(
-    settings: argparse.Namespace, path: Path, device: torch.device, number: int, preset: str
-) -> float:
-    """Seconds of a step with the frozen segmenter of random weights in the loop."""
-    own = sizes(settings)
-    stage = load_stage(load_extract_config(preset, {}), RANDOM, str(device), has_text=False)
-    shape = (number, own.clip, 3, 4 * own.height, 4 * own.width)
-    images = torch.rand(shape, device=device)
-    config = configure(settings, number)
-    steps, loaded = Steps(config, device), batches(config, path, device)
-    return seconds_each(
-        lambda: steps(segmented(stage, images, next(loaded))), device, turn=0.0, warm_up=1
-    )
-
-
 def sweeps(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
-    """Enter the seconds of a batch for several heads in one pass, and for one alone."""
-    number = 2 if settings.tiny else 8
+    """Enter the milliseconds of a batch for several heads in one pass, and for one alone."""
 
-    def one_pass(path: Path, heads: int, together: bool) -> dict[str, float]:
-        config = configure(settings, number)
+    def one_pass(config: Config, path: Path, heads: int, together: bool) -> dict[str, float]:
         config.data.seed = 0
-        config.train.together = together
         members = []
         for seed in range(heads):
             own = config.copy()
@@ -185,86 +156,42 @@ def sweeps(settings: argparse.Namespace, device: torch.device, figures: Figures)
             readers = [CacheReader(path)]
             trainees = [Trainee(member, readers, Path(folder), device) for member in members]
             work = Heads(trainees, together=together and device.type == "cuda")
-            loaded, numbers = batches(config, path, device), count()
+            loaded, numbers = load(config, path, device), count()
 
             def step() -> None:
                 work.train_step(next(loaded), next(numbers))
 
             took: dict[str, float] = {}
+            turn = 2 * settings.turn
             took["MB"] = peak_mb(
-                device, lambda: took.update(s=seconds_each(step, device, turn=2 * settings.turn))
+                device, lambda: took.update(ms=1000 * seconds_each(step, device, turn=turn))
             )
-            return took
+        alone = took["ms"] if heads == 1 else figures.get("1 heads", {}).get("ms")
+        return took | ({"single runs /": heads * alone / took["ms"]} if alone else {})
 
-    with caches(settings, light=True) as paths:
+    with caches(settings, exact=False) as (sizes, paths):
         (light,) = paths.values()
         several = (2, 2) if settings.tiny else (4, 16)
         for heads, together in [(1, False), (several[1], False), *((n, True) for n in several)]:
             name = f"{heads} heads" + (" together" if together else "")
-            attempt(figures, name, lambda n=heads, own=together: one_pass(light, n, own))
+            config = configure(sizes, 2 if settings.tiny else 8)
+            attempt(figures, name, partial(one_pass, config, light, heads, together))
 
 
-def profiles(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
-    """Enter the kernels of `PROFILED` steps on a batch in memory, with graphs and without."""
-    number = 2 if settings.tiny else 8
-    with caches(settings, light=True) as paths:
+def profile(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
+    """Enter the kernels of `PROFILED` steps on a batch in memory."""
+    with caches(settings, exact=False) as (sizes, paths):
         (light,) = paths.values()
+        config = configure(sizes, 2 if settings.tiny else 8)
 
-        def one(*, graphs: bool) -> Figures:
-            config = configure(settings, number)
-            config.train.graphs = graphs
-            batch, steps = next(batches(config, light, device)), Steps(config, device)
+        def steps() -> Figures:
+            batch, step = next(load(config, light, device)), Steps(config, device)
 
             def work() -> None:
                 for _ in range(PROFILED):
-                    steps(as_loaded(batch))
+                    step(as_loaded(batch))
 
             work()  # what is made once is not to be seen
             return traced(work, device)
 
-        attempt(figures, f"{PROFILED} steps, {number} clips", lambda: one(graphs=True))
-
-
-def lines(figures: Figures) -> list[str]:
-    """What `measure` found, as text."""
-    out = [f"{'':<34}{'load':>9}{'step':>9}{'both':>9}{'it/s':>8}{'40,000 in':>12}"]
-    for name, own in figures.items():
-        if isinstance(own, dict) and "error" in own:
-            out.append(f"{name:<34} {own['error']}")
-        elif isinstance(own, dict):
-            both = own["load and step"]
-            cells = "".join(f"{1000 * own[k]:>9.2f}" for k in ("load", "step", "load and step"))
-            out.append(f"{name:<34}{cells}{1 / both:>8.1f}{minutes(both):>12}")
-        elif isinstance(own, float):
-            out.append(f"{name:<34}{1000 * own:>27.2f}{1 / own:>8.1f}{minutes(own):>12}")
-        else:
-            out.append(f"{name:<34}{own:>27}")
-    return [*out, "(milliseconds)"]
-
-
-def sweep_lines(figures: Figures) -> list[str]:
-    """What `sweeps` found, as text."""
-    out, alone = [], figures.get("1 heads", {}).get("s")
-    for name, own in figures.items():
-        if "error" in own:
-            out.append(f"{name}: {own['error']}")
-            continue
-        heads = int(name.split()[0])
-        text = f"{name}: {1000 * own['s']:.2f} ms a batch, {own['MB']} MB"
-        if alone:
-            text += f"; as many runs of one take {heads * alone / own['s']:.2f} times as long"
-        out.append(text)
-    return out
-
-
-def profile_lines(figures: Figures) -> list[str]:
-    """What `profiles` found, as text."""
-    out = []
-    for name, own in figures.items():
-        out += [f"{name}: {own['error']}"] if "error" in own else kernel_lines(name, own)
-    return out
-
-
-def minutes(seconds: float) -> str:
-    """Of 40,000 iterations."""
-    return f"{seconds * ITERATIONS / 60:.1f} min"
+        attempt(figures, f"{PROFILED} steps, {sizes.batch} clips", steps)

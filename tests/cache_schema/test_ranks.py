@@ -159,8 +159,14 @@ def test_a_lock_survives_no_crash(tmp_path):
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     writer = open_writer(tmp_path, channels=2)
-    child = start(lambda: time.sleep(60))
-    time.sleep(0.1)
+    reading, writing = os.pipe()
+
+    def live_on():
+        os.write(writing, b"!")
+        signal.pause()
+
+    child = start(live_on)
+    os.read(reading, 1)  # it lives, and has been through what a fork does
     try:
         with pytest.raises(InputError, match="another process is writing"):
             open_writer(tmp_path, channels=2)

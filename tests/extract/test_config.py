@@ -67,7 +67,11 @@ def test_a_dataset_may_have_settings() -> None:
     ("name", "settings", "message"),
     [
         ("cocoref", {}, "unknown dataset 'cocoref': known are mevis"),
-        ("mevis", {"variants": 2}, "unknown key 'dataset.variants': dataset 'mevis' has no"),
+        (
+            "ref_davis",
+            {"variants": 2},
+            "unknown key 'dataset.variants': dataset 'ref_davis' has no",
+        ),
         ("refcoco", {"varants": 2}, "'refcoco' has variants, frames, seed"),
         ("refcoco", {"variants": "two"}, "dataset.variants is 'two', give a whole number"),
     ],

@@ -31,4 +31,4 @@ def test_every_part_is_measured_in_every_turn(
 
 def test_sizes_below_one_are_refused(capsys: pytest.CaptureFixture) -> None:
     assert cli.run(bench_extract.main, ["--videos", "0"]) == 2
-    assert "need to be at least 1" in capsys.readouterr().err
+    assert "--videos is 0: give at least 1" in capsys.readouterr().err

@@ -44,7 +44,8 @@ def test_every_rank_is_measured_on_other_frames(
     assert rows[-1]["plain"]["mean"] > 0.99 < rows[-1]["weighted"]["mean"]
     printed = capsys.readouterr().out
     assert "rank 15" in printed and f"{rows[14]['weighted']['mean']:.4f}" in printed
-    assert Image.open(tmp_path / "new" / "codec_curve.png").width > 500
+    with Image.open(tmp_path / "new" / "codec_curve.png") as picture:
+        assert picture.width > 500
 
 
 def test_what_cannot_be_measured_is_refused(data: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_all_rows_learn_in_one_sweep(caches: Path, tmp_path: Path) -> None:
     command += ["--cache", str(caches / "train"), "--eval-cache", str(caches / "valid_u")]
     command += ["--seeds", "0", "--work-dir", str(tmp_path), "--cfg-options"]
     options = {"train.max_iters": ITERATIONS, "train.log_interval": 1, "schedule.warmup_iters": 0,
-               "data.num_workers": 0}  # fmt: skip
+               "data.num_workers": 0, "train.batch_size": 6}  # fmt: skip
     assert sweep([*command, *(f"{key}={value}" for key, value in options.items())]) == 0
     rows = load_sweep("demo").rows
     content = json.loads((tmp_path / "sweep.json").read_text())
@@ -42,7 +42,7 @@ def test_all_rows_learn_in_one_sweep(caches: Path, tmp_path: Path) -> None:
     for label in rows:
         member = tmp_path / label / "seed-0"
         (scalars,) = member.glob("*/vis_data/scalars.json")
-        log = [json.loads(line)["loss"] for line in scalars.open()]
+        log = [json.loads(line)["loss"] for line in scalars.read_text().splitlines()]
         assert len(log) == ITERATIONS
         assert sum(log[-5:]) < 0.9 * sum(log[:5]), label
         assert read_checkpoint(member / f"iter_{ITERATIONS}.pth")["meta"]["iter"] == ITERATIONS

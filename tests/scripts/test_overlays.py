@@ -53,9 +53,14 @@ def test_a_sheet_is_drawn_and_the_same_again(world: Path, tmp_path: Path) -> Non
         assert (first == colour).all(-1).sum() > 1000
 
 
+def scores_of(world: Path) -> dict[str, float]:
+    content = json.loads((world / "metrics.json").read_text())
+    return {key: value["J&F"] for key, value in content["per_expression"].items()}
+
+
 def test_the_choice_spreads_over_tags_and_scores(world: Path) -> None:
     data = MeViS(world, "valid_u")
-    scores = draw_overlays._scores(world / "metrics.json")
+    scores = scores_of(world)
     shown = draw_overlays.choose(data, scores, 7)
     assert len({(s.video, s.expression.id) for s in shown}) == len(shown) == 7
     tags = [s.expression.tag for s in shown if s.expression.annotation_ids]
@@ -101,9 +106,19 @@ def test_missing_results_end_in_a_sentence(
 
 def test_masks_of_another_size_are_refused(world: Path, tmp_path: Path) -> None:
     data = MeViS(world, "valid_u")
-    shown = draw_overlays.choose(data, draw_overlays._scores(world / "metrics.json"), 1)
+    shown = draw_overlays.choose(data, scores_of(world), 1)
     for frame in data.video(shown[0].video).frame_names:
         path = tmp_path / mask_name(shown[0].video, shown[0].expression.id, frame)
         write_png(path, encode_mask(np.ones((4, 4), bool)))
     with pytest.raises(InputError, match=r"is \(4, 4\), the frames are"):
-        draw_overlays.draw(data, shown, tmp_path, 3)
+        draw_overlays.draw(data, shown, [draw_overlays.Drawn("DMVS", tmp_path, {})], 3)
+
+
+def test_heads_stand_beside_each_other(world: Path, tmp_path: Path) -> None:
+    alone, both = tmp_path / "alone.png", tmp_path / "both.png"
+    words = ["--data-root", str(world), "--split", "valid_u", "--masks", str(world / "masks")]
+    words += ["--metrics", str(world / "metrics.json"), "--num", "2", "--columns", "3"]
+    assert draw_overlays.main([*words, "--out", str(alone)]) == 0
+    assert draw_overlays.main([*words, "--out", str(both), "--beside", f"again={world}"]) == 0
+    with Image.open(alone) as one, Image.open(both) as two:
+        assert one.width == two.width and one.height < two.height

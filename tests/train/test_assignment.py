@@ -46,7 +46,6 @@ class World:
         self.features = [MaskFeatures({"values": torch.randn(3, 4, 6, 8)}, EXACT)] * count
         rows = [masks] * self.targets + [masks[:0]] * self.without
         self.masks = [Targets(own, torch.zeros(len(own), dtype=torch.int64)) for own in rows]
-        self.distances = [1.0 - own for own in self.overlaps]
         self.supervision = Supervision(self.features, self.masks)
         self.inputs = SimpleNamespace(video_logits=LOGITS.expand(count, -1, -1))
 
@@ -81,6 +80,10 @@ def test_every_query_whose_own_mask_is_a_target_s_has_that_target() -> None:
     (match,) = by_overlap(OVERLAPS[None], weights, 0.5)
     assert match.queries.tolist() == [0, 1, 2] and match.targets.tolist() == [0, 0, 1]
     assert match.weights.tolist() == WEIGHTS[:3]
+    (match,) = by_overlap(OVERLAPS[None], weights, 0.95)  # the best of each
+    assert match.queries.tolist() == [0, 2] and match.targets.tolist() == [0, 1]
+    (match,) = by_overlap(OVERLAPS[None] * 0.25, weights, 0.95)  # too little to be anything's
+    assert match.queries.tolist() == [0] and match.targets.tolist() == [0]
     (match,) = by_overlap(OVERLAPS[None], weights, 0.35)  # the better of its two targets
     assert match.queries.tolist() == [0, 1, 2, 3] and match.targets.tolist() == [0, 0, 1, 1]
     (match,) = by_overlap(OVERLAPS[None, :, :0], weights, 0.5)
@@ -125,7 +128,7 @@ def test_several_heads_at_once_give_what_each_gives_alone(
         monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
     world = World(targets=2, without=1)
     heads = [world.outputs() for _ in range(2)]
-    criterion = HeadCriterion(assignment=assignment, num_points=16, prior_weight=0.1)
+    criterion = HeadCriterion(assignment=assignment, num_points=16)
     together = criterion.terms_of(heads, world, random=sample_points([0, 1, 2] * 2, "cpu"))
     for k, outputs in enumerate(heads):
         alone = criterion.terms(outputs, world, random=points_of(world))
@@ -183,10 +186,6 @@ def test_own_matches_are_logged_and_change_nothing() -> None:
     plain = HeadCriterion(num_points=16).terms(outputs, world, random=points_of(world))
     assert "own_matches" not in plain
     assert all(torch.equal(terms[name], value) for name, value in plain.items())
-    # With a prior that knows the answer each target has the query of its own object.
-    known = HeadCriterion(num_points=16, prior_weight=1e6)
-    world = World(targets=2)
-    assert known.terms(outputs, world, random=points_of(world))["own_matches"] == 1.0
 
 
 def test_the_class_term_per_sample_is_the_mean_of_what_samples_give_alone() -> None:

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache, write_video
-from tests.train.test_affinity import boxes_of
 from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate, video_batch
 from train.data.targets import clip_targets
@@ -93,16 +92,13 @@ def test_targets_are_the_meant_objects_that_the_clip_shows(cache: tuple) -> None
     reader, videos = cache
     video = reader.video("video000")  # object 2 is gone in the second half of the video
     three = next(e for e in videos[0].expressions if len(e.annotation_ids) == 3)
-    early, boxes = clip_targets(video, three, np.array([0, 1]))
-    late, _ = clip_targets(video, three, np.array([4, 5]))
-    none, no_boxes = clip_targets(video, videos[0].expressions[3], np.array([0, 1]))
+    early, shown = clip_targets(video, three, np.array([0, 1]))
+    late, later = clip_targets(video, three, np.array([4, 5]))
+    none, nothing = clip_targets(video, videos[0].expressions[3], np.array([0, 1]))
     size = (video.geometry.height, video.geometry.width)
     assert early.masks.shape == (3, 2, *size) and late.masks.shape == (2, 2, *size)
     assert none.masks.shape == (0, 2, *size) and len(none.labels) == 0
-    for targets, found in ((early, boxes), (none, no_boxes)):
-        expected = boxes_of(targets.masks.numpy())
-        assert np.array_equal(found.boxes, expected.boxes)
-        assert np.array_equal(found.visible, expected.visible)
+    assert shown == three.annotation_ids and later == shown[:2] and nothing == []
     assert early.masks.dtype == torch.uint8 and early.masks.flatten(2).any(dim=2).all()
     g = video.geometry
     assert early.extent == (g.resized_width / g.padded_width, g.resized_height / g.padded_height)
@@ -271,9 +267,8 @@ def assert_equal(batch: Batch, other: Batch) -> None:
     for targets, theirs in zip(batch.targets, other.targets, strict=True):
         assert torch.equal(targets.masks, theirs.masks) and targets.extent == theirs.extent
         assert torch.equal(targets.labels, theirs.labels)
-    for name in ("distances", "overlaps"):
-        for ours, theirs in zip(getattr(batch, name), getattr(other, name), strict=True):
-            assert torch.equal(ours, theirs)
+    for ours, theirs in zip(batch.overlaps, other.overlaps, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_features_are_read_where_the_batch_holds_them(

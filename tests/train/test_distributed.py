@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
              num_heads=2, feedforward_dim=32)
-loss = dict(num_points=16, prior_weight=1.0)
+loss = dict(num_points=16)
 optimizer = dict(lr=1e-3, lr_batch_size=2, ema_decay=0.9)
 train = dict(max_iters=20, batch_size=4, checkpoint_interval=8, log_interval=10)
 """

@@ -46,6 +46,8 @@ def make_inputs(
         static=torch.arange(words).expand(batch, -1) % 2 == 0,
         motion=torch.arange(words).expand(batch, -1) % 2 == 1,
         sentence=randn(batch, 24),
+        tracks=randn(batch, num_video, frames, 6).abs(),
+        times=torch.arange(frames).expand(batch, -1).float(),
     )
 
 
@@ -136,7 +138,8 @@ def test_an_element_does_not_depend_on_its_batch_mates(head: DMVS) -> None:
 def test_every_parameter_takes_part(row: str) -> None:
     head = head_of(row)
     outputs = head(make_inputs(2))
-    sum(o.logits.square().sum() + o.mask_embeds.square().sum() for o in outputs).backward()
+    drawn = [o.mask_embeds for o in outputs if o.mask_embeds is not None]
+    sum(each.square().sum() for each in [o.logits for o in outputs] + drawn).backward()
     assert not [n for n, p in head.named_parameters() if p.grad is None]
 
 

@@ -10,7 +10,7 @@ from tests.train.protocol_caches import SIZES, write_head
 from train import inference
 from train.config import load_config
 from train.data import video_batch
-from train.heads import Head
+from train.heads import Head, find_head
 from train.heads.dmvs import DMVS
 from train.inference import BATCH, predict_video
 from train.trainable import build_head
@@ -64,6 +64,28 @@ def test_an_expression_says_the_same_in_any_batch(
     for ours, theirs in zip(whole, _collect(reader, heads)["one"], strict=True):
         np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
         np.testing.assert_allclose(ours[1], theirs[1], atol=1e-4)
+
+
+def test_frames_are_exchanged_for_heads_that_look_at_their_order(
+    reader: CacheReader, heads: dict[str, Head]
+) -> None:
+    keys = {"hidden_dim": 16, "num_motion_queries": 3, "num_heads": 2, "feedforward_dim": 32}
+    torch.manual_seed(0)
+    ordered = find_head("trajectory")(SIZES, num_layers=1, **keys).eval()
+    texts = [
+        reader.video("video000").expression(e) for e in reader.video("video000").expression_ids
+    ]
+
+    def scores(head: Head, *, shuffle_frames: bool) -> np.ndarray:
+        how = {"device": "cpu", "shuffle_frames": shuffle_frames}
+        return np.stack(
+            [own[2] for own in predict_video(reader, {"": head}, "video000", texts, **how)]
+        )
+
+    for head, moves in ((ordered, True), (heads["one"], False)):
+        plain, shuffled = scores(head, shuffle_frames=False), scores(head, shuffle_frames=True)
+        assert np.allclose(plain, shuffled, atol=1e-5) is not moves
+        np.testing.assert_array_equal(shuffled, scores(head, shuffle_frames=True))
 
 
 def test_the_video_is_moved_to_the_device_once_for_all_expressions(reader: CacheReader) -> None:

@@ -360,7 +360,7 @@ def constant_points(samples: Sequence[int], points: int) -> torch.Tensor:
     return torch.stack([torch.rand(points, 2, generator=own) for own in random])
 
 
-@pytest.mark.parametrize("points", [8, 60])  # few and many for these maps
+@pytest.mark.parametrize("points", [12, 60])  # few and many for these maps
 @pytest.mark.parametrize("classification", [Binary(), Softmax(4)], ids=["binary", "softmax"])
 def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
     points: int, classification: Binary | Softmax, monkeypatch: pytest.MonkeyPatch
@@ -375,19 +375,18 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
         ]
         for own in targets:
             own.labels = torch.arange(len(own.labels)) % 4
-    prior = [torch.rand(5, len(own.labels)) for own in targets]
-    loss = SetCriterion(classification, num_points=points, prior_weight=0.5)
-    together = losses_of(loss, layers, maps, targets, prior=prior, random=constant_points)
+    loss = SetCriterion(classification, num_points=points)
+    together = losses_of(loss, layers, maps, targets, random=constant_points)
     found = gradients(together, layers)
     if isinstance(classification, Binary):
-        plain = plain_losses(loss, layers, maps, targets, prior=prior, random=constant_points)
+        plain = plain_losses(loss, layers, maps, targets, random=constant_points)
         torch.testing.assert_close(together, plain)
         torch.testing.assert_close(found, gradients(plain, layers), rtol=1e-4, atol=1e-6)
     with monkeypatch.context() as on_a_gpu:
         for module in (pairs, supervision):
             on_a_gpu.setattr(module, "on_cpu", lambda tensor: False)
         on_a_gpu.setattr(tables, "LOGITS", 200)  # several blocks
-        there = losses_of(loss, layers, maps, targets, prior=prior, random=constant_points)
+        there = losses_of(loss, layers, maps, targets, random=constant_points)
         torch.testing.assert_close(there, together)
         torch.testing.assert_close(gradients(there, layers), found, rtol=1e-4, atol=1e-6)
     for module, name, value in [  # everything is large: layer by layer, sample by sample
@@ -403,7 +402,6 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
         layers,
         maps,
         targets,
-        prior=prior,
         random=constant_points,
         average=lambda own: totals.append(own) or own,
     )
@@ -414,7 +412,6 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
             [(logits[b : b + 1], embeds[b : b + 1]) for logits, embeds in layers],
             [maps[b]],
             [targets[b]],
-            prior=[prior[b]],
             random=lambda samples, points, b=b: constant_points([b] * len(samples), points),
             average=lambda own: totals[0],
         )

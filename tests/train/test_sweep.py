@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +15,7 @@ from mmengine.visualization.vis_backend import LocalVisBackend
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from tests.cache_schema.helpers import die, in_child
 from tests.synthetic import write_cache
 from train import runner, sweep
 from train.__main__ import main as train
@@ -34,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
              num_heads=2, feedforward_dim=32, dropout=0.1)
-loss = dict(num_points=16, prior_weight=1.0)
+loss = dict(num_points=16)
 optimizer = dict(lr=1e-3, lr_batch_size=3)
 schedule = dict(warmup_iters=3, milestones=[7])
 train = dict(max_iters=10, batch_size=3, log_interval=2, checkpoint_interval=4)
@@ -128,19 +126,19 @@ def test_a_killed_sweep_ends_where_an_uninterrupted_one_ends(
     folder: Path, swept: Path, tmp_path: Path
 ) -> None:
     work_dir = tmp_path / "killed"
-    command = [sys.executable, "-m", "train.sweep", str(folder / "rows.py"), "--resume"]
-    command += ["--config", str(folder / "small.py"), "--cache", str(folder / "cache")]
-    command += ["--work-dir", str(work_dir), "--seeds", "0", "3", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    first = work_dir / "dmvs" / "seed-0" / "iter_4.pth"
-    while not first.is_file() and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (work_dir / "whole" / "seed-3" / "iter_10.pth").is_file()
-    # As if the kill had come between two heads of one iteration.
-    (work_dir / "random" / "seed-3" / "iter_4.pth").unlink(missing_ok=True)
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        real(source, target)
+        if Path(target) == work_dir / "dmvs" / "seed-3" / "iter_4.pth":
+            die()  # between two heads of one iteration
+
+    def killed() -> None:
+        os.replace = replace
+        run_sweep(folder, work_dir, "--seeds", "0", "3", "--resume")
+
+    assert in_child(killed) == -signal.SIGKILL
+    assert not (work_dir / "whole" / "seed-3" / "iter_4.pth").is_file()
     run_sweep(folder, work_dir, "--seeds", "0", "3", "--resume")
     for member in ("dmvs/seed-0", "random/seed-3", "whole/seed-3"):
         assert_equal(swept / member / "iter_10.pth", work_dir / member / "iter_10.pth")
@@ -197,10 +195,8 @@ def test_a_row_that_was_added_is_trained_alone(
     before = {path: path.stat().st_mtime_ns for path in work_dir.glob("*/*/iter_*.pth")}
     (folder / "more.py").write_text(SWEEP + 'rows["plain"] = "encoder_plain"\n')
     options = ("--seeds", "0", "3", "--resume")
-    with pytest.raises(InputError, match=r"belongs to another run \(loss.prior_weight: 0.0 != 1"):
-        run_sweep(
-            folder, work_dir, *options, "--cfg-options", "loss.prior_weight=0", rows="more.py"
-        )
+    with pytest.raises(InputError, match=r"belongs to another run \(loss.dice_weight: 1.0 != 5"):
+        run_sweep(folder, work_dir, *options, "--cfg-options", "loss.dice_weight=1", rows="more.py")
     run_sweep(folder, work_dir, *options, rows="more.py")
     said = capsys.readouterr().out
     done = "dmvs/seed-0, dmvs/seed-3, random/seed-0, random/seed-3, whole/seed-0"

@@ -17,7 +17,7 @@ from train.trainee import Member, Trainee
 CONFIG = """
 model = dict(hidden_dim=16, text_dim=24, mask_dim=16, num_motion_queries=4, num_layers=2,
              num_heads=2, feedforward_dim=32, dropout=0.1)
-loss = dict(num_points=32, prior_weight=1.0)
+loss = dict(num_points=32)
 optimizer = dict(lr=1e-3, lr_batch_size=3, clip_norm=1.0, ema_decay=0.9)
 train = dict(max_iters=5, batch_size=4)
 """

@@ -131,7 +131,7 @@ def test_the_head_learns_which_object_a_word_means() -> None:
             motion=~yes,
             sentence=names,
         )
-        return Batch(inputs, [features] * 4, targets, [torch.zeros(4, 1)] * 4)
+        return Batch(inputs, [features] * 4, targets)
 
     for _ in range(120):
         model.step(batch(), optimizer, 0)
@@ -206,8 +206,7 @@ def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_we
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project)},
     )
-    deadline = time.monotonic() + 120
-    while latest_checkpoint(work_dir) is None and time.monotonic() < deadline:
+    while latest_checkpoint(work_dir) is None:  # far from its 100,000 iterations
         assert long.poll() is None, "training ended by itself"
         time.sleep(0.02)
     long.send_signal(signal.SIGKILL)

@@ -208,12 +208,6 @@ def test_values_that_cannot_be_are_refused(folder: Path, option: str, message: s
         load_config(folder / "small.py", {key: ast.literal_eval(value)})
 
 
-def test_a_prior_without_tracks_is_refused(folder: Path) -> None:
-    options = {"loss.prior_weight": 1.0, "model.initialisation": "text"}
-    with pytest.raises(InputError, match="set loss.prior_weight=0"):
-        load_config(folder / "small.py", options)
-
-
 def test_a_row_that_is_not_there_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match="row nothing does not exist.*encoder_plain"):
         load_config(folder / "small.py", row="nothing")

@@ -8,8 +8,10 @@ model = dict(
     num_layers=3,
     num_heads=4,
     feedforward_dim=256,
+    mask_start="segmenter",
+    decoder_start="identity",
 )
-loss = dict(num_points=64, no_object_weight=1.0, prior_weight=10.0)
+loss = dict(num_points=64, no_object_weight=1.0)
 optimizer = dict(lr=2e-3, lr_batch_size=16, clip_norm=1.0)
 schedule = dict(type="poly", warmup_iters=50)
 data = dict(num_workers=1)

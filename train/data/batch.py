@@ -35,7 +35,7 @@ class Sample:
         cache: its number among the caches.
         expression: the expression.
         targets: the objects it means that the clip shows; of a staged sample their runs.
-        distances, overlaps: of each video query and target, (N_v, M); see `Batch`.
+        overlaps: of each video query with each target, (N_v, M); see `Batch`.
     """
 
     times: np.ndarray
@@ -49,7 +49,6 @@ class Sample:
     cache: int
     expression: Expression
     targets: Targets | ClipRuns | None
-    distances: np.ndarray | None
     overlaps: np.ndarray | None
 
 
@@ -61,8 +60,6 @@ class Batch:
         inputs: of the head.
         mask_features: of each sample, of any size; none where nobody draws masks.
         targets: the true masks of each sample, M of them; none where nobody draws masks.
-        distances: of each sample (N_v, M) float32, see `track_distance`; none where nobody reads
-            them.
         overlaps: of each sample (N_v, M) float32, IoU of the video query's own mask with each
             target; none where nobody reads them or where the cache does not hold them.
     """
@@ -70,7 +67,6 @@ class Batch:
     inputs: HeadInputs
     mask_features: list[MaskFeatures]
     targets: list[Targets]
-    distances: list[Tensor]
     overlaps: list[Tensor] = field(default_factory=list)
 
     @cached_property
@@ -82,7 +78,7 @@ class Batch:
         """The same batch on a device: this one, with what it has prepared, where it is there."""
         if self.inputs.sentence.device == torch.device(device):
             return self
-        parts = (self.mask_features, self.targets, self.distances, self.overlaps)
+        parts = (self.mask_features, self.targets, self.overlaps)
         return Batch(self.inputs.to(device), *([own.to(device) for own in part] for part in parts))
 
 
@@ -97,7 +93,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         head_inputs(samples),
         [MaskFeatures(sample.mask_features, sample.codec) for sample in drawn],
         [sample.targets for sample in drawn],
-        of_each(samples, "distances"),
         of_each(samples, "overlaps"),
     )
 

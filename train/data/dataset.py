@@ -10,13 +10,12 @@ from cache_schema.host.cli import InputError
 from cache_schema.places import Places, find
 from cache_schema.reader import CacheReader, Video
 from cache_schema.records import Clip
-from train.data.affinity import objectness, track_distance
 from train.data.batch import Sample
 from train.data.buffers import Buffers
 from train.data.compatible import check_compatible
 from train.data.mixture import Mixture
 from train.data.sizes import common_sizes
-from train.data.targets import Boxes, ClipRuns, clip_runs, clip_targets
+from train.data.targets import ClipRuns, clip_runs, clip_targets
 from train.losses import Targets
 
 
@@ -108,9 +107,10 @@ class ClipDataset(Dataset):
         draws = self._wants("mask_features") and not reader.light
         targets: Targets | ClipRuns | None
         if draws and not self.staged:
-            targets, boxes = clip_targets(video, expression, frames, buffers=self.buffers)
+            targets, shown = clip_targets(video, expression, frames, buffers=self.buffers)
         else:
-            targets, boxes = clip_runs(video, expression, frames)
+            targets = clip_runs(video, expression, frames)
+            shown = targets.ids
         features: dict[str, Tensor] | Places | None = None
         if draws:
             features = find(video, frames) if self.staged else self._mask_features(video, frames)
@@ -121,11 +121,9 @@ class ClipDataset(Dataset):
             "mask_embeds": self._there(clip.mask_embeds, "mask_embeds", reader),
         }
         wanted = {name: array if self._wants(name) else None for name, array in found.items()}
-        distances = overlaps = None
-        if self._wants("distances"):
-            distances = track_distance(clip.tracks, objectness(clip.video_logits), boxes)
+        overlaps = None
         if self._wants("overlaps") and self.has_overlaps:
-            overlaps = self._overlaps(video, clip, boxes)
+            overlaps = self._overlaps(video, clip, shown)
         return Sample(
             times=video.frame_times()[frames],
             frame_queries=video.frame_queries(frames) if self._wants("frame_queries") else None,
@@ -135,7 +133,6 @@ class ClipDataset(Dataset):
             cache=cache,
             expression=expression,
             targets=targets if draws else None,
-            distances=distances,
             overlaps=overlaps,
         )
 
@@ -152,16 +149,16 @@ class ClipDataset(Dataset):
         return array
 
     @staticmethod
-    def _overlaps(video: Video, clip: Clip, boxes: Boxes) -> np.ndarray:
+    def _overlaps(video: Video, clip: Clip, shown: list[str]) -> np.ndarray:
         """(N_v, M) float32, the columns of the targets."""
-        if not boxes.ids:
+        if not shown:
             return np.zeros((len(clip.video_logits), 0), np.float32)
         if clip.overlaps is None:
             raise InputError(
                 f"video {video.id!r}: the cache holds its objects, but not how far video queries "
                 "overlap them; extract the video again"
             )
-        columns = [video.annotation_ids.index(annotation_id) for annotation_id in boxes.ids]
+        columns = [video.annotation_ids.index(annotation_id) for annotation_id in shown]
         return clip.overlaps[:, columns].astype(np.float32)
 
     def _mask_features(self, video: Video, indices: np.ndarray) -> dict[str, Tensor]:

@@ -65,8 +65,7 @@ def stage(samples: Sequence[Sample]) -> Staged:
     drawn = [sample for sample in samples if sample.mask_features is not None]
     named = list(head_inputs(samples).present().items())
     named.append(("changes", torch.from_numpy(toggles([sample.targets for sample in drawn]))))
-    for name in ("distances", "overlaps"):
-        named += [(name, tensor) for tensor in of_each(samples, name)]
+    named += [("overlaps", tensor) for tensor in of_each(samples, "overlaps")]
     packed, layout = pack([tensor for _, tensor in named])
     # What was packed need not travel twice.
     runs = [replace(s.targets, ends=[[]] * len(s.targets.ends)) for s in drawn]
@@ -165,8 +164,8 @@ class Stager:
                 MaskFeatures(own, self.caches[cache].codec)
                 for own, (cache, _) in zip(stored(block), staged.places, strict=True)
             ]
-            each = ([own for name, own in named if name == of] for of in ("distances", "overlaps"))
-            batch = Batch(HeadInputs.of(tensors), features, targets, *each)
+            overlaps = [own for name, own in named if name == "overlaps"]
+            batch = Batch(HeadInputs.of(tensors), features, targets, overlaps)
             ready = self._stream.record_event() if self._stream else None
         return Moved(batch, [block, *painted], ready)
 

@@ -13,23 +13,7 @@ from cache_schema.records import Expression
 from cache_schema.run_lengths import run_ends
 from train.data.buffers import Buffers
 from train.masks.targets import Targets
-from train.run_lengths import Sides, paint, sides
-
-
-@dataclass
-class Boxes:
-    """Around each target in each frame.
-
-    Attributes:
-        boxes: (M, T, 4) float32, centre x, y, width and height as fractions of the image; anything
-            where the target is not visible.
-        visible: (M, T) bool.
-        ids: annotation id of each target.
-    """
-
-    boxes: np.ndarray
-    visible: np.ndarray
-    ids: Sequence[str] = ()
+from train.run_lengths import has_pixels, paint
 
 
 @dataclass
@@ -37,6 +21,7 @@ class ClipRuns:
     """The true masks of a clip before they are painted.
 
     Attributes:
+        ids: annotation id of each of M targets.
         ends: of M targets in T frames where their runs end, see `cache_schema.run_lengths`; None
             where nothing is visible. Each target is visible somewhere.
         num_frames: T.
@@ -44,6 +29,7 @@ class ClipRuns:
         extent: see `train.losses.Targets`.
     """
 
+    ids: list[str]
     ends: list[list[np.ndarray | None]]
     num_frames: int
     size: tuple[int, int]
@@ -70,7 +56,7 @@ class ClipRuns:
 
 def clip_targets(
     video: Video, expression: Expression, indices: np.ndarray, *, buffers: Buffers | None = None
-) -> tuple[Targets, Boxes]:
+) -> tuple[Targets, list[str]]:
     """The masks of the objects that the expression means and that the clip shows.
 
     Args:
@@ -78,20 +64,20 @@ def clip_targets(
         buffers: where the masks are put.
 
     Returns:
-        M objects with at least one visible pixel, at original size, and their boxes. The masks lie
-        in memory column by column, as their runs come.
+        M objects with at least one visible pixel, at original size, and their annotation ids. The
+        masks lie in memory column by column, as their runs come.
 
     Raises:
         InputError: an annotation is missing, or a mask cannot be decoded.
     """
-    runs, boxes = clip_runs(video, expression, indices)
+    runs = clip_runs(video, expression, indices)
     masks = (buffers or Buffers()).zeros(runs.shape, np.dtype(np.uint8))
     for m, t, ends in runs.visible():
         paint(ends, masks[m, t].numpy())
-    return runs.targets(masks, torch.zeros(len(masks), dtype=torch.int64)), boxes
+    return runs.targets(masks, torch.zeros(len(masks), dtype=torch.int64)), runs.ids
 
 
-def clip_runs(video: Video, expression: Expression, indices: np.ndarray) -> tuple[ClipRuns, Boxes]:
+def clip_runs(video: Video, expression: Expression, indices: np.ndarray) -> ClipRuns:
     """The same masks as runs, not painted yet.
 
     Args:
@@ -107,20 +93,18 @@ def clip_runs(video: Video, expression: Expression, indices: np.ndarray) -> tupl
         annotation_id: _visible_runs(video, expression, annotation_id, indices)
         for annotation_id in expression.annotation_ids
     }
-    objects = {annotation_id: frames for annotation_id, frames in objects.items() if any(frames)}
-    shown, size = list(objects.values()), (len(objects), len(indices))
-    boxes = Boxes(np.zeros((*size, 4), np.float32), np.zeros(size, bool), list(objects))
-    for m, frames in enumerate(shown):
-        for t, frame in enumerate(frames):
-            if frame:
-                boxes.boxes[m, t], boxes.visible[m, t] = _box(frame[1], g.height, g.width), True
-    runs = ClipRuns(
-        [[frame and frame[0] for frame in frames] for frames in shown],
+    shown = {
+        annotation_id: frames
+        for annotation_id, frames in objects.items()
+        if any(ends is not None for ends in frames)
+    }
+    return ClipRuns(
+        list(shown),
+        list(shown.values()),
         len(indices),
         (g.height, g.width),
         (g.resized_width / g.padded_width, g.resized_height / g.padded_height),
     )
-    return runs, boxes
 
 
 def toggles(clips: Sequence[ClipRuns]) -> np.ndarray:
@@ -167,8 +151,8 @@ def paint_all(changes: Tensor, clips: Sequence[ClipRuns]) -> tuple[list[Targets]
 
 def _visible_runs(
     video: Video, expression: Expression, annotation_id: str, indices: np.ndarray
-) -> list[tuple[np.ndarray, Sides] | None]:
-    """The runs of one object's masks and the sides of its box; None in frames without a pixel."""
+) -> list[np.ndarray | None]:
+    """The runs of one object's masks; None in frames without a pixel."""
     if annotation_id not in video.annotation_ids:
         raise InputError(
             f"video {video.id!r}: expression {expression.expression_id!r} means annotation "
@@ -184,19 +168,5 @@ def _visible_runs(
             f"video {video.id!r}: a mask of annotation {annotation_id!r} cannot be decoded "
             f"({error}); extract the video again"
         ) from None
-    found: list[tuple[np.ndarray, Sides] | None] = []
-    for rle in rles:
-        ends = None if rle is None else next(runs)
-        place = None if ends is None else sides(ends, height)
-        found.append((ends, place) if place else None)
-    return found
-
-
-def _box(place: Sides, height: int, width: int) -> list[float]:
-    top, bottom, left, right = place
-    return [
-        (left + right) / (2 * width),
-        (top + bottom) / (2 * height),
-        (right - left) / width,
-        (bottom - top) / height,
-    ]
+    found = [None if rle is None else next(runs) for rle in rles]
+    return [ends if ends is not None and has_pixels(ends) else None for ends in found]

@@ -9,7 +9,8 @@ output.mask_embeds                         # (B, N_m, C_mask), dotted with F_mas
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cache_schema.host.cli import InputError
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
@@ -22,7 +23,10 @@ from train.heads.parts.text import TextProjection, keys_with_stand_in, max_poole
 class DMVS(Head):
     """The whole head, equations (1) to (10); 12.70 M parameters by default.
 
-    The last four arguments are the paper's ablations.
+    The arguments from `encoder` to `sentence` are the paper's ablations. The last two say where the
+    head starts: at random, as the paper's equations have it, post-norm layers make all motion
+    queries look alike, so that which one is matched with a target is arbitrary, and the head learns
+    to draw its neighbours. With both of the others, query n starts with the mask of object n.
 
     The queries that enter the decoder are not supervised: they are the segmenter's own and know
     nothing of the sentence, so a class loss on them could only teach the class head to ignore it.
@@ -41,9 +45,11 @@ class DMVS(Head):
         initialisation: of the motion queries (Table 5), one of `INITIALISATIONS`.
         decoder_reads: of `READS`, what the decoder's queries read, in this order.
         sentence: "mean", the cached F_se; or "max", the maximum over the words.
+        mask_start: the mask head starts at "random"; or as the "segmenter"'s own.
+        decoder_start: decoder layers start at "random"; or as the "identity", adding nothing.
 
     Raises:
-        InputError: a stated size is not the caches'.
+        InputError: a stated size is not the caches', or they hold no mask head to start from.
     """
 
     reads = ("frame_queries", "video_queries", "video_logits")
@@ -59,6 +65,8 @@ class DMVS(Head):
         "initialisation": tuple(INITIALISATIONS),
         "decoder_reads": READS,
         "sentence": ("mean", "max"),
+        "mask_start": ("random", "segmenter"),
+        "decoder_start": ("random", "identity"),
     }
 
     def __init__(
@@ -77,6 +85,8 @@ class DMVS(Head):
         initialisation: str = "video",
         decoder_reads: Sequence[str] = ("words", "expression"),
         sentence: str = "mean",
+        mask_start: str = "random",
+        decoder_start: str = "random",
     ) -> None:
         super().__init__()
         for name, stated in (("text_dim", text_dim), ("mask_dim", mask_dim)):
@@ -116,24 +126,21 @@ class DMVS(Head):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        if decoder_start == "identity":
+            self.decoder.start_as_identity()
+        if mask_start == "segmenter":
+            _start_mask_head(self.mask_head, sizes)
         # After the others, since it draws its own way.
         self.initialisation = INITIALISATIONS[initialisation](num_motion_queries, hidden_dim)
 
     @classmethod
     def check(cls, model: Mapping[str, Any], loss: Mapping[str, Any]) -> None:
         """See `Head.check`."""
-        if loss.get("prior_weight") and model["initialisation"] != "video":
-            raise InputError(
-                "config key loss.prior_weight compares a target with the track of the video query "
-                "that a motion query started as, and with model.initialisation="
-                f"{model['initialisation']!r} there is none: set loss.prior_weight=0"
-            )
-        dim, heads = model["hidden_dim"], model["num_heads"]
-        if dim % heads:
-            raise InputError(
-                f"config key model.hidden_dim is {dim}, which model.num_heads = {heads} does not "
-                "divide"
-            )
+        check_heads(model)
+
+    def objects(self, inputs: HeadInputs) -> Tensor:
+        """Q_v in the head's channels, (B, N_v, C); here a head adds what else it knows of them."""
+        return self.video_projection(inputs.video_queries)
 
     def forward(self, inputs: HeadInputs) -> list[HeadOutput]:
         """Decode the motion queries.
@@ -142,7 +149,7 @@ class DMVS(Head):
             One output per decoder layer, the last one being the prediction.
         """
         frame_queries = self.frame_projection(inputs.frame_queries)  # (B, T, N_f, C)
-        video_queries = self.video_projection(inputs.video_queries)  # (B, N_v, C)
+        video_queries = self.objects(inputs)  # (B, N_v, C)
         pooled = inputs.sentence
         if self.sentence == "max":
             pooled = max_pooled(inputs.words, inputs.word_mask, inputs.sentence)
@@ -168,3 +175,39 @@ class DMVS(Head):
             HeadOutput(self.class_head(decoded).squeeze(-1), self.mask_head(decoded), sources)
             for decoded in layers
         ]
+
+
+def check_heads(model: Mapping[str, Any]) -> None:
+    """Refuse attention heads that do not share the channels evenly, with an `InputError`."""
+    dim, heads = model["hidden_dim"], model["num_heads"]
+    if dim % heads:
+        raise InputError(
+            f"config key model.hidden_dim is {dim}, which model.num_heads = {heads} does not divide"
+        )
+
+
+@torch.no_grad()
+def _start_mask_head(mask_head: nn.Sequential, sizes: CacheSizes) -> None:
+    """Copy the segmenter's own mask head.
+
+    Raises:
+        InputError: the cache does not hold it, or it has other sizes.
+    """
+    layers = [layer for layer in mask_head if isinstance(layer, nn.Linear)]
+    if not sizes.mask_head:
+        raise InputError(
+            "config key model.mask_start is 'segmenter', but the cache does not hold the "
+            "segmenter's mask head (format version 3 does): extract it again, or set "
+            "model.mask_start='random'"
+        )
+    ours = [tuple(layer.weight.shape) for layer in layers]
+    theirs = [weight.shape for weight, _ in sizes.mask_head]
+    if ours != theirs:
+        raise InputError(
+            f"config key model.mask_start is 'segmenter', whose mask head has layers of {theirs} "
+            f"(out, in), and this head {ours}: set model.hidden_dim={theirs[0][1]}, or "
+            "model.mask_start='random'"
+        )
+    for layer, (weight, bias) in zip(layers, sizes.mask_head, strict=True):
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(bias))

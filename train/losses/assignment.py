@@ -10,6 +10,9 @@ from torch import Tensor
 from cache_schema.host.cli import InputError
 from train.masks.supervision import Match, Matches
 
+#: The IoU with a target that its best query has to have to be its own.
+LEAST = 0.2
+
 
 class Diverged(InputError):
     """Training left the finite numbers; the message says where and what to try."""
@@ -57,16 +60,30 @@ def own_overlaps(overlaps: Sequence[Tensor], sources: Tensor | None) -> Tensor |
     return padded.gather(2, places).mT
 
 
-def by_overlap(own: Tensor, weights: Tensor, threshold: float) -> Matches:
-    """Every query whose own mask is a target's, weighted; nothing is searched.
+def owners(own: Tensor, threshold: float) -> Tensor:
+    """Whether a query's own mask is a target's: it covers enough of it, or most of all queries.
 
     A segmenter finds one object several times. A one-to-one assignment would teach that all but one
-    of these queries are wrong.
+    of these queries are wrong. And where it finds an object badly, the best query is all there is.
+
+    Args:
+        own: `own_overlaps`, (B, N_m, M).
+        threshold: the IoU that is enough.
+
+    Returns:
+        (B, N_m, M) bool.
+    """
+    best = (own == own.amax(dim=1, keepdim=True)) & (own >= min(LEAST, threshold))
+    return (own >= threshold) | best
+
+
+def by_overlap(own: Tensor, weights: Tensor, threshold: float) -> Matches:
+    """Every query whose own mask is a target's, weighted; nothing is searched.
 
     Args:
         own: `own_overlaps`, (B, N_m, M).
         weights: (B, N_m), of each query.
-        threshold: the least IoU.
+        threshold: see `owners`.
 
     Returns:
         Of each sample; a query has the target that it overlaps most.
@@ -74,11 +91,11 @@ def by_overlap(own: Tensor, weights: Tensor, threshold: float) -> Matches:
     if own.shape[2] == 0:
         own = own.new_zeros(*own.shape[:2], 1)
     # One transfer for the whole batch: on a GPU each would wait for the device.
-    best, targets = own.max(dim=2)
+    best, targets = (own * owners(own, threshold)).max(dim=2)
     best, targets, weights = torch.stack([best, targets.float(), weights]).cpu()
     found = []
     for row in range(len(best)):
-        (queries,) = torch.nonzero(best[row] >= threshold, as_tuple=True)
+        (queries,) = torch.nonzero(best[row], as_tuple=True)
         found.append(Match(queries, targets[row, queries].long(), weights[row, queries]))
     return found
 

@@ -33,7 +33,6 @@ class SetCriterion:
         class_weight: lambda_cls, in the loss and in the matching.
         mask_weight: of the binary cross-entropy.
         dice_weight: of the dice loss.
-        prior_weight: of what is known about matches beforehand, in the matching only.
         class_term: the class term's mean over all queries of the batch, "mean"; or "per_sample",
             the mean over samples of the mean over queries, as LMPM, DsHmp and VITA have it, who
             train with one sample a GPU.
@@ -47,7 +46,6 @@ class SetCriterion:
     class_weight: float = 2.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
-    prior_weight: float = 0.0
     class_term: str = "mean"
 
     def compare(
@@ -55,7 +53,6 @@ class SetCriterion:
         layers: Sequence[tuple[Tensor, Tensor]],
         truth: Supervision,
         *,
-        prior: Sequence[Tensor] | None = None,
         matches: Matches | None = None,
         random: RandomPoints | None = None,
         average: Average | None = None,
@@ -66,7 +63,6 @@ class SetCriterion:
             layers: class logits (B, N) or (B, N, K + 1) and mask embeddings (B, N, C) of each
                 decoder layer, the last one last.
             truth: what to compare with; several heads may share it.
-            prior: B costs (N, M) of matching a query with a target, known beforehand.
             matches: known beforehand, of every layer; else they are searched.
             random: source of random points; torch's global generator by default.
             average: where several processes hold a part of the batch each and their gradients are
@@ -86,7 +82,7 @@ class SetCriterion:
             logits = torch.stack([own.float() for own, _ in layers])  # (L, B, N) or with K + 1
             embeds = torch.stack([own.float() for _, own in layers], dim=1)  # (B, L, N, C)
             every = (
-                self.match(logits, embeds, truth, prior=prior, random=random)
+                self.match(logits, embeds, truth, random=random)
                 if matches is None
                 else [matches] * len(layers)
             )
@@ -103,7 +99,6 @@ class SetCriterion:
         embeds: Tensor,
         truth: Supervision,
         *,
-        prior: Sequence[Tensor] | None = None,
         random: RandomPoints,
     ) -> list[Matches]:
         """The matches of each layer, of logits (L, B, N) or (L, B, N, K + 1) and embeddings
@@ -112,10 +107,6 @@ class SetCriterion:
         none = torch.zeros(0, dtype=torch.int64)
         matches: list[Matches] = [[Match(none, none)] * logits.shape[1] for _ in logits]
         costs = [self.costs(logits, embeds, group, random) for group in truth.groups]
-        if prior is not None:
-            for cost, group in zip(costs, truth.groups, strict=True):
-                for own, b in zip(cost, group.samples, strict=True):  # (L, N, M)
-                    own[..., : prior[b].shape[1]] += self.prior_weight * prior[b]
         if not costs:
             return matches
         # One transfer for the whole batch: on a GPU each would wait for the device.
@@ -130,7 +121,7 @@ class SetCriterion:
         return matches
 
     def costs(self, logits: Tensor, embeds: Tensor, group: Group, random: RandomPoints) -> Tensor:
-        """Matching costs of the samples of one size, without the prior.
+        """Matching costs of the samples of one size.
 
         All masks of a sample are compared at one shared set of points, in every layer and frame.
 

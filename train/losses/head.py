@@ -25,8 +25,8 @@ class Criterion(Protocol):
 
     Attributes:
         reads: what it needs beside what the head reads, fields of `HeadInputs` or of `Batch`:
-            "mask_features" (the true masks are painted only then), "distances", "overlaps" (none
-            where a cache of the run does not hold them).
+            "mask_features" (the true masks are painted only then), "overlaps" (none where a cache
+            of the run does not hold them).
     """
 
     reads: ClassVar[tuple[str, ...]]
@@ -58,11 +58,11 @@ class HeadCriterion(SetCriterion):
         assignment: "hungarian", one query a target, the cheapest; or "overlap", every query whose
             own mask is the target's, each weighted by its objectness. Then nothing is searched, and
             masks are compared with that target.
-        overlap_threshold: the least IoU of "overlap".
+        overlap_threshold: of "overlap", see `train.losses.assignment.owners`.
         weights: of `SetCriterion`.
     """
 
-    reads = ("mask_features", "distances", "overlaps", "video_logits")
+    reads = ("mask_features", "overlaps", "video_logits")
     RANGES: ClassVar = {
         "num_points": (1, 1e7),
         "oversample_ratio": (1, 1000),
@@ -113,7 +113,7 @@ class HeadCriterion(SetCriterion):
         sources = [outputs[-1].sources for outputs in heads]
         starts = None if sources[0] is None else joined(sources)  # (heads * B, N_m)
         own = own_overlaps(batch.overlaps * count, starts)  # (heads * B, N_m, M)
-        prior = matches = None
+        matches = None
         if self.assignment == "overlap":
             if own is None:
                 raise InputError(
@@ -122,13 +122,8 @@ class HeadCriterion(SetCriterion):
                 )
             weights = objectness(batch.inputs.video_logits).repeat(count, 1).gather(1, starts)
             matches = by_overlap(own, weights, self.overlap_threshold)
-        elif self.prior_weight and starts is not None:
-            rows = zip(batch.distances * count, starts, strict=True)
-            prior = [distance[row] for distance, row in rows]
         truth = batch.supervision if count == 1 else batch.supervision.repeated(count)
-        losses, found = self.compare(
-            layers, truth, prior=prior, matches=matches, random=random, average=average
-        )
+        losses, found = self.compare(layers, truth, matches=matches, random=random, average=average)
         if matches is None and own is not None:
             size = len(found) // count
             shares = [

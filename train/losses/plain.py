@@ -30,7 +30,6 @@ def plain_losses(
     targets: Sequence[Targets],
     *,
     random: RandomPoints,
-    prior: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Eq. (11), summed over decoder layers: ``loss_cls``, ``loss_mask`` and ``loss_dice``.
 
@@ -40,7 +39,6 @@ def plain_losses(
         maps: B mask features.
         targets: B targets.
         random: source of random points.
-        prior: B costs (N, M).
     """
     # All layers of a sample are matched at the same points, which are the same in every frame.
     shared = [random([b], loss.num_points)[0] for b in range(len(targets))]  # (P, 2) each
@@ -55,8 +53,6 @@ def plain_losses(
             cost = loss.class_weight * -logits[b].sigmoid()[:, None] + pair_costs(
                 at_points(masks.transpose(0, 1), shared[b]), true_at_points(target, shared[b]), loss
             )
-            if prior is not None:
-                cost = cost + loss.prior_weight * prior[b]
             queries, own = map(torch.from_numpy, linear_sum_assignment(cost.detach().numpy()))
             meant[b, queries] = 1.0
             matched = masks.transpose(0, 1)[queries]  # (I, T, h, w)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cache_schema.host.cli import InputError
-from train.losses.assignment import own_overlaps
+from train.losses.assignment import own_overlaps, owners
 from train.losses.criterion import Average, class_sums
 from train.losses.head import missing, objectness
 from train.losses.points import RandomPoints
@@ -28,7 +28,7 @@ class SelectionCriterion:
     read.
 
     Args:
-        overlap_threshold: the least IoU of a query's own mask with a target that makes it one.
+        overlap_threshold: of `train.losses.assignment.owners`.
         margin_weight: of the softplus margin of 1 that each query meant keeps, within a sample,
             from each that is not: its look-alikes. 0 leaves it out.
         class_term: see `SetCriterion`.
@@ -62,7 +62,7 @@ class SelectionCriterion:
         if own is None:
             raise InputError(f"the head learns from overlaps, and {missing(sources)}")
         logits = torch.stack([output.logits.float() for output in outputs])  # (L, B, N_m)
-        meant = (own >= self.overlap_threshold).any(dim=2).float()  # (B, N_m)
+        meant = owners(own, self.overlap_threshold).any(dim=2).float()  # (B, N_m)
         scores = objectness(batch.inputs.video_logits).gather(1, sources)
         weight = torch.where(meant > 0, scores, 1.0)
         losses = weight * F.binary_cross_entropy_with_logits(

@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from cache_schema.host import files
 from cache_schema.reader import CacheReader, Video
-from train.evaluation.report import NAMES
+from train.evaluation.report import NAMES, align
 from train.predictions import Predictions
 from train.replay import keep, replay
 
@@ -102,6 +102,17 @@ def write_report(
     _add_expressions(page, reader, heads, frame_of, pictured)
     text = json.dumps(vars(page), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     files.write(path, PAGE.read_text("utf-8").replace("/*CONTENT*/", text))
+
+
+def table(heads: Sequence[Evaluated]) -> str:
+    """The first table of the page as text, in percent."""
+    first = heads[0].metrics
+    tags = [tag for tag in first["per_tag"] if tag]
+    rows = [["", "J&F", *tags, "J", "F"]]
+    for row in _figures(heads, tags):
+        rows.append([row["name"], *(f"{100 * value:.1f}" for value in row["values"])])
+    counts = [first["num_expressions"], *(first["per_tag"][t]["num_expressions"] for t in tags)]
+    return align([*rows, ["expressions", *map(str, counts), "", ""]])
 
 
 def _figures(heads: Sequence[Evaluated], tags: Sequence[str]) -> list[dict]:

@@ -3,4 +3,3 @@
 model = dict(
     encoder="none", initialisation="random", decoder_reads=["words", "expression", "video"]
 )
-loss = dict(prior_weight=0.0)

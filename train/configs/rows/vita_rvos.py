@@ -1,4 +1,3 @@
 """Table 3, VITA-RVOS: language queries are decoded over the frame queries, as LMPM does."""
 
 model = dict(encoder="none", initialisation="text", decoder_reads=["frames"])
-loss = dict(prior_weight=0.0)

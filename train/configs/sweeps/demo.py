@@ -1,16 +1,9 @@
-"""Tables 3 to 6 on the demo world, whose segmenter has 12 video queries and whose N_m is 6.
-
-The demo's matching knows which object a motion query started as (loss.prior_weight), which random
-queries and the sentence cannot have. So the rows that are compared with those stand here once more
-without it: "..._no_prior".
-"""
+"""Tables 3 to 6 on the demo world, whose segmenter has 12 video queries and whose N_m is 6."""
 
 reference = "dmvs"
 rows = {
     "vita_rvos": "vita_rvos",
     "baseline": "baseline",
-    "mqi_no_prior": ["encoder_none", "dmvs_no_prior"],
-    "dmvs_no_prior": "dmvs_no_prior",
     "mqi": "encoder_none",
     "encoder_plain": "encoder_plain",
     "encoder_static": "encoder_static",

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from cache_schema.codecs import Codec
 from cache_schema.reader import Video
-from train.data.affinity import objectness
 from train.evaluation.jf import Outline
 from train.evaluation.protocols.expressions import Score, Tally
 from train.replay import vita_masks
@@ -55,7 +55,7 @@ def every_object(video_logits: np.ndarray) -> np.ndarray:
     Args:
         video_logits: (N_v, K+1), no-object last.
     """
-    return np.flatnonzero(objectness(video_logits) > SURE)
+    return np.flatnonzero(1.0 - softmax(video_logits, axis=-1)[:, -1] > SURE)
 
 
 class PackedMasks:

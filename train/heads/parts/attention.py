@@ -22,6 +22,11 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer whose output is added to the queries."""
+        return self.attention.out_proj
+
     def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Let the queries read the keys.
 
@@ -86,6 +91,11 @@ class FeedForward(nn.Module):
             nn.Dropout(dropout),
         )
         self.norm = nn.LayerNorm(dim)
+
+    @property
+    def last(self) -> nn.Linear:
+        """See `Attention.last`."""
+        return self.layers[3]
 
     def forward(self, queries: Tensor) -> Tensor:
         return self.norm(queries + self.layers(queries))

@@ -84,6 +84,13 @@ class MotionQueryDecoder(nn.Module):
             for _ in range(num_layers)
         )
 
+    def start_as_identity(self) -> None:
+        """Let each layer add nothing at first: its queries pass, but for the norms."""
+        for block in self.modules():
+            if isinstance(block, (Attention, FeedForward)):
+                nn.init.zeros_(block.last.weight)
+                nn.init.zeros_(block.last.bias)
+
     def forward(self, queries: Tensor, memory: Memory) -> list[Tensor]:
         """Decode.
 

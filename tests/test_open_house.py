@@ -1,0 +1,77 @@
+"""A segmenter, a data set, a codec and a head of one's own, together, through the real commands.
+
+Each is one class in one file of its author's; nothing of the project knows them.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cache_schema.reader import CacheReader
+from extract.__main__ import main as extract
+from train import evaluate, sweep
+from train.__main__ import main as train
+
+ROOT = Path(__file__).parents[1]
+TRACKER = "test_own_parts:Tracker"
+SQUARES = "test_own_parts:Squares"
+CODEC = "test_own_codec:HALF"
+CONFIG = """
+model = dict(hidden_dim=16, num_motion_queries=3, num_layers=1, num_heads=2, feedforward_dim=32)
+loss = dict(num_points=16)
+train = dict(max_iters=3, batch_size=2, checkpoint_interval=3)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Caches of the toys, full and light, and the heads that the README shows."""
+    folder = tmp_path_factory.mktemp("house")
+    (folder / "small.py").write_text(CONFIG)
+    text = (ROOT / "train/README.md").read_text("utf-8").partition("## How to add a head")[2]
+    heads = re.findall(r"```python\n(.*?)```", text, re.S)[:2]
+    (folder / "my_heads.py").write_text("\n\n".join(heads))
+    with pytest.MonkeyPatch.context() as patch:
+        for part in (folder, ROOT / "tests/extract", ROOT / "tests/cache_schema"):
+            patch.syspath_prepend(part)
+        patch.chdir(folder)
+        for name, codec in (("cache", CODEC), ("light", "none")):
+            options = [f"segmenter={TRACKER}", "segmenter.queries=4", f"dataset={SQUARES}"]
+            options += [f"codec={codec}", "clips.num=2", "clips.frames=4"]
+            command = [str(ROOT / "extract/configs/demo.py"), "--data-root", ".", "--device", "cpu"]
+            command += ["--weights", "random", "--out", name, "--cfg-options", *options]
+            assert extract(command) == 0
+        yield folder
+
+
+@pytest.mark.parametrize(
+    ("head", "cache"), [("dmvs", "cache"), ("my_heads:Nearest", "cache"),
+                        ("my_heads:Choice", "cache"), ("my_heads:Choice", "light")]
+)  # fmt: skip
+def test_toys_are_trained_and_evaluated(place: Path, head: str, cache: str) -> None:
+    reader = CacheReader(place / cache)
+    assert reader.codec.name == ("none" if cache == "light" else CODEC)
+    assert reader.segmenter.identity and reader.video("left").video_mask_embeds().ndim == 3
+    name = f"{cache}-{head.rpartition(':')[2]}"
+    options = ["--device", "cpu", "--cfg-options", f"model.type={head}"]
+    given = ["small.py", "--cache", cache]
+    assert train([*given, "--work-dir", f"{name}-run", *options]) == 0
+    command = [*given, "--checkpoint", f"{name}-run", "--out", name, *options]
+    assert evaluate.main(command) == 0
+    metrics = json.loads((place / name / "metrics.json").read_text())
+    assert metrics["num_expressions"] == 2 and 0 <= metrics["J&F"] <= 1
+    assert metrics["run"]["rule"] == "top1"  # by what the data set says of itself
+
+
+def test_toys_are_swept_side_by_side(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "toys.py").write_text(
+        'reference = "dmvs"\n'
+        'rows = dict(dmvs="dmvs", nearest=dict(model=dict(type="my_heads:Nearest")))\n'
+    )
+    command = ["toys.py", "--config", "small.py", "--cache", "cache", "--eval-cache", "cache"]
+    assert sweep.main([*command, "--seeds", "0", "--work-dir", "sweep", "--device", "cpu"]) == 0
+    table = capsys.readouterr().out
+    assert "\ndmvs " in table and "\nnearest " in table
