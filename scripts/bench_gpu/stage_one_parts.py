@@ -26,17 +26,10 @@ from extract.pipeline.parts import Failed, Images
 from extract.pipeline.reading import read
 from extract.pipeline.run import SHARD_BYTES, default_readers, outcomes_of
 from extract.segmenters.vita.graphs import Graphs
-<<<<<<< HEAD
 from extract.stage import RANDOM, Stage, allow_tf32, load_stage, precision
-from scripts.bench_cache import ORIGIN
-from scripts.bench_extract import draw, exhaust
-from scripts.bench_gpu.kernels import synchronise, traced
-=======
-from extract.stage import AUTOCAST, RANDOM, Stage, allow_tf32, load_stage
 from scripts.bench_extract import draw
 from scripts.bench_gpu.kernels import traced
 from scripts.measuring import Figures, exhaust, peak_mb, seconds_each
->>>>>>> main
 
 #: What MeViS has: videos, and frames of each.
 MEVIS = 2006 * 80
