@@ -3,8 +3,8 @@
 
 PYTHON ?= python3
 DEMO = work/demo
-EXTRACT_CONFIG ?= extract/configs/demo.py
-TRAIN_CONFIG ?= train/configs/demo.py
+EXTRACT_CONFIG ?= demo
+TRAIN_CONFIG ?= demo
 DATA ?= $(DEMO)/data
 TRAIN_SPLIT ?= train
 EVAL_SPLIT ?= valid_u
@@ -50,7 +50,7 @@ ifeq ($(DATA),$(DEMO)/data)
 	@$(BIN)/python -m scripts.make_demo_data --root $(DATA)
 endif
 
-extract: data ## stage one: frozen VITA over $(SPLITS) of $(DATA) into $(CACHE)
+extract: data ## stage one: frozen VITA over $(SPLITS) of $(DATA) into $(CACHE), as far as it is missing
 	@set -e; for split in $(SPLITS); do \
 		echo "== extract $$split"; \
 		$(BIN)/python -m extract $(EXTRACT_CONFIG) --data-root $(DATA) --split $$split \

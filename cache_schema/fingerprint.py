@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+HASH = re.compile(r'"([0-9a-f]{12})[0-9a-f]{52}"')
+SHORT = r'"\1..."'
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,25 @@ class Fingerprint:
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """Where two fingerprints differ, one ``dotted.field: value in a != value in b`` each.
 
-    Values are compared as JSON, so tuples equal lists; a field that one side lacks is "absent".
+    What says most comes first: the segmenter, then all else, and hashes (cut short) at the end,
+    those of weights before others. Values are compared as JSON, so tuples equal lists; a field that
+    one side lacks is "absent".
     """
+    a, b = flat(a), flat(b)
+    pairs = [(f, a.get(f, "absent"), b.get(f, "absent")) for f in sorted(a.keys() | b.keys())]
+    found = [(field, [left, right]) for field, left, right in pairs if left != right]
+    found.sort(key=lambda own: _rank(*own))
     return [
-        f"{field}: {left} != {right}"
-        for field, left, right in _paired(flat(a), flat(b))
-        if left != right
+        f"{field}: {' != '.join(HASH.sub(SHORT, value) for value in values)}"
+        for field, values in found
     ]
+
+
+def _rank(field: str, values: list[str]) -> int:
+    """Where a difference stands: the least first."""
+    if any(map(HASH.fullmatch, values)):
+        return 2 if field.startswith("weights") else 3
+    return 0 if field.startswith("segmenter") else 1
 
 
 def flat(value: Any, field: str = "") -> dict[str, str]:
@@ -49,10 +65,6 @@ def flat(value: Any, field: str = "") -> dict[str, str]:
             leaves |= flat(inner, f"{field}.{key}" if field else str(key))
         return leaves
     return {field: json.dumps(value, sort_keys=True)}
-
-
-def _paired(a: dict[str, str], b: dict[str, str]) -> list[tuple[str, str, str]]:
-    return [(f, a.get(f, "absent"), b.get(f, "absent")) for f in sorted(a.keys() | b.keys())]
 
 
 def file_sha256(path: Path) -> str:

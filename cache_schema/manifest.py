@@ -16,6 +16,7 @@ from typing import Any
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import sync_folder
+from cache_schema.host.lookup import nearest
 from cache_schema.names import escape
 from cache_schema.records import CodecIoU
 
@@ -63,6 +64,7 @@ class Manifest:
         dropped: id to why it was taken out; to be extracted again.
         shards: the sealed ones.
         dropped_shards: name to why a shard was given up.
+        complete: every video of the data set is in the cache, and none was taken out since.
     """
 
     videos: dict[str, Entry] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class Manifest:
     dropped: dict[str, str] = field(default_factory=dict)
     shards: dict[str, SealedShard] = field(default_factory=dict)
     dropped_shards: dict[str, str] = field(default_factory=dict)
+    complete: bool = False
 
     def add(self, line: Any) -> None:
         """Take in one line.
@@ -78,6 +81,8 @@ class Manifest:
             InputError: fields missing or of another type, or a shard outside the folder.
         """
         match line:
+            case {"complete": count} if _is_count(count):
+                self.complete = len(self.videos) == count
             case {"id": str(video_id), "failed": str(why)}:
                 self._forget(video_id)
                 self.failures[video_id] = why
@@ -102,6 +107,7 @@ class Manifest:
     def _forget(self, video_id: str) -> None:
         for kind in (self.videos, self.failures, self.dropped):
             kind.pop(video_id, None)
+        self.complete = False  # until a line says so again
 
     def inside(self, shard: str) -> list[Entry]:
         """The finished videos whose lines name a shard."""
@@ -165,7 +171,7 @@ def read(folder: Path) -> Manifest:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{folder} is not a cache: {MANIFEST} cannot be read ({error.strerror})"
+            f"{folder} is not a cache: {MANIFEST} cannot be read ({error.strerror}){_near(folder)}"
         ) from None
     manifest = Manifest()
     # What follows the last newline was torn off when a run was killed.
@@ -178,6 +184,17 @@ def read(folder: Path) -> Manifest:
                 "restore or delete that line"
             ) from None
     return manifest
+
+
+def _near(folder: Path) -> str:
+    """What to say of the caches in a folder that is none, or beside it."""
+    for place in (folder, folder.parent):
+        caches = sorted(path.parent.name for path in place.glob(f"*/{MANIFEST}"))
+        if caches:
+            names = " and ".join(filter(None, (", ".join(caches[:-1]), caches[-1])))
+            many = "caches" if len(caches) > 1 else "cache"
+            return f"; {place} holds the {many} {names}{nearest(folder.name, caches)}"
+    return ""
 
 
 def heal(folder: Path) -> None:

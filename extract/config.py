@@ -14,10 +14,10 @@ from mmengine.config import Config
 
 from cache_schema.codecs import KNOWN, LOWRANK, get_codec
 from cache_schema.host.cli import InputError
+from cache_schema.host.lookup import find_config, nearest
+from extract.arguments import PRESETS
 from extract.segmenters import DEFAULT
 
-#: Configurations that can be given by name; those that start with _ are parts of others.
-PRESETS = Path(__file__).parent / "configs"
 #: Every key of a configuration and the keys inside it (None: the owner of the key checks).
 KEYS: dict[str, set[str] | None] = {
     "dataset": None,
@@ -62,11 +62,6 @@ class ExtractConfig:
 NAMED = {"codec": "name", "dataset": "name", "segmenter": "type"}
 
 
-def presets() -> dict[str, Path]:
-    """The configurations that come with the project: name and file."""
-    return {path.stem: path for path in sorted(PRESETS.glob("[!_]*.py"))}
-
-
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> ExtractConfig:
     """Read a configuration file and merge dotted options into it.
 
@@ -78,14 +73,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
         InputError: no such file, Python that does not run, an unknown or missing key, a codec with
             settings that it does not have.
     """
-    path = Path(path)
-    if not path.is_file():
-        if str(path) not in presets():
-            raise InputError(
-                f"no configuration file {path}: give a file such as extract/configs/demo.py, "
-                f"or a preset: {', '.join(presets())}"
-            )
-        path = presets()[str(path)]
+    path = find_config(path, PRESETS, "configuration")
     try:
         names = runpy.run_path(str(path))
     except Exception as error:  # whatever a file from outside may raise
@@ -135,8 +123,8 @@ def _check(path: Path, values: dict[str, Any]) -> None:
         for name in given:
             if name not in known:
                 raise InputError(
-                    f"{path} (with --cfg-options) has the unknown key '{where}{name}': "
-                    f"known are {', '.join(sorted(known))}"
+                    f"{path} (with --cfg-options) has the unknown key '{where}{name}'"
+                    f"{nearest(name, known)}: known are {', '.join(sorted(known))}"
                 )
         for name in sorted(known - set(given)):
             raise InputError(f"{path} lacks the key '{where}{name}'")

@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ from torch import Tensor
 
 import cache_schema
 from cache_schema.codecs import LIGHT
+from cache_schema.fingerprint import differences
 from cache_schema.host.cli import InputError
+from cache_schema.reader import CacheReader
 from cache_schema.records import Geometry
 from cache_schema.spec import FORMAT_VERSION
+from extract.arguments import AUTOCAST, RANDOM
 from extract.config import ExtractConfig
 from extract.frozen import freeze
 from extract.pipeline.parts import Images
@@ -21,24 +25,12 @@ from extract.segmenters.base import Segmenter, configure, find_segmenter
 from extract.segmenters.preprocessing import Preprocessor
 from extract.text import TextEncoder, TextPipeline, WordDecoupler
 
-#: ``--weights random``: a segmenter of seeded random weights, for timing and for tests.
-RANDOM = "random"
 CLIP_SEED = 0
 #: Frames of a chunk at most, and on a CPU, whose caches are small, their pixels: 8 frames of the
 #: demo, 1 of 360x640. Measured, see the README.
 CHUNK_FRAMES, CHUNK_PIXELS = 8, 1 << 18
 #: Frames of a chunk on another device.
 DEVICE_CHUNK_FRAMES = 16
-#: ``--autocast``: what the model's reduced precision is called. The type that
-#: `Segmenter.autocast` narrows to, and whether on a CUDA device what is float32 multiplies in TF32.
-AUTOCAST = {
-    "none": (None, False),
-    "tf32": (None, True),
-    "bfloat16": (torch.bfloat16, False),
-    "bfloat16+tf32": (torch.bfloat16, True),
-    "float16": (torch.float16, False),
-    "float16+tf32": (torch.float16, True),
-}
 
 
 @dataclass
@@ -71,19 +63,13 @@ class Stage:
         The codec stands in it as it was asked for; what comes of that replaces it in the
         fingerprint.
         """
-        light = self.config.codec["name"] == LIGHT.name
         return {
             "code_version": cache_schema.__version__,
             "format_version": FORMAT_VERSION,
-            "segmenter": {"type": self.config.segmenter_type, **asdict(self.segmenter.config)},
             "weights_sha256": self.weights_sha256,
-            "resize": self.config.resize,
-            "dtype": "float32",
-            "autocast": self.autocast,
             "codec": self.config.codec,
-            "clips": {**self.config.clips, "seed": CLIP_SEED},
             "text": self.text.identity() if self.text else None,
-            **({"segmenter_masks": self.config.segmenter_masks} if light else {}),
+            **_settings(self.config, self.segmenter.config, self.autocast),
         }
 
     def frames_together(self, geometry: Geometry) -> int:
@@ -144,7 +130,7 @@ def load_stage(
     else:
         segmenter, digest = kind.load(sizes, weights), kind.digest(weights)
     freeze(segmenter).to(device)
-    segmenter.autocast, tf32 = AUTOCAST[autocast]
+    segmenter.autocast, tf32 = precision(autocast)
     if segmenter.device.type == "cuda":
         allow_tf32(tf32)
     text = None
@@ -165,6 +151,45 @@ def load_stage(
         weights_sha256=digest,
         transfer=Transfer(segmenter.device),
     )
+
+
+def _settings(config: ExtractConfig, sizes: Any, autocast: str) -> dict[str, Any]:
+    """What decides the numbers of a cache and is known without data, weights and text models."""
+    light = config.codec["name"] == LIGHT.name
+    return {
+        "segmenter": {"type": config.segmenter_type, **asdict(sizes)},
+        "resize": config.resize,
+        "dtype": "float32",
+        "autocast": autocast,
+        "clips": {**config.clips, "seed": CLIP_SEED},
+        **({"segmenter_masks": config.segmenter_masks} if light else {}),
+    }
+
+
+def check_kept(cache: Path, config: ExtractConfig, split: str | None, autocast: str) -> None:
+    """Refuse a complete cache that was made with other settings, as far as can be told.
+
+    Raises:
+        InputError: it was; names the fields.
+    """
+    kind = find_segmenter(config.segmenter_type)
+    wanted = _settings(config, configure(kind.Config, config.segmenter), autocast)
+    wanted |= {"dataset": config.dataset, "split": split or ""}
+    wanted["codec"] = {"name": config.codec["name"]}
+    made_with = CacheReader(cache).fingerprint
+    kept = {name: made_with.get(name) for name in wanted}
+    kept["codec"] = {"name": made_with["codec"]["name"]}
+    if found := differences(kept, wanted):
+        raise InputError(
+            f"{cache} was made with other settings, {'; '.join(found)} (found != expected): "
+            "use those settings again, or another folder"
+        )
+
+
+def precision(autocast: str) -> tuple[torch.dtype | None, bool]:
+    """What `AUTOCAST` says of a name, with torch's type."""
+    narrow, tf32 = AUTOCAST[autocast]
+    return narrow and getattr(torch, narrow), tf32
 
 
 def allow_tf32(allowed: bool) -> None:

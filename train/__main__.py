@@ -4,8 +4,8 @@
                     [--row ROW] [--val-cache CACHE] [--cfg-options key=value ...]
     torchrun --nproc-per-node N -m train CONFIG ...
 
-CONFIG is a Python file such as train/configs/demo.py. DIR gets iter_N.pth and a folder of logs. A
-run is a sweep (`train.sweep`) of one head.
+CONFIG is a Python file, or the name of one in train/configs. DIR gets iter_N.pth and a folder of
+logs. A run is a sweep (`train.sweep`) of one head.
 """
 
 import argparse
@@ -13,12 +13,10 @@ import sys
 from pathlib import Path
 
 from cache_schema.host import cli
+from cache_schema.host.lookup import find_config
 from cache_schema.reader import CacheReader
-from train.commands import add_training_options, alone_in, one_of_several
-from train.config import load_config
-from train.members import train_members
-from train.runner import ram_bytes
-from train.trainee import Member
+from train.options import add_training_options, check_caches
+from train.places import CONFIGS, ROWS
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +24,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train", description="Train the DMVS head from a cache."
     )
-    parser.add_argument("config", help="a config, such as train/configs/demo.py")
+    parser.add_argument("config", metavar="CONFIG", help="a file, or a name in train/configs")
     parser.add_argument("--cache", nargs="+", required=True, metavar="CACHE", help="cache folders")
     parser.add_argument("--work-dir", required=True, metavar="DIR", help="checkpoints and logs")
     parser.add_argument("--row", help="of an ablation table: a name in train/configs/rows, a file")
@@ -35,6 +33,17 @@ def main(argv: list[str]) -> int:
     )
     add_training_options(parser)
     arguments = parser.parse_args(argv)
+    find_config(arguments.config, CONFIGS)
+    if arguments.row is not None:
+        find_config(arguments.row, ROWS, "row")
+    check_caches([*arguments.cache, arguments.val_cache])
+    # What takes seconds to load, now that all is there.
+    from train.commands import alone_in, one_of_several
+    from train.config import load_config
+    from train.members import train_members
+    from train.runner import ram_bytes
+    from train.trainee import Member
+
     config = load_config(arguments.config, arguments.cfg_options, arguments.row)
     with one_of_several(arguments) as device:
         ram = ram_bytes(config, len(arguments.cache), device)

@@ -6,7 +6,6 @@ as it is.
 
 import io
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from cache_schema.host import files, system
 from cache_schema.host.cli import InputError
 from cache_schema.host.pickles import check_pickle
 
-NAME = "iter_{}.pth"
-PATTERN = re.compile(r"iter_(\d+)\.pth")
 #: What a checkpoint's ``meta`` may say of its run, as far as it is used.
 META = {"iter": int, "seed": int, "seconds": (float, int)}
 #: What AdamW keeps for each parameter, of its shape.
@@ -152,17 +149,6 @@ def _differs(found: Any, own: Any, where: str) -> str | None:
         fits = type(found) in (int, float) and math.isfinite(found)
         return None if fits else f"{where} is {found!r:.60}, not a number"
     return next(filter(None, (_differs(a, b, place) for place, a, b in parts)), None)
-
-
-def checkpoints(folder: Path) -> dict[int, Path]:
-    """The checkpoints in a work folder by their iteration, the earliest first."""
-    found = {int(m[1]): path for path in folder.glob("*") if (m := PATTERN.fullmatch(path.name))}
-    return dict(sorted(found.items()))
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the latest iteration in a work folder, None without any."""
-    return next(reversed(checkpoints(folder).values()), None)
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, where: str) -> None:

@@ -1,6 +1,6 @@
 """What the commands that train and evaluate share."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,25 +11,12 @@ from mmengine.dist import is_main_process
 from cache_schema.host import files
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import model_threads
-from cache_schema.host.launch import LAUNCHERS, find_rank
+from cache_schema.host.launch import find_rank
 from cache_schema.host.lock import CacheLock
-from train.config import Options
 from train.distributed import join, leave
 from train.memory import keep_freed_memory
-
-
-def add_training_options(parser: ArgumentParser) -> None:
-    """The options that a run and a sweep have in common."""
-    parser.add_argument("--resume", action="store_true", help="go on with what DIR holds")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE", help="replace config keys"
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=LAUNCHERS,
-        help="what started this process as one of several; torchrun is recognised",
-    )
+from train.options import DEVICE
+from train.places import how_to_go_on
 
 
 @contextmanager
@@ -61,7 +48,10 @@ def alone_in(work_dir: Path) -> Iterator[None]:
         return
     files.make_folder(work_dir)
     with CacheLock(work_dir, what="the work folder"):
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(how_to_go_on(work_dir)) from None
 
 
 def pick_device(name: str) -> torch.device:
@@ -79,4 +69,4 @@ def pick_device(name: str) -> torch.device:
         return device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: {reason}; use auto, cpu or cuda:N") from error
+        raise InputError(f"--device {name}: {reason}; use {DEVICE}") from error

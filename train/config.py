@@ -5,19 +5,17 @@ keyword arguments of the head and of its criterion. A default gives a key's type
 """
 
 import inspect
-from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from cache_schema.host.cli import InputError
+from cache_schema.host.lookup import find_config
 from train.heads import find_head, guess
-
-BASE = Path(__file__).parent / "configs" / "base.py"
-ROWS = Path(__file__).parent / "configs" / "rows"
+from train.places import BASE, CONFIGS, ROWS
 
 #: The least and the most that a number may be, both allowed; every other one: `ANY`.
 ANY = {int: (0, 1e9), float: (0, 1e30)}
@@ -50,25 +48,6 @@ FROM_CACHE = ("model.text_dim", "model.mask_dim")
 
 #: Where it stands, for messages, and its sections.
 Layer = tuple[str, Mapping[str, Any]]
-
-
-class Options(DictAction):
-    """argparse action for ``--cfg-options key=value ...``."""
-
-    def __call__(
-        self,
-        parser: ArgumentParser,
-        namespace: Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        for value in values or []:
-            if "=" not in value:
-                raise InputError(f"{option_string} {value}: write key=value, as in train.seed=1")
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (RecursionError, ValueError) as error:  # brackets without end, too many digits
-            raise InputError(f"{option_string}: a value cannot be read ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -157,7 +136,8 @@ def load_config(
     """Read a config; what it leaves out comes from `configs/base.py` and from its head.
 
     Args:
-        path: a pure-Python mmengine config. It is a program and is run: read your own only.
+        path: a pure-Python mmengine config, or the name of one in `configs`. It is a program and is
+            run: read your own only.
         options: dotted keys and values that replace the config's, from the command line.
         row: of an ablation table: what differs from the config, see `load_row`.
 
@@ -168,13 +148,43 @@ def load_config(
         InputError: no such file, not a config, an unknown key, a value of another type, or one
             out of range.
     """
-    rows = [] if row is None else [(f"row {row}", load_row(row))]
-    return complete([(str(path), read_config(path)), *rows, from_options(options)], path=path)
+    path = find_config(path, CONFIGS)
+    return complete(
+        [(str(path), read_config(path)), *row_layer(row), from_options(options)], path=path
+    )
+
+
+def stored_config(
+    checkpoint: str | Path,
+    training: Any,
+    options: Mapping[str, Any] | None = None,
+    row: str | Path | None = None,
+) -> Config:
+    """The complete config that a checkpoint says it was trained with.
+
+    Args:
+        checkpoint: where it is, for messages.
+        training: its ``meta["training"]``, whatever it holds.
+        options, row: to be put over it, see `load_config`.
+
+    Raises:
+        InputError: it does not say one, or one that is not valid.
+    """
+    config = training.get("config") if isinstance(training, dict) else None
+    if not isinstance(config, dict):
+        raise InputError(f"{checkpoint} does not say the config that it was trained with; give one")
+    layers = [(f"checkpoint {checkpoint}", config), *row_layer(row), from_options(options)]
+    return complete(layers)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The sections of a config as its file says them; see `load_config`."""
-    return _read(Path(path), BASE.parent, "config")
+    return _read(find_config(path, CONFIGS), "config")
+
+
+def row_layer(row: str | Path | None) -> list[Layer]:
+    """The layer of a row, if there is one."""
+    return [] if row is None else [(f"row {row}", load_row(row))]
 
 
 def load_row(name: str | Path) -> dict[str, Any]:
@@ -186,9 +196,7 @@ def load_row(name: str | Path) -> dict[str, Any]:
     Raises:
         InputError: as `load_config`.
     """
-    known = ROWS / f"{name}.py"
-    path = known if known.is_file() else Path(name)
-    return _read(path, ROWS, "row")
+    return _read(find_config(name, ROWS, "row"), "row")
 
 
 def from_options(options: Mapping[str, Any] | None) -> Layer:
@@ -206,7 +214,7 @@ def merge(content: dict[str, Any], row: Mapping[str, Any]) -> None:
         content[section] = {**content.get(section, {}), **values}
 
 
-def complete(layers: Sequence[Layer], *, path: str | Path) -> Config:
+def complete(layers: Sequence[Layer], *, path: str | Path | None = None) -> Config:
     """Put layers of a config over each other and over the defaults, and check them.
 
     A layer may take another head (``model.type``). Of what the layers below say for theirs, it gets
@@ -214,7 +222,7 @@ def complete(layers: Sequence[Layer], *, path: str | Path) -> Config:
 
     Args:
         layers: the last one counts.
-        path: of the config, for its name.
+        path: of the config, for its name, if it has one.
 
     Raises:
         InputError: an unknown key, a value of another type or out of range, or keys that do not go
@@ -245,7 +253,7 @@ def complete(layers: Sequence[Layer], *, path: str | Path) -> Config:
             if isinstance(value, tuple):
                 content[section][name] = list(value)
     find_head(head).check(content["model"], content["loss"])
-    return Config(content, filename=str(path))
+    return Config(content, filename=path and str(path))
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -265,14 +273,8 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     return found
 
 
-def _read(path: Path, folder: Path, what: str) -> dict[str, Any]:
+def _read(path: Path, what: str) -> dict[str, Any]:
     """The sections of a config or of a row."""
-    if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("[!_]*.py"))
-        raise InputError(
-            f"{what} {path} does not exist{guess(path.stem, known)}; the project's own, in "
-            f"{folder.relative_to(BASE.parents[2])}, are {', '.join(known)}"
-        )
     try:
         return Config.fromfile(path).to_dict()
     except Exception as error:  # a config is a program: anything may go wrong in it

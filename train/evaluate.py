@@ -1,290 +1,67 @@
 """Predict from whole videos, rebuild the masks, score them: J, F and J&F.
 
-    python -m train.evaluate CONFIG --cache CACHE --checkpoint CKPT --out DIR [--controls]
-    python -m train.evaluate CONFIG --cache CACHE --from-predictions FILE --out DIR --sigma 0.3 0.5
+    python -m train.evaluate [CONFIG] --cache CACHE --checkpoint CKPT --out DIR [--controls]
+    python -m train.evaluate --cache CACHE --from-predictions FILE --out DIR --sigma 0.3 0.5
 
-writes DIR/predictions.h5, DIR/metrics.json and, with --save-masks, DIR/masks in the layout of the
+A checkpoint knows the config that it was trained with; a given one replaces it. The command writes
+DIR/predictions.h5, DIR/metrics.json and, with --save-masks, DIR/masks in the layout of the
 benchmark (`train.evaluation.pngs.files`). The protocol is that of the cache's data set
 (`train.evaluation.protocols`): expression by expression, or annotator by annotator as DAVIS scores.
 Several sigmas are scored in one pass; metrics.json then holds the first one's figures and, under
 "sigmas", those of each.
 """
 
-import argparse
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
-import numpy as np
-import torch
-from mmengine.config import Config
-from tqdm import tqdm
-
-from cache_schema.fingerprint import file_sha256
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
-from cache_schema.reader import CacheReader
-from train.checkpoint import latest_checkpoint, read_checkpoint
-from train.commands import pick_device
-from train.config import Options, load_config
-from train.data.compatible import check_models
-from train.data.sizes import common_sizes
-from train.evaluation import report
-from train.evaluation.from_cache import controls
-from train.evaluation.from_cache.contents import (
-    check_origin,
-    has_truth,
-    list_expressions,
-    pick_rule,
-)
-from train.evaluation.from_cache.davis import score_davis
-from train.evaluation.from_cache.expressions import score_expressions
-from train.evaluation.from_cache.task import ReplayTask
-from train.heads import Head, find_head
-from train.inference import predict_video, read_expression
-from train.predictions import Predictions, PredictionsWriter
-from train.provenance import cache_identity, describe_run
-from train.records import ExpressionRef
-from train.replay import keep
-from train.runner import load_head
-
-NUM_SHUFFLES = 3
-
-#: For each expression ("video/expression") scores (N,) and mask embeddings (N, C) of some queries.
-QueryOutputs = Mapping[str, tuple[np.ndarray, np.ndarray]]
+from cache_schema.host.lookup import find_config
+from cache_schema.host.options import Options
+from train.options import DEVICE, check_caches
+from train.places import CONFIGS, ROWS, find_checkpoint
 
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    start = time.perf_counter()
     arguments = _parser().parse_args(argv)
-    _check_arguments(arguments)
-    config = load_config(arguments.config, arguments.cfg_options, arguments.row)
-    reader = CacheReader(arguments.cache)
-    device = pick_device(arguments.device)
-    videos = list_expressions(reader)
-    if arguments.from_predictions:
-        predictions, shuffled = Predictions(arguments.from_predictions), []
-        check_origin(reader, predictions)
-        sigmas = arguments.sigma or [predictions.sigma]
-    else:
-        sigmas = arguments.sigma or [config.evaluation.sigma]
-        predictions, shuffled = _predict_all(
-            arguments, config, reader, videos, sigmas=sigmas, device=device
-        )
-    sigmas, out = list(dict.fromkeys(sigmas)), Path(arguments.out)
-    task = ReplayTask(
-        reader,
-        predictions,
-        videos,
-        sigmas,
-        at_most=arguments.keep,
-        shuffled=shuffled,
-        masks=out / "masks" if arguments.save_masks else None,
-        device=device,
-    )
-    contents = evaluate(task, with_controls=arguments.controls)
-    if contents:
-        run = describe_run(
-            config=config.to_dict(),
-            seed=predictions.training.get("seed"),
-            caches={
-                "training": predictions.training.get("caches", []),
-                "evaluation": [cache_identity(reader)],
-            },
-            device=device,
-            seconds=time.perf_counter() - start,
-            checkpoint=predictions.checkpoint,
-            rule=predictions.rule,
-            sigma=sigmas,
-            keep=arguments.keep,
-            shuffle_frames=arguments.shuffle_frames,
-        )
-        _write(out / "metrics.json", contents, sigmas, run)
-    _print(arguments, contents, task)
+    _check(arguments)
+    from train.scoring import run  # takes seconds to load: not before all is there
+
+    run(arguments)
     return 0
 
 
-def _predict_all(
-    arguments: argparse.Namespace,
-    config: Config,
-    reader: CacheReader,
-    videos: Mapping[str, Sequence[ExpressionRef]],
-    *,
-    sigmas: Sequence[float],
-    device: torch.device,
-) -> tuple[Predictions, list[QueryOutputs]]:
-    """Store what the head says of every expression; the same with other texts for the control."""
-    checkpoint = Path(arguments.checkpoint)
-    checkpoint = latest_checkpoint(checkpoint) or checkpoint
-    training = read_checkpoint(checkpoint)["meta"].get("training")
-    problem = check_models(
-        training,
-        reader.fingerprint,
-        checkpoint=f"checkpoint {checkpoint}",
-        cache=str(reader.path),
-        allowed=arguments.allow_other_models,
-    )
-    if problem:
-        print(f"warning: {problem}", file=sys.stderr)
-    sizes = common_sizes([reader], find_head(config.model.type).needs())
-    head = load_head(config, checkpoint, sizes, device)
-    with PredictionsWriter(
-        Path(arguments.out) / "predictions.h5",
-        fingerprint=reader.fingerprint_hex,
-        checkpoint=file_sha256(checkpoint),
-        rule=pick_rule(config, reader),
-        sigma=sigmas[0],
-        training=_origin(training),
-    ) as writer:
-        shuffle = arguments.shuffle_frames
-        found = predict(reader, head, videos, shuffle_frames=shuffle, device=device)
-        for expression, scores, embeds in found:
-            writer.add(expression.video, expression.id, scores, embeds)
-    predictions = Predictions(writer.path)
-    if not (arguments.controls and has_truth(reader)):
-        return predictions, []
-    how = {"rule": predictions.rule, "sigma": min(sigmas), "device": device}
-    return predictions, [
-        predict_shuffled(reader, head, videos, seed=seed, **how) for seed in range(NUM_SHUFFLES)
-    ]
-
-
-def _origin(training: Any) -> dict[str, Any]:
-    """Seed and caches of a checkpoint's ``meta["training"]``; empty where it does not tell."""
-    try:
-        names = ("fingerprint", "dataset", "split")
-        caches = [{name: str(cache[name]) for name in names} for cache in training["caches"]]
-        return {"seed": int(training["seed"]), "caches": caches}
-    except (TypeError, KeyError, ValueError, OverflowError):
-        return {}
-
-
-def predict(
-    reader: CacheReader,
-    head: Head,
-    videos: Mapping[str, Sequence[ExpressionRef]],
-    *,
-    donors: Mapping[str, ExpressionRef] | None = None,
-    shuffle_frames: bool = False,
-    device: torch.device,
-) -> Iterator[tuple[ExpressionRef, np.ndarray, np.ndarray]]:
-    """What the head says of every expression in its whole video.
-
-    Args:
-        donors: with it, expression ``key`` is given the text of ``donors[key]``.
-        shuffle_frames: see `predict_video`.
-
-    Yields:
-        The expression, its scores (N_m,) after the sigmoid and mask embeddings (N_m, C), f32.
-    """
-    progress = "shuffled text" if donors else "predict"
-    for video_id, expressions in tqdm(videos.items(), desc=progress, unit="video", leave=False):
-        texts = [read_expression(reader, donors[e.key] if donors else e) for e in expressions]
-        how = {"device": device, "shuffle_frames": shuffle_frames}
-        outputs = predict_video(reader, {"": head}, video_id, texts, **how)
-        for _, number, scores, embeds in outputs:
-            yield expressions[number], scores, embeds
-
-
-def predict_shuffled(
-    reader: CacheReader,
-    head: Head,
-    videos: Mapping[str, Sequence[ExpressionRef]],
-    *,
-    seed: int,
-    rule: str,
-    sigma: float,
-    device: torch.device,
-) -> QueryOutputs:
-    """What the head says of every expression when it gets the text of another.
-
-    Only queries that are kept at ``sigma`` are in it, so they can be kept at any higher one.
-    """
-    everything = [expression for of_video in videos.values() for expression in of_video]
-    try:
-        ids, texts = [e.video for e in everything], [e.text for e in everything]
-        chosen = controls.donors(ids, texts, seed=seed)
-    except ValueError as error:
-        raise InputError(
-            f"{reader.path}: sentences cannot be shuffled ({error}); leave --controls out"
-        ) from None
-    donors = {e.key: everything[j] for e, j in zip(everything, chosen, strict=True)}
-    outputs = {}
-    for expression, scores, embeds in predict(reader, head, videos, donors=donors, device=device):
-        kept = keep(scores, rule=rule, sigma=sigma)
-        outputs[expression.key] = scores[kept], embeds[kept]
-    return outputs
-
-
-def evaluate(task: ReplayTask, *, with_controls: bool = False) -> list[dict]:
-    """Replay and score stored predictions, by the protocol of the cache's data set.
-
-    Args:
-        with_controls: score the controls that need no head, too.
-
-    Returns:
-        The content of metrics.json for each sigma; empty if the cache has no ground truth.
-
-    Raises:
-        InputError: the predictions are of another cache, or incomplete.
-    """
-    check_origin(task.reader, task.predictions)
-    if task.masks is None and not has_truth(task.reader):
-        return []
-    if task.reader.facts.protocol == "davis":
-        return score_davis(task)
-    return score_expressions(task, with_controls=with_controls)
-
-
-def _write(
-    path: Path, contents: Sequence[dict], sigmas: Sequence[float], run: Mapping[str, Any]
-) -> None:
-    """Write metrics.json: the figures at the first sigma and, of several, all of them."""
-    content = dict(contents[0])
-    if len(sigmas) > 1:
-        content["sigmas"] = [
-            {"sigma": sigma, **figures} for sigma, figures in zip(sigmas, contents, strict=True)
-        ]
-    report.write_metrics(path, {**content, "run": run})
-
-
-def _print(arguments: argparse.Namespace, contents: Sequence[dict], task: ReplayTask) -> None:
-    """The table, and where everything lies."""
-    out = Path(arguments.out)
-    if contents:
-        if len(contents) > 1:
-            print(f"{report.sigma_table(dict(zip(task.sigmas, contents, strict=True)))}\n")
-        else:
-            print(f"{report.table(contents[0])}\n")
-        if arguments.controls and arguments.from_predictions:
-            print("The control with shuffled text needs the head: give --checkpoint.\n")
-        print(f"metrics:     {out / 'metrics.json'}")
-    else:
-        print(f"{report.no_truth(sum(map(len, task.videos.values())))}\n")
-    print(f"predictions: {task.predictions.path}")
-    if arguments.save_masks:
-        print(f"masks:       {out / 'masks'}")
-
-
-def _check_arguments(arguments: argparse.Namespace) -> None:
+def _check(arguments: Namespace) -> None:
     for sigma in arguments.sigma or []:
         if not 0 <= sigma <= 1:
             raise InputError(f"--sigma {sigma}: a score is from 0 to 1, and so is sigma")
     if arguments.keep is not None and arguments.keep < 1:
         raise InputError(f"--keep {arguments.keep}: give the number of queries, 1 or more")
+    if arguments.config is not None:
+        find_config(arguments.config, CONFIGS)
+    elif arguments.from_predictions and (arguments.cfg_options or arguments.row):
+        raise InputError("--row and --cfg-options change a config: give CONFIG, or leave them out")
+    if arguments.row is not None:
+        find_config(arguments.row, ROWS, "row")
+    if arguments.checkpoint:
+        find_checkpoint(arguments.checkpoint)
+    check_caches([arguments.cache])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="python -m train.evaluate",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("config", help="configuration the head was trained with")
+    add(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help="a file or a name; default: the checkpoint's own",
+    )
     add("--row", help="of an ablation table, as which the head was trained")
     add("--cache", required=True, help="cache to predict from")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -306,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-other-models", action="store_true",
         help="go on where the cache is of other frozen models than those trained on",
     )  # fmt: skip
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--device", default="auto", help=DEVICE)
     add("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     return parser
 

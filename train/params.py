@@ -14,11 +14,13 @@ import torch
 from mmengine.config import Config
 
 from cache_schema.host import cli
+from cache_schema.host.options import Options
 from cache_schema.reader import CacheReader
-from train.config import BASE, Options, load_config
+from train.config import load_config
 from train.data.sizes import common_sizes
 from train.evaluation.report import align
 from train.heads import CacheSizes
+from train.places import BASE
 from train.trainable import build_head
 
 #: Learnable parameters as the paper's Table 8 gives them, in millions; and what of LMPM and DsHmp a

@@ -7,6 +7,7 @@ build_runner(heads, caches, work_dir, device=device).train()
 import importlib.util
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,7 @@ from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stag
 from train.heads import CacheSizes, Head, find_head
 from train.hooks import Checkpoints, Log, RunFile, Validation
 from train.losses import Diverged
+from train.progress import INTERVAL
 from train.together import Together, grouped
 from train.trainable import Losses, build_head, learning_rate
 from train.trainee import Trainee
@@ -151,6 +153,7 @@ class HeadRunner(Runner):
     """
 
     bar: tqdm
+    _said = float("-inf")
 
     def __init__(self, *, device: torch.device, **arguments: Any) -> None:
         self.device = device
@@ -170,8 +173,14 @@ class HeadRunner(Runner):
         return logger
 
     def progress(self, line: str, **shown: str) -> None:
-        """Say how far training is: a line of the log, and a few words beside the bar."""
-        self.logger.info(line, extra={"behind_bar": not self.bar.disable})
+        """Say how far training is: a line of the log, and a few words beside the bar.
+
+        Where there is no bar, a line is shown every half minute.
+        """
+        now = time.monotonic()
+        seen = not self.bar.disable or now - self._said < INTERVAL
+        self._said = self._said if seen else now
+        self.logger.info(line, extra={"behind_bar": seen})
         self.bar.set_postfix(shown)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:

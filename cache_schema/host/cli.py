@@ -21,7 +21,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
         argv: arguments; ``sys.argv[1:]`` by default. ``--debug`` shows the traceback of bad input.
 
     Returns:
-        What ``main`` returned, 2 after an `InputError` or an error of the system, 130 after Ctrl-C.
+        What ``main`` returned, 2 after an `InputError` or an error of the system, 130 after Ctrl-C,
+        of which a `KeyboardInterrupt` with a text says what is to be done.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -34,10 +35,11 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
-        return 130
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if (stop := _interrupt(error)) is not None:
+            advice = str(stop) or "run the same command again"
+            print(f"interrupted; {advice}", file=sys.stderr)
+            return 130
         sentence = sentence_of(error)
         if sentence is None:
             raise
@@ -45,6 +47,13 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
             traceback.print_exc()
         print(f"error: {sentence}", file=sys.stderr)
         return 2
+
+
+def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C that an error is, or that a library made it of."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 def sentence_of(error: BaseException) -> str | None:

@@ -1,16 +1,46 @@
-"""Classes and keys by the names that a user writes, and what to say of a name that is not there."""
+"""Files, classes and keys by the names that a user writes, and what to say where there is none."""
 
 import importlib
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 from cache_schema.host.cli import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """In brackets, which known name looks like it; empty if none does."""
     close = get_close_matches(str(name), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def find_config(name: str | Path, folder: Path, what: str = "config") -> Path:
+    """A Python file, or the one of that name in ``folder``; those that start with _ are parts.
+
+    Raises:
+        InputError: there is neither.
+    """
+    own = {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
+    path = own.get(str(name), Path(name))
+    if not path.is_file():
+        raise InputError(
+            f"{what} {name} does not exist{nearest(path.stem, own)}: give a Python file, or one of "
+            f"{folder.relative_to(ROOT)} by its name: {', '.join(own)}"
+        )
+    return path
+
+
+def existing(path: str | Path, what: str) -> Path:
+    """A file or folder that has to be there.
+
+    Raises:
+        InputError: it is not; ``what`` says what it should have been.
+    """
+    if not Path(path).exists():
+        raise InputError(f"{what} {path} does not exist; check the path")
+    return Path(path)
 
 
 def find_class(spec: str, where: str) -> type:

@@ -34,7 +34,9 @@ def fit_codec(stage: Stage, dataset: Dataset, depth: int) -> Codec:
     clips = sample_clips(stage, dataset, wanted["frames"])
     with (
         ahead(clips, depth, "calibration") as prepared,
-        tqdm(total=wanted["frames"], desc="fit codec", unit="frame", dynamic_ncols=True) as bar,
+        tqdm(
+            total=wanted["frames"], desc="fit codec", unit="frame", dynamic_ncols=True, disable=None
+        ) as bar,
     ):
         samples = _samples(stage, prepared, bar)
         return fit(samples, name=wanted["name"], rank=wanted["rank"], iou=wanted["iou"])

@@ -102,7 +102,9 @@ def check_split(name: str, root: Path, split: str | None, *, full: bool = False)
     dataset = DATASETS[name](root, split)
     report, referred, short = Report(videos=len(dataset)), set(), []
     report.notes += getattr(dataset, "notes", [])
-    for video_id in tqdm(dataset.ids, desc=f"{name} {split or ''}", unit="video", leave=False):
+    for video_id in tqdm(
+        dataset.ids, desc=f"{name} {split or ''}", unit="video", leave=False, disable=None
+    ):
         try:
             # Reading the objects decodes what is a PNG.
             video = dataset.video(video_id, objects=full or not isinstance(dataset, PALETTE))

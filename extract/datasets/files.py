@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.host.cli import InputError
+from cache_schema.host.lookup import nearest
 
 _KEY = re.compile(rb'\s*"([^"\\]*(?:\\.[^"\\]*)*)"\s*:\s*')
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
@@ -19,7 +20,9 @@ def existing_folder(path: Path, *, what: str) -> Path:
     """The path itself; InputError if there is no such folder."""
     if not path.is_dir():
         found = "is not a folder" if path.exists() else "does not exist"
-        raise InputError(f"{what} {path} {found}; check the data root and the split")
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        instead = nearest(path.name, [p.name for p in beside if p.is_dir()])
+        raise InputError(f"{what} {path} {found}{instead}; check the data root and the split")
     return path
 
 

@@ -56,7 +56,7 @@ def write_split(root: Path, split: str, videos: int, seed: int, sentences_per_ta
 def _write(folder: Path, split: str, videos: int, seed: int, sentences_per_tag: int) -> None:
     expressions: dict[str, Any] = {}
     masks: dict[str, list[dict | None]] = {}
-    for number in trange(videos, desc=f"drawing {split}", unit="video"):
+    for number in trange(videos, desc=f"drawing {split}", unit="video", disable=None):
         scene = make_scene((seed, SPLITS[split], number), sentences_per_tag=sentences_per_tag)
         frames, shown = scene.draw()
         video = f"{split}_{number:04d}"

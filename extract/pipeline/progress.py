@@ -1,4 +1,4 @@
-"""How far a run is: a bar for one process, a line now and then for each of several."""
+"""How far a run is: a bar in a terminal, a line now and then in a log file or of several ranks."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from tqdm import tqdm
 from cache_schema.host.launch import Rank
 from extract.pipeline.parts import Failed, Written
 
-#: Seconds between two lines of a rank.
+#: Seconds between two lines.
 INTERVAL = 30.0
 
 
@@ -25,8 +25,9 @@ class Progress:
         self._videos = self._frames = 0
         self._start = self._shown = time.monotonic()
         single = rank.world_size == 1
+        disable = None if single and total else True  # None: unless somebody sees it
         self._bar = tqdm(
-            total=total, desc="extract", unit="video", dynamic_ncols=True, disable=not single
+            total=total, desc="extract", unit="video", dynamic_ncols=True, disable=disable
         )
 
     def __enter__(self) -> Self:

@@ -27,6 +27,7 @@ from cache_schema.host.lock import CacheLock
 from cache_schema.host.system import SystemTrouble
 from cache_schema.records import CodecIoU
 from cache_schema.writer import CacheWriter
+from extract.arguments import SHARD_BYTES
 from extract.codecs.calibration import fit_codec
 from extract.config import ExtractConfig
 from extract.datasets import Dataset, open_dataset
@@ -42,8 +43,6 @@ from extract.pipeline.reading import read
 from extract.pipeline.writing import write
 from extract.stage import Stage, load_stage
 
-#: Size of a shard: small ones are closed quickly, and a killed run loses at most one.
-SHARD_BYTES = 1 << 26
 #: Beside a GPU: cores that do not read, and the most processes that do.
 BUSY_CORES, MOST_READERS = 3, 16
 #: Codes that may wait while a shard is closed, which takes a while.
@@ -272,3 +271,5 @@ def _look_back(summary: Summary, out: Path, dataset: Dataset) -> None:
         with suppress(InputError):  # another rank is at work
             CacheLock(out).release()
             summary.unfinished = {i: known.failures[i] for i in dataset.ids if i in known.failures}
+            if not (summary.unfinished or known.complete):
+                manifest.append(out, [{"complete": len(known.videos)}])

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from transformers import AutoConfig, RobertaModel, RobertaTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from cache_schema.host.cli import InputError
 from extract.frozen import freeze
 from extract.text.hub import check_reachable
 
+disable_progress_bar()  # of loading weights: the run has one of its own
 #: Sentences that go through the encoder together.
 BATCH = 64
 

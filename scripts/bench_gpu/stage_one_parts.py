@@ -26,7 +26,7 @@ from extract.pipeline.parts import Failed, Images
 from extract.pipeline.reading import read
 from extract.pipeline.run import SHARD_BYTES, default_readers, outcomes_of
 from extract.segmenters.vita.graphs import Graphs
-from extract.stage import AUTOCAST, RANDOM, Stage, allow_tf32, load_stage
+from extract.stage import RANDOM, Stage, allow_tf32, load_stage, precision
 from scripts.bench_extract import draw
 from scripts.bench_gpu.kernels import traced
 from scripts.measuring import Figures, exhaust, peak_mb, seconds_each
@@ -79,7 +79,7 @@ class Bench:
     def use(self, autocast: str) -> None:
         """Measure in this precision from now on."""
         segmenter = self.stage.segmenter
-        segmenter.autocast, tf32 = AUTOCAST[autocast]
+        segmenter.autocast, tf32 = precision(autocast)
         segmenter._graphs = Graphs(segmenter._frames)  # with errors of their own
         allow_tf32(tf32)
         self.stage = replace(self.stage, autocast=autocast)

@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-
 from cache_schema.fingerprint import differences, file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from extract.config import PRESETS, ExtractConfig, load_config
+from extract.arguments import PRESETS
+from extract.config import ExtractConfig, load_config
 from extract.segmenters import DEFAULT
 from extract.segmenters.base import find_segmenter
 from extract.text import TextEncoder, TextPipeline, WordDecoupler
-from train.checkpoint import latest_checkpoint, read_checkpoint
+from train.checkpoint import read_checkpoint
+from train.config import stored_config
 from train.data.compatible import signature
+from train.places import find_checkpoint
 
 ASSETS = PRESETS.parent / "assets"
 #: The demo's text models, by the name that its caches give them; others are names on their hubs.
@@ -35,10 +36,10 @@ class Trained:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = latest_checkpoint(path) or path
+        self.path = find_checkpoint(path)
         training = read_checkpoint(self.path)["meta"].get("training")
+        self.config = stored_config(self.path, training)
         try:
-            self.config = Config(training["config"])
             self._cache: dict[str, Any] = training["caches"][0]
             self._models: dict[str, Any] = self._cache["models"]
             self._text: dict[str, Any] = self._models["text"]

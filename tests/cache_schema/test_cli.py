@@ -33,6 +33,27 @@ def test_debug_shows_the_traceback_and_is_not_passed_on(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_an_interrupt_says_what_to_do_also_where_a_library_hides_it(capsys):
+    def plain(_):
+        raise KeyboardInterrupt
+
+    def advised(_):
+        try:
+            plain(_)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("take a rest") from None
+
+    def hidden(_):
+        try:
+            plain(_)
+        except BaseException:
+            raise SyntaxError("it cannot be formatted")  # noqa: B904
+
+    assert [cli.run(main, []) for main in (plain, advised, hidden)] == [130] * 3
+    again = "interrupted; run the same command again"
+    assert capsys.readouterr().err.splitlines() == [again, "interrupted; take a rest", again]
+
+
 def test_a_pipe_that_closes_early_is_no_crash(tmp_path):
     write_cache(tmp_path / "cache", num_videos=1)
     command = f"{sys.executable} -m cache_schema info {tmp_path / 'cache'} | head -1"

@@ -16,10 +16,20 @@ def test_differences_have_dotted_paths_and_both_values():
     a = {"segmenter": {"window": 6, "depths": [1, 1]}, "codec": "float16", "old": {}}
     b = {"segmenter": {"window": 4, "depths": [1, 2]}, "codec": "float16", "new": "x"}
     assert differences(a, b) == [
-        'new: absent != "x"',
-        "old: {} != absent",
         "segmenter.depths: [1, 1] != [1, 2]",
         "segmenter.window: 6 != 4",
+        'new: absent != "x"',
+        "old: {} != absent",
+    ]
+
+
+def test_hashes_come_last_and_cut_short():
+    a = {"annotations_sha256": {"a.json": "a" * 64}, "weights_sha256": "b" * 64, "resize": 1}
+    b = {"annotations_sha256": {"a.json": "c" * 64}, "weights_sha256": "random", "resize": 2}
+    assert differences(a, b) == [
+        "resize: 1 != 2",
+        'weights_sha256: "bbbbbbbbbbbb..." != "random"',
+        'annotations_sha256.a.json: "aaaaaaaaaaaa..." != "cccccccccccc..."',
     ]
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from stage_one import DEMO, edit, small_data
 
+from cache_schema import manifest
 from cache_schema.host import cli
 from cache_schema.host.cores import model_threads
 from cache_schema.reader import CacheReader
@@ -184,6 +185,36 @@ def test_config_that_lacks_a_key(command, tmp_path, capsys):
     assert "lacks the key" in fails(command | {"config": partial}, capsys)
 
 
+def test_a_complete_cache_needs_neither_data_nor_weights(command, data, capsys):
+    def run(given, *options):
+        words = [str(given["config"]), *(f"{k}={v}" for k, v in given.items() if k != "config")]
+        return cli.run(main, [*words, "--device", "cpu", *options])
+
+    kept = command | {"--data-root": "gone", "--weights": "gone.pth"}
+    sentence = fails(kept, capsys)
+    assert "--data-root gone does not exist" in sentence and "cache is not" in sentence
+    assert run(command) == 0
+    files = {p.name: p.read_bytes() for p in command["--out"].iterdir()}
+    assert run(kept) == run(command | {"--weights": "gone.pth"}) == 0
+    said = capsys.readouterr().out
+    assert "cache is complete; --data-root gone does not exist and is not needed" in said
+    assert "cache is complete; --weights gone.pth does not exist and is not needed" in said
+    assert files == {p.name: p.read_bytes() for p in command["--out"].iterdir()}
+    sentence = fails(kept, capsys, "--cfg-options", "clips.num=3", "codec=float32")
+    assert "clips.num: " in sentence and "codec.name: " in sentence
+    assert 'split: "train" != "valid_u"' in fails(kept | {"--split": "valid_u"}, capsys)
+    manifest.append(command["--out"], [{"id": "train_0000", "dropped": "it was damaged"}])
+    assert "cache is not" in fails(kept, capsys)
+    assert run(command) == 0 and run(kept) == 0  # which brought it back
+
+
+def test_a_cache_of_which_a_video_failed_is_not_complete(command, data, capsys):
+    next((data / "train/JPEGImages/train_0000").iterdir()).write_bytes(b"broken")
+    fails(command, capsys)
+    assert not manifest.read(command["--out"]).complete
+    assert "cache is not" in fails(command | {"--data-root": "gone"}, capsys)
+
+
 def test_unwritable_output(command, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert "file/cache" in fails(command | {"--out": tmp_path / "file/cache"}, capsys)
@@ -212,4 +243,6 @@ def test_the_module_runs_as_a_command():
          "--out", "y"],
         capture_output=True, text=True, env=os.environ, cwd=DEMO.parents[2],
     )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.startswith("error: no configuration file none.py")
+    assert done.returncode == 2 and done.stderr.startswith(
+        "error: configuration none.py does not exist"
+    )

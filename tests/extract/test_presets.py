@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cache_schema.host.cli import InputError
-from extract.config import load_config, presets
+from extract.arguments import presets
+from extract.config import load_config
 from extract.segmenters.base import configure, find_segmenter
 from extract.segmenters.vita import VITA, VITAConfig
 from extract.segmenters.vita.key_mapping import published, rename
@@ -162,5 +163,7 @@ def test_swins_for_own_training_are_those_of_the_paper(preset: str, millions: in
 
 def test_parts_of_presets_are_no_presets() -> None:
     assert not [name for name in presets() if name.startswith("_")]
-    with pytest.raises(InputError, match="or a preset: .*mevis_r50"):
+    with pytest.raises(
+        InputError, match="configuration _base does not exist.*by its name: .*mevis_r50"
+    ):
         load_config("_base")

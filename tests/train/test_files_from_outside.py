@@ -22,7 +22,7 @@ from tests.train.protocol_caches import write_head
 from tests.train.test_training import CONFIG
 from train import evaluate
 from train.__main__ import main as train_main
-from train.config import BASE
+from train.places import BASE
 from train.predictions import Predictions
 
 CASES = int(os.environ.get("FUZZ_CASES", 30))  # of each kind

@@ -19,11 +19,13 @@ from tests.cache_schema.helpers import die, in_child
 from tests.synthetic import write_cache
 from train import runner, sweep
 from train.__main__ import main as train
-from train.checkpoint import checkpoints, read_checkpoint
-from train.config import BASE, ROWS, load_config, load_row
+from train.checkpoint import read_checkpoint
+from train.config import load_config, load_row
 from train.evaluate import main as evaluate
 from train.members import plan
-from train.sweeping.variants import SWEEPS, load_sweep, make_members
+from train.places import BASE, ROWS, SWEEPS, checkpoints
+from train.sweeping.run import is_mevis
+from train.sweeping.variants import load_sweep, make_members
 from train.trainee import Member
 
 ROOT = Path(__file__).parents[2]
@@ -294,7 +296,7 @@ def test_the_paper_s_figures_stand_beside_mevis_only(
 ) -> None:
     reader = MagicMock(dataset=dataset, split=split)
     reader.__len__.return_value = videos
-    assert sweep.is_mevis([reader]) == shown
+    assert is_mevis([reader]) == shown
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.py")))

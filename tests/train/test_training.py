@@ -15,20 +15,21 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from cache_schema.codecs import get_codec
-from cache_schema.host import cli
+from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.host.lock import CacheLock
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from train.__main__ import main
-from train.checkpoint import latest_checkpoint, read_checkpoint
-from train.config import BASE, load_config
+from train.checkpoint import read_checkpoint
+from train.config import load_config
 from train.data import Batch
 from train.data.compatible import signature
 from train.heads import CacheSizes, HeadInputs
 from train.heads.dmvs import DMVS
 from train.losses import HeadCriterion, Targets
 from train.masks.logits import MaskFeatures, mask_logits
+from train.places import BASE, checkpoints, how_to_go_on, latest_checkpoint
 from train.provenance import CONTENTS, contents
 from train.runner import load_head
 from train.trainable import TrainableHead
@@ -223,6 +224,52 @@ def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_we
     torch.set_num_threads(threads)
     assert_equal(whole, resumed)
     assert not (work_dir / ".iter_9999.pth.99999999.tmp").exists()
+
+
+def test_after_an_interrupt_it_says_from_where_it_goes_on(
+    config: Path, cache: Path, tmp_path: Path
+) -> None:
+    def interrupted(work_dir: Path, name: str, *options: str) -> str:
+        """What is said of an interrupt that comes when a file is there."""
+        command = [
+            "-m",
+            "train",
+            config,
+            "--cache",
+            cache,
+            "--work-dir",
+            work_dir,
+            "--device",
+            "cpu",
+        ]
+        process = subprocess.Popen(
+            [sys.executable, *command, "--cfg-options", "train.max_iters=100000", *options],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        while not (list(work_dir.glob(name)) if work_dir.is_dir() else False):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1].splitlines()[-1]
+        assert process.returncode == 130
+        return said
+
+    often = interrupted(tmp_path / "often", "iter_4.pth", "train.checkpoint_interval=2")
+    reached = max(checkpoints(tmp_path / "often"))
+    assert often == (
+        f"interrupted; the same command with --resume goes on from iteration {reached}"
+    )
+    never = interrupted(
+        tmp_path / "never", "*/vis_data/scalars.json", "train.checkpoint_interval=100000"
+    )
+    assert never.startswith("interrupted; ") and "the same command starts from the begin" in never
+
+
+def test_a_sweep_says_so_of_all_its_heads(tmp_path: Path) -> None:
+    for name in ("a-seed0/iter_20.pth", "a-seed0/iter_30.pth", "b-seed0/iter_20.pth"):
+        files.make_folder((tmp_path / name).parent)
+        (tmp_path / name).touch()
+    assert how_to_go_on(tmp_path).endswith("with --resume goes on from iterations 20 to 30")
 
 
 def test_old_checkpoints_go_also_after_a_resume(config: Path, cache: Path, tmp_path: Path) -> None:

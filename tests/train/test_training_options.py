@@ -14,11 +14,13 @@ from tests.synthetic import write_cache
 from tests.train.protocol_caches import SIZES
 from train import runner
 from train.__main__ import main
-from train.checkpoint import checkpoints, read_checkpoint
-from train.config import load_config
+from train.checkpoint import read_checkpoint
+from train.config import load_config, stored_config
+from train.evaluate import main as evaluate
 from train.evaluation.from_cache.validation import validate
 from train.hooks import best_so_far
 from train.params import main as params
+from train.places import checkpoints
 from train.runner import load_head
 from train.trainable import learning_rate, step_seeds
 
@@ -50,6 +52,33 @@ def run(folder: Path, work_dir: Path, *options: str, more: tuple[str, ...] = ())
 def weights(path: Path, part: str = "head.") -> dict[str, torch.Tensor]:
     state = read_checkpoint(path)["state_dict"]
     return {n.removeprefix(part): value for n, value in state.items() if n.startswith(part)}
+
+
+def test_a_checkpoint_knows_its_config(folder: Path, tmp_path: Path) -> None:
+    options = ["--cfg-options", "model.num_layers=1", "evaluation.sigma=0.4"]
+    work_dir = run(folder, tmp_path / "run", *options[1:])
+    command = ["--checkpoint", str(work_dir), "--cache", str(folder / "cache"), "--device", "cpu"]
+    found = []
+    for name, more in (("alone", []), ("given", [*options, str(folder / "small.py")])):
+        words = [*more[::-1][:1], *command, "--out", str(tmp_path / name), *more[:-1]]
+        assert evaluate(words) == 0
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        found.append((metrics["per_expression"], metrics["run"]["config"], metrics["run"]["sigma"]))
+    assert found[0] == found[1] and found[0][2] == [0.4]
+
+
+def test_what_a_checkpoint_is_changed_by_is_checked(folder: Path, tmp_path: Path) -> None:
+    training = {"config": load_config(folder / "small.py").to_dict()}
+    changed = stored_config("a.pth", training, {"evaluation.sigma": 0.1}, row="init_text")
+    assert changed.evaluation.sigma == 0.1 and changed.model.hidden_dim == 16
+    with pytest.raises(InputError, match="unknown config key 'evaluation.sgma'.*sigma"):
+        stored_config("a.pth", training, {"evaluation.sgma": 0.1})
+    for content in (None, {}, {"config": 3}):
+        with pytest.raises(InputError, match="a.pth does not say the config"):
+            stored_config("a.pth", content)
+    training["config"]["model"]["layers"] = 3  # of another version
+    with pytest.raises(InputError, match="checkpoint a.pth: unknown config key 'model.layers'"):
+        stored_config("a.pth", training)
 
 
 def test_the_average_of_the_weights_is_kept_and_evaluated(folder: Path, tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ from typing import Any
 from mmengine.config import Config
 
 from cache_schema.host.cli import InputError
-from train.config import BASE, complete, from_options, load_row, merge, read_config
+from cache_schema.host.lookup import find_config
+from train.config import complete, from_options, load_row, merge, read_config
+from train.places import CONFIGS, SWEEPS
 from train.trainee import Member
 
-SWEEPS = BASE.parent / "sweeps"
 LABEL = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 
@@ -55,11 +56,7 @@ def load_sweep(name: str | Path) -> Sweep:
     Raises:
         InputError: no such file, or it does not say a sweep.
     """
-    known = SWEEPS / f"{name}.py"
-    path = known if known.is_file() else Path(name)
-    if not path.is_file():
-        own = ", ".join(sorted(p.stem for p in SWEEPS.glob("[!_]*.py")))
-        raise InputError(f"sweep {name} does not exist; the project's own are {own}")
+    path = find_config(name, SWEEPS, "sweep")
     try:
         content = Config.fromfile(path).to_dict()
     except Exception as error:  # it is a program: anything may go wrong in it
@@ -109,7 +106,8 @@ def make_members(
     """
     if len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {' '.join(map(str, seeds))}: each may stand there once")
-    given, members = read_config(config), []
+    config, members = find_config(config, CONFIGS), []
+    given = read_config(config)
     for label, row in sweep.rows.items():
         for seed in seeds:
             own = {"data.seed": seeds[0], **(options or {}), "train.seed": seed}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.host import cli
-from extract.config import load_config, presets
+from extract.arguments import presets
+from extract.config import load_config
 from extract.segmenters.base import configure
 from extract.segmenters.vita.config import VITAConfig
 from extract.segmenters.vita.model import VITA

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from cache_schema.reader import CacheReader, Video
 from train.predictions import Predictions
+from train.progress import progress
 from train.records import ExpressionRef
 from train.replay import keep
 
@@ -45,7 +45,7 @@ class ReplayTask:
 
         The rounds are, sigma by sigma, the head's own and the shuffled ones.
         """
-        for video_id, expressions in tqdm(self.videos.items(), "masks", unit="video", leave=False):
+        for video_id, expressions in progress(self.videos.items(), "masks", len(self.videos)):
             video = self.reader.video(video_id)
             sizes = video.video_mask_embeds().shape[-2:]
             told = [self.predictions.get(video_id, e.id, sizes) for e in expressions]

@@ -5,8 +5,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cache_schema.host.cli import InputError
 from train.evaluation import parallel
 from train.evaluation.pngs.files import map_name, open_masks
@@ -18,6 +16,7 @@ from train.evaluation.protocols.davis import (
     SequenceTruth,
     metrics,
 )
+from train.progress import progress
 from train.records import AnnotatedVideo
 
 
@@ -40,7 +39,7 @@ def score_maps(
     """
     score = partial(score_sequence, path=path, strict=strict)
     work = parallel.run(score, videos, workers=workers)
-    results = list(tqdm(work, total=num_videos, desc="score", unit="video", disable=None))
+    results = list(progress(work, "score", num_videos))
     missing = list_missing(results)
     if results and len(missing["videos"]) == ANNOTATORS * len(results):
         video = results[0].video

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cache_schema.host.cli import InputError
 from train.evaluation import parallel
 from train.evaluation.jf import Outline
 from train.evaluation.pngs.files import mask_name, open_masks
 from train.evaluation.pngs.png import object_pixels
 from train.evaluation.protocols.expressions import Score, Tally, Truth, average, metrics
+from train.progress import progress
 from train.records import AnnotatedVideo
 
 
@@ -59,7 +58,7 @@ def score_masks(
     prefix = "Annotations/" if open_masks(path).has_folder("Annotations") else ""
     score = partial(score_video, path=path, prefix=prefix, strict=strict)
     work = parallel.run(score, (v for v in videos if v.expressions), workers=workers)
-    results = list(tqdm(work, total=num_videos, desc="score", unit="video", disable=None))
+    results = list(progress(work, "score", num_videos))
     expressions = [expression for result in results for expression in result.video.expressions]
     scored = [score for result in results for score in result.scores]
     missing = list_missing(results)

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cache_schema.host.cli import InputError
 from train.evaluation import parallel
 from train.evaluation.pngs.files import open_masks
 from train.evaluation.submissions.layout import Layout, Problem
+from train.progress import progress
 from train.records import AnnotatedVideo
 
 
@@ -46,7 +45,7 @@ def check(
     others = [name for name in names if name not in wanted and not _leaves(name)]
     problems += _extra(layout, others, wanted)
     work = parallel.run(partial(check_video, path=path, layout=layout), videos, workers=workers)
-    for found in tqdm(work, total=num_videos, desc="check", unit="video", disable=None):
+    for found in progress(work, "check", num_videos):
         problems += found
     return problems
 

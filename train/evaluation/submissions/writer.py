@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cache_schema.host.files import replacing
 from train.evaluation import parallel
 from train.evaluation.pngs.files import open_masks
@@ -26,6 +24,7 @@ from train.evaluation.pngs.png import (
     object_pixels,
 )
 from train.evaluation.submissions.layout import Layout, Problem, Rejected
+from train.progress import progress
 from train.records import AnnotatedVideo
 
 
@@ -102,9 +101,7 @@ def from_files(
     problems: list[Problem] = []
     with new_submission(path, layout) as writer:
         work = parallel.run(pack, layout.wanted(videos), workers=workers)
-        for video, masks, found in tqdm(
-            work, total=num_videos, desc="pack", unit="video", disable=None
-        ):
+        for video, masks, found in progress(work, "pack", num_videos):
             problems += found
             if not problems:
                 writer.add(video, masks)

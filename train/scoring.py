@@ -1,0 +1,262 @@
+"""Predictions from whole videos, their masks and scores: what `train.evaluate` does."""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+from cache_schema.fingerprint import file_sha256
+from cache_schema.host.cli import InputError
+from cache_schema.reader import CacheReader
+from train.checkpoint import read_checkpoint
+from train.commands import pick_device
+from train.config import load_config, stored_config
+from train.data.compatible import check_models
+from train.data.sizes import common_sizes
+from train.evaluation import report
+from train.evaluation.from_cache import controls
+from train.evaluation.from_cache.contents import (
+    check_origin,
+    has_truth,
+    list_expressions,
+    pick_rule,
+)
+from train.evaluation.from_cache.davis import score_davis
+from train.evaluation.from_cache.expressions import score_expressions
+from train.evaluation.from_cache.task import ReplayTask
+from train.heads import Head, find_head
+from train.inference import predict_video, read_expression
+from train.places import find_checkpoint
+from train.predictions import Predictions, PredictionsWriter
+from train.progress import progress
+from train.provenance import cache_identity, describe_run
+from train.records import ExpressionRef
+from train.replay import keep
+from train.runner import load_head
+
+NUM_SHUFFLES = 3
+
+#: For each expression ("video/expression") scores (N,) and mask embeddings (N, C) of some queries.
+QueryOutputs = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def run(arguments: Namespace) -> None:
+    """Do what the command line of `train.evaluate` says."""
+    start = time.perf_counter()
+    config = training = None
+    over = {"options": arguments.cfg_options, "row": arguments.row}
+    if arguments.checkpoint:
+        checkpoint = find_checkpoint(arguments.checkpoint)
+        training = read_checkpoint(checkpoint)["meta"].get("training")
+        config = stored_config(checkpoint, training, **over) if arguments.config is None else None
+    if arguments.config is not None:
+        config = load_config(arguments.config, **over)
+    reader = CacheReader(arguments.cache)
+    device = pick_device(arguments.device)
+    videos = list_expressions(reader)
+    if arguments.from_predictions:
+        predictions, shuffled = Predictions(arguments.from_predictions), []
+        check_origin(reader, predictions)
+        sigmas = arguments.sigma or [predictions.sigma]
+    else:
+        sigmas = arguments.sigma or [config.evaluation.sigma]
+        predictions, shuffled = _predict_all(
+            arguments, checkpoint, config, reader, videos, sigmas=sigmas, device=device
+        )
+    sigmas, out = list(dict.fromkeys(sigmas)), Path(arguments.out)
+    task = ReplayTask(
+        reader,
+        predictions,
+        videos,
+        sigmas,
+        at_most=arguments.keep,
+        shuffled=shuffled,
+        masks=out / "masks" if arguments.save_masks else None,
+        device=device,
+    )
+    contents = evaluate(task, with_controls=arguments.controls)
+    if contents:
+        run = describe_run(
+            config=config.to_dict() if config else {},
+            seed=predictions.training.get("seed"),
+            caches={
+                "training": predictions.training.get("caches", []),
+                "evaluation": [cache_identity(reader)],
+            },
+            device=device,
+            seconds=time.perf_counter() - start,
+            checkpoint=predictions.checkpoint,
+            rule=predictions.rule,
+            sigma=sigmas,
+            keep=arguments.keep,
+            shuffle_frames=arguments.shuffle_frames,
+        )
+        _write(out / "metrics.json", contents, sigmas, run)
+    _print(arguments, contents, task)
+
+
+def _predict_all(
+    arguments: Namespace,
+    checkpoint: Path,
+    config: Config,
+    reader: CacheReader,
+    videos: Mapping[str, Sequence[ExpressionRef]],
+    *,
+    sigmas: Sequence[float],
+    device: torch.device,
+) -> tuple[Predictions, list[QueryOutputs]]:
+    """Store what the head says of every expression; the same with other texts for the control."""
+    training = read_checkpoint(checkpoint)["meta"].get("training")
+    problem = check_models(
+        training,
+        reader.fingerprint,
+        checkpoint=f"checkpoint {checkpoint}",
+        cache=str(reader.path),
+        allowed=arguments.allow_other_models,
+    )
+    if problem:
+        print(f"warning: {problem}", file=sys.stderr)
+    sizes = common_sizes([reader], find_head(config.model.type).needs())
+    head = load_head(config, checkpoint, sizes, device)
+    with PredictionsWriter(
+        Path(arguments.out) / "predictions.h5",
+        fingerprint=reader.fingerprint_hex,
+        checkpoint=file_sha256(checkpoint),
+        rule=pick_rule(config, reader),
+        sigma=sigmas[0],
+        training=_origin(training),
+    ) as writer:
+        shuffle = arguments.shuffle_frames
+        found = predict(reader, head, videos, shuffle_frames=shuffle, device=device)
+        for expression, scores, embeds in found:
+            writer.add(expression.video, expression.id, scores, embeds)
+    predictions = Predictions(writer.path)
+    if not (arguments.controls and has_truth(reader)):
+        return predictions, []
+    how = {"rule": predictions.rule, "sigma": min(sigmas), "device": device}
+    return predictions, [
+        predict_shuffled(reader, head, videos, seed=seed, **how) for seed in range(NUM_SHUFFLES)
+    ]
+
+
+def _origin(training: Any) -> dict[str, Any]:
+    """Seed and caches of a checkpoint's ``meta["training"]``; empty where it does not tell."""
+    try:
+        names = ("fingerprint", "dataset", "split")
+        caches = [{name: str(cache[name]) for name in names} for cache in training["caches"]]
+        return {"seed": int(training["seed"]), "caches": caches}
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return {}
+
+
+def predict(
+    reader: CacheReader,
+    head: Head,
+    videos: Mapping[str, Sequence[ExpressionRef]],
+    *,
+    donors: Mapping[str, ExpressionRef] | None = None,
+    shuffle_frames: bool = False,
+    device: torch.device,
+) -> Iterator[tuple[ExpressionRef, np.ndarray, np.ndarray]]:
+    """What the head says of every expression in its whole video.
+
+    Args:
+        donors: with it, expression ``key`` is given the text of ``donors[key]``.
+        shuffle_frames: see `predict_video`.
+
+    Yields:
+        The expression, its scores (N_m,) after the sigmoid and mask embeddings (N_m, C), f32.
+    """
+    what = "shuffled text" if donors else "predict"
+    for video_id, expressions in progress(videos.items(), what, len(videos)):
+        texts = [read_expression(reader, donors[e.key] if donors else e) for e in expressions]
+        how = {"device": device, "shuffle_frames": shuffle_frames}
+        outputs = predict_video(reader, {"": head}, video_id, texts, **how)
+        for _, number, scores, embeds in outputs:
+            yield expressions[number], scores, embeds
+
+
+def predict_shuffled(
+    reader: CacheReader,
+    head: Head,
+    videos: Mapping[str, Sequence[ExpressionRef]],
+    *,
+    seed: int,
+    rule: str,
+    sigma: float,
+    device: torch.device,
+) -> QueryOutputs:
+    """What the head says of every expression when it gets the text of another.
+
+    Only queries that are kept at ``sigma`` are in it, so they can be kept at any higher one.
+    """
+    everything = [expression for of_video in videos.values() for expression in of_video]
+    try:
+        ids, texts = [e.video for e in everything], [e.text for e in everything]
+        chosen = controls.donors(ids, texts, seed=seed)
+    except ValueError as error:
+        raise InputError(
+            f"{reader.path}: sentences cannot be shuffled ({error}); leave --controls out"
+        ) from None
+    donors = {e.key: everything[j] for e, j in zip(everything, chosen, strict=True)}
+    outputs = {}
+    for expression, scores, embeds in predict(reader, head, videos, donors=donors, device=device):
+        kept = keep(scores, rule=rule, sigma=sigma)
+        outputs[expression.key] = scores[kept], embeds[kept]
+    return outputs
+
+
+def evaluate(task: ReplayTask, *, with_controls: bool = False) -> list[dict]:
+    """Replay and score stored predictions, by the protocol of the cache's data set.
+
+    Args:
+        with_controls: score the controls that need no head, too.
+
+    Returns:
+        The content of metrics.json for each sigma; empty if the cache has no ground truth.
+
+    Raises:
+        InputError: the predictions are of another cache, or incomplete.
+    """
+    check_origin(task.reader, task.predictions)
+    if task.masks is None and not has_truth(task.reader):
+        return []
+    if task.reader.facts.protocol == "davis":
+        return score_davis(task)
+    return score_expressions(task, with_controls=with_controls)
+
+
+def _write(
+    path: Path, contents: Sequence[dict], sigmas: Sequence[float], run: Mapping[str, Any]
+) -> None:
+    """Write metrics.json: the figures at the first sigma and, of several, all of them."""
+    content = dict(contents[0])
+    if len(sigmas) > 1:
+        content["sigmas"] = [
+            {"sigma": sigma, **figures} for sigma, figures in zip(sigmas, contents, strict=True)
+        ]
+    report.write_metrics(path, {**content, "run": run})
+
+
+def _print(arguments: Namespace, contents: Sequence[dict], task: ReplayTask) -> None:
+    """The table, and where everything lies."""
+    out = Path(arguments.out)
+    if contents:
+        if len(contents) > 1:
+            print(f"{report.sigma_table(dict(zip(task.sigmas, contents, strict=True)))}\n")
+        else:
+            print(f"{report.table(contents[0])}\n")
+        if arguments.controls and arguments.from_predictions:
+            print("The control with shuffled text needs the head: give --checkpoint.\n")
+        print(f"metrics:     {out / 'metrics.json'}")
+    else:
+        print(f"{report.no_truth(sum(map(len, task.videos.values())))}\n")
+    print(f"predictions: {task.predictions.path}")
+    if arguments.save_masks:
+        print(f"masks:       {out / 'masks'}")
