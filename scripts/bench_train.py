@@ -58,6 +58,7 @@ from scripts.measuring import (
 from scripts.random_caches import EXACT, write_caches
 from train.config import load_config
 from train.data import Batch
+from train.heads import CacheSizes
 from train.masks.logits import MaskFeatures
 from train.memory import keep_freed_memory
 from train.params import usual_sizes
@@ -232,10 +233,17 @@ def head_config(arguments: argparse.Namespace) -> Config:
 class Steps:
     """A head that takes steps, with an optimiser of its own."""
 
-    def __init__(self, config: Config, device: torch.device, seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        seed: int = 0,
+        sizes: CacheSizes | None = None,
+    ) -> None:
         config = config.copy()
         config.train.seed = seed
-        self.model: TrainableHead = build_trainable(config, usual_sizes(config), device).train()
+        sizes = sizes or usual_sizes(config)
+        self.model: TrainableHead = build_trainable(config, sizes, device).train()
         self.optimizer = build_optimizer(config, self.model)
         self.iteration = 0
 

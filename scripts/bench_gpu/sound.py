@@ -112,11 +112,12 @@ def compare_heads(
     config = load_config(CONFIG, {"data.num_workers": 0})
     count = 3 if settings.tiny else 50
     config.train.max_iters = count
-    batches = list(build_loader(config, build_dataset([config], [CacheReader(path)], "cpu")))
+    dataset = build_dataset([config], [CacheReader(path)], "cpu")
+    batches = list(build_loader(config, dataset))
 
     def trained(where: torch.device, graphs: bool) -> tuple[list[Tensor], float]:
         config.train.graphs = graphs
-        steps = Steps(config, where)
+        steps = Steps(config, where, sizes=dataset.sizes)
         kept = [weights(steps)]
         with same_points():
             for number, batch in enumerate(batches):

@@ -13,7 +13,7 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from train.__main__ import main
-from train.checkpoint import latest_checkpoint, read_checkpoint
+from train.checkpoint import read_checkpoint
 from train.config import complete
 from train.data import ClipDataset, collate
 from train.heads import CacheSizes, Head, HeadInputs, HeadOutput, find_head
@@ -23,6 +23,7 @@ from train.losses.points import sample_points
 from train.losses.similarity import frame_matches
 from train.masks.supervision import Match
 from train.params import OVER_A_CACHE
+from train.places import latest_checkpoint
 from train.trainable import decay_groups
 
 WIDTH, N_F = 16, 5
