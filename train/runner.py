@@ -175,10 +175,11 @@ class HeadRunner(Runner):
     def progress(self, line: str, **shown: str) -> None:
         """Say how far training is: a line of the log, and a few words beside the bar.
 
-        Where there is no bar, a line is shown every half minute.
+        Where there is no bar, a line is shown every half minute, and the last one.
         """
         now = time.monotonic()
-        seen = not self.bar.disable or now - self._said < INTERVAL
+        last = self.iter + 1 >= self.max_iters
+        seen = not self.bar.disable or (now - self._said < INTERVAL and not last)
         self._said = self._said if seen else now
         self.logger.info(line, extra={"behind_bar": seen})
         self.bar.set_postfix(shown)

@@ -142,7 +142,7 @@ def test_help_says_what_may_be_given(capsys):
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "a Python file, or a preset: coco_r50" in said and "mevis_r50" in said
-    assert "a .pth, .pkl or .safetensors file, or 'random'" in said
+    assert "a .pth, .pkl or .safetensors file" in said and "or 'random'" in said
 
 
 def test_weights_that_are_a_folder_or_of_no_known_kind(command, tmp_path, capsys):
