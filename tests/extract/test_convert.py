@@ -71,7 +71,7 @@ def test_sizes_that_are_not_those_of_the_file(
         "sem_seg_head.predictor.class_embed.weight (6x64 in the file, 8x64 in the model)"
         in sentence
     )
-    assert "no configuration file none" in refusal(
+    assert "configuration none does not exist" in refusal(
         capsys, source, tmp_path / "a.safetensors", "--config", "none"
     )
     assert not list(tmp_path.glob("*.safetensors"))

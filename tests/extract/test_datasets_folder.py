@@ -107,7 +107,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
         (tmp_path / "clip").mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / "clip" / "0.jpg"), np.zeros((8, 8, 3), np.uint8))
         (tmp_path / "clip" / name).write_bytes((tmp_path / "clip" / "0.jpg").read_bytes())
-    (tmp_path / "other.m4v").write_bytes(b"x")
+    (tmp_path / "other.3gp").write_bytes(b"x")
     video = open_dataset("folder", tmp_path, None).video("clip")
     assert "1 of 2" in capsys.readouterr().err and video.num_frames == 2
     video.size()
