@@ -5,6 +5,7 @@ build_runner(heads, caches, work_dir, device=device).train()
 """
 
 import importlib.util
+import itertools
 import logging
 import sys
 import time
@@ -45,6 +46,9 @@ from train.trainable import Losses, build_head, learning_rate
 from train.trainee import Trainee
 
 __all__ = ["build_runner", "load_config", "load_head"]
+
+#: Numbers the passes of this process.
+_PASSES = itertools.count(1)
 
 
 class Heads(nn.ModuleList):
@@ -249,7 +253,8 @@ def build_runner(
         ),
         custom_hooks=hooks,
         randomness={"seed": 0},  # a step draws from seeds of its own
-        experiment_name=f"{work_dir.absolute()} {title}",
+        # mmengine finds its globals by this name and the second: passes may take less.
+        experiment_name=f"{work_dir.absolute()} {title} {next(_PASSES)}",
     )
     for head in heads if is_main_process() else ():
         name = Path(head.member.config.filename).name
