@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cache_schema.address import Where, local_folder
 from cache_schema.codecs import LIGHT
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
@@ -31,7 +32,7 @@ class Copied:
 
 
 def copy(
-    source: str | os.PathLike[str],
+    source: Where,
     target: str | os.PathLike[str],
     *,
     videos: Iterable[str] | None = None,
@@ -42,7 +43,7 @@ def copy(
     """Write what is missing of a copy.
 
     Args:
-        source: a cache of any version.
+        source: a cache of any version, a folder or an address.
         target: a folder; one that holds some of the same cache is completed.
         videos: ids, all by default.
         light: leave out the mask features.
@@ -52,9 +53,9 @@ def copy(
     Raises:
         InputError: no such video or part, damage in the source, a target that is something else.
     """
-    source, target = Path(source), Path(target)
-    reader = CacheReader(source)
-    if target.exists() and target.samefile(source):
+    reader, target = CacheReader(source), local_folder(target)
+    source = reader.path
+    if isinstance(source, Path) and target.exists() and target.samefile(source):
         raise InputError(f"{target} is the cache that is to be copied: give another folder")
     ids = reader.video_ids if videos is None else sorted(set(videos))
     for video_id in ids:
