@@ -12,8 +12,9 @@ from pathlib import Path
 from cache_schema.address import Where, local_folder
 from cache_schema.codecs import LIGHT
 from cache_schema.host.cli import InputError
+from cache_schema.own_masks import own_masks
 from cache_schema.reader import CacheReader
-from cache_schema.records import CodecIoU
+from cache_schema.records import RLE, CodecIoU
 from cache_schema.video import Video
 from cache_schema.video_writer import VideoWriter
 from cache_schema.writer import CacheWriter
@@ -46,7 +47,8 @@ def copy(
         source: a cache of any version, a folder or an address.
         target: a folder; one that holds some of the same cache is completed.
         videos: ids, all by default.
-        light: leave out the mask features.
+        light: leave out the mask features, for which the segmenter's own masks are drawn where the
+            source has none.
         part: the n-th of m parts, from 1, with about the same number of frames each.
         shard_bytes: a shard is closed when it is larger than this.
 
@@ -82,7 +84,11 @@ def copy(
             names, geometry = video.frame_names, video.geometry
             with writer.video(video_id, geometry=geometry, frame_names=names) as out:
                 _copy_frames(video, out, light)
-                _copy_rest(video, out, None if light else reader.entries[video_id].codec_iou)
+                masks = video.segmenter_masks()
+                if light and not masks and not reader.light:
+                    masks = own_masks(video, reader.codec)
+                codec_iou = None if light else reader.entries[video_id].codec_iou
+                _copy_rest(video, out, masks, codec_iou)
             copied.videos += 1
             copied.frames += video.num_frames
     return copied
@@ -111,7 +117,12 @@ def _copy_frames(video: Video, out: VideoWriter, light: bool) -> None:
         out.append(video.frame_queries(frames), {} if light else video.mask_features(frames))
 
 
-def _copy_rest(video: Video, out: VideoWriter, codec_iou: CodecIoU | None) -> None:
+def _copy_rest(
+    video: Video,
+    out: VideoWriter,
+    segmenter_masks: dict[int, list[RLE | None]],
+    codec_iou: CodecIoU | None,
+) -> None:
     out.finish(
         video_queries=video.video_queries(),
         video_logits=video.video_logits(),
@@ -122,7 +133,7 @@ def _copy_rest(video: Video, out: VideoWriter, codec_iou: CodecIoU | None) -> No
         expressions=[video.expression(expression_id) for expression_id in video.expression_ids],
         frame_times=video.frame_times(),
         overlaps=video.overlaps(),
-        segmenter_masks=video.segmenter_masks(),
+        segmenter_masks=segmenter_masks,
         codec_iou=codec_iou,
     )
 
