@@ -1,4 +1,4 @@
-"""The demo world with `select`: more samples than the heads that draw masks can have in the time."""
+"""The demo world with `select`: more samples than heads that draw masks can have in that time."""
 
 model = dict(
     type="select",
