@@ -60,16 +60,12 @@ def _evaluated(word: str) -> Evaluated:
     path = Path(folder) / "metrics.json"
     try:
         metrics = json.loads(path.read_text("utf-8"))
-        sigma = metrics["run"]["sigma"]
-        sigma = float(sigma[0] if isinstance(sigma, list) else sigma)
-        metrics["per_tag"], metrics["per_expression"], metrics["J&F"]  # noqa: B018
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        return Evaluated.of(name, metrics, Predictions(path.with_name("predictions.h5")))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(
             f"{path} is not the metrics.json of an evaluation by expressions ({error}); run "
             "train.evaluate first"
         ) from None
-    predictions = Predictions(Path(folder) / "predictions.h5")
-    return Evaluated(name or "DMVS", metrics, predictions, sigma)
 
 
 def _frames(arguments: argparse.Namespace) -> FrameOf | None:
