@@ -84,7 +84,8 @@ def _parser() -> ArgumentParser:
     add("--keep", type=int, metavar="N", help="keep the N best of those at most (default: all)")
     add(
         "--allow-other-models", action="store_true",
-        help="go on where the cache is of other frozen models than those trained on",
+        help="go on where the cache is of other frozen models, or of another release, than those "
+        "trained on",
     )  # fmt: skip
     add("--device", default="auto", help=DEVICE)
     add("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")

@@ -67,11 +67,13 @@ def describe_run(
 
 
 def cache_identity(reader: CacheReader) -> dict[str, str]:
-    """Which cache it is: ``fingerprint`` (hex), ``dataset`` and ``split``."""
+    """Which cache it is: ``fingerprint`` (hex), ``dataset``, ``split``; ``release`` where known."""
+    release = reader.facts.release
     return {
         "fingerprint": reader.fingerprint_hex,
         "dataset": reader.dataset,
         "split": reader.split,
+        **({"release": release} if release else {}),
     }
 
 

@@ -127,9 +127,8 @@ def _predict_all(
     training = read_checkpoint(checkpoint)["meta"].get("training")
     problem = check_models(
         training,
-        reader.fingerprint,
+        reader,
         checkpoint=f"checkpoint {checkpoint}",
-        cache=str(reader.path),
         allowed=arguments.allow_other_models,
     )
     if problem:
@@ -184,7 +183,11 @@ def _origin(training: Any) -> dict[str, Any]:
     """Seed and caches of a checkpoint's ``meta["training"]``; empty where it does not tell."""
     try:
         names = ("fingerprint", "dataset", "split")
-        caches = [{name: str(cache[name]) for name in names} for cache in training["caches"]]
+        caches = [
+            {name: str(cache[name]) for name in names}
+            | {name: str(cache[name]) for name in ("release",) if name in cache}
+            for cache in training["caches"]
+        ]
         return {"seed": int(training["seed"]), "caches": caches}
     except (TypeError, KeyError, ValueError, OverflowError):
         return {}

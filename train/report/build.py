@@ -100,7 +100,7 @@ def write_report(
     first = heads[0].metrics
     tags = [tag for tag in first["per_tag"] if tag]
     page = _Page(
-        title=f"{reader.dataset} {reader.split}",
+        title=" ".join(filter(None, (reader.dataset, reader.facts.release, reader.split))),
         about=f"{first['num_expressions']} expressions of {len(reader)} videos",
         heads=[head.name for head in heads],
         tags=tags,
