@@ -48,6 +48,8 @@ def run(arguments: Namespace) -> None:
     """Do what the command line of `train.sweep` says."""
     sweep = load_sweep(arguments.sweep)
     members = make_members(sweep, arguments.config, arguments.seeds, arguments.cfg_options)
+    if arguments.check:
+        return
     work_dir = Path(arguments.work_dir or Path("work/sweeps") / Path(arguments.sweep).stem)
     start = time.perf_counter()
     with one_of_several(arguments) as device, alone_in(work_dir):
