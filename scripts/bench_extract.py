@@ -171,7 +171,7 @@ def video_levels(stage: Stage, results: list[tuple[str, Any]], *, clips: bool) -
     """The video level of every video once more, with its clips or without."""
     for video_id, own in groupby(results, key=itemgetter(0)):
         head, *parts = (part for _, part in own)
-        bank = clip_bank(video_id, len(head.frame_names), **stage.config.clips)
+        bank = clip_bank(video_id, head.shown(), **stage.config.clips)
         run = VideoRun(stage, len(head.frame_names), bank if clips else bank[:0])
         for part in parts:
             if isinstance(part, Frames):

@@ -31,6 +31,7 @@ from extract.arguments import SHARD_BYTES
 from extract.codecs.calibration import fit_codec
 from extract.config import ExtractConfig
 from extract.datasets import Dataset, open_dataset
+from extract.datasets.mirrored import Mirrored
 from extract.pipeline.child import Child, cut_off
 from extract.pipeline.coding import code
 from extract.pipeline.continued import go_on
@@ -116,6 +117,8 @@ def extract(
             manifest and in the summary instead, and the others go on.
     """
     dataset = open_dataset(config.dataset, data_root, split, config.dataset_settings)
+    if config.mirror:
+        dataset = Mirrored(dataset, words=config.mirror == "words")
     stage = load_stage(
         config,
         weights,
