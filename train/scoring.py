@@ -161,9 +161,13 @@ def _predict_all(
     if not with_shuffled:
         return predictions, []
     how = {"rule": predictions.rule, "sigma": min(sigmas), "device": device}
-    return predictions, [
-        predict_shuffled(reader, head, videos, seed=seed, **how) for seed in range(NUM_SHUFFLES)
-    ]
+    try:
+        return predictions, [
+            predict_shuffled(reader, head, videos, seed=seed, **how) for seed in range(NUM_SHUFFLES)
+        ]
+    except controls.NoDonor as error:
+        print(f"The control with shuffled text is left out: {error}.")
+        return predictions, []
 
 
 def _kept(
@@ -233,15 +237,13 @@ def predict_shuffled(
     """What the head says of every expression when it gets the text of another.
 
     Only queries that are kept at ``sigma`` are in it, so they can be kept at any higher one.
+
+    Raises:
+        NoDonor: an expression cannot.
     """
     everything = [expression for of_video in videos.values() for expression in of_video]
-    try:
-        ids, texts = [e.video for e in everything], [e.text for e in everything]
-        chosen = controls.donors(ids, texts, seed=seed)
-    except ValueError as error:
-        raise InputError(
-            f"{reader.path}: sentences cannot be shuffled ({error}); leave --controls out"
-        ) from None
+    ids, texts = [e.video for e in everything], [e.text for e in everything]
+    chosen = controls.donors(ids, texts, seed=seed)
     donors = {e.key: everything[j] for e, j in zip(everything, chosen, strict=True)}
     outputs = {}
     for expression, scores, embeds in predict(reader, head, videos, donors=donors, device=device):

@@ -427,8 +427,10 @@ def test_bad_input_ends_in_one_sentence(
 
 def test_shuffling_needs_a_second_video(place: Path, capsys: pytest.CaptureFixture) -> None:
     synthetic.write_cache(place / "single", num_videos=1)
-    assert _run(place, place / "single_out", "--controls", cache="single") == 2
-    assert "leave --controls out" in capsys.readouterr().err
+    assert _run(place, place / "single_out", "--controls", cache="single") == 0
+    assert "with shuffled text is left out: no other video" in capsys.readouterr().out
+    metrics = json.loads((place / "single_out" / "metrics.json").read_text())
+    assert set(metrics["controls"]) == {"every_object", "nothing", "best_choice"}
 
 
 def test_a_cache_of_other_channels_is_refused(place: Path, capsys: pytest.CaptureFixture) -> None:
