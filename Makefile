@@ -29,11 +29,16 @@ export OMP_WAIT_POLICY = PASSIVE
 
 BIN = .venv/bin
 INSTALLED = .venv/installed
+TRAINING = $(BIN)/python -m train $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(RUN) \
+	--resume $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
+SWEEPING = $(BIN)/python -m train.sweep $(SWEEP) --config $(TRAIN_CONFIG) \
+	--cache $(CACHE)/$(TRAIN_SPLIT) --eval-cache $(CACHE)/$(EVAL_SPLIT) --seeds $(SEEDS) \
+	--work-dir $(OUT)/sweep-$(SWEEP) --resume $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data extract train eval demo segment sweep params check-data stats submit verify bench bench-gpu test \
-	faults lint
+.PHONY: help setup check-train check-sweep data extract train eval demo segment sweep params check-data \
+	stats submit verify bench bench-gpu test faults lint
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +49,13 @@ $(INSTALLED): setup.cfg pyproject.toml scripts/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e '.[all,dev]'
 	@touch $@
+
+# Wrong options are refused before hours of stage one.
+check-train: setup
+	@$(TRAINING) --check
+
+check-sweep: setup
+	@$(SWEEPING) --check
 
 data: setup ## draw the demo's videos (does nothing for your own data)
 ifeq ($(DATA),$(DEMO)/data)
@@ -58,10 +70,9 @@ extract: data ## stage one: frozen VITA over $(SPLITS) of $(DATA) into $(CACHE),
 			$(if $(EXTRACT_OPTIONS),--cfg-options $(EXTRACT_OPTIONS)); \
 	done
 
-train: extract ## stage two: train a head from $(CACHE) into $(RUN)
+train: check-train extract ## stage two: train a head from $(CACHE) into $(RUN)
 	@echo "== train"
-	@$(BIN)/python -m train $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(RUN) --resume \
-		$(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
+	@$(TRAINING)
 
 eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 	@echo "== eval"
@@ -96,10 +107,8 @@ segment: setup ## masks for your own video and sentence: VIDEO=clip.mp4 TEXT="..
 		$(if $(filter command%,$(origin WEIGHTS)),--weights $(WEIGHTS))) \
 		$(SEGMENT_OPTIONS)
 
-sweep: extract ## train the rows of $(SWEEP) with $(SEEDS) in one pass, score them, make the table
-	@$(BIN)/python -m train.sweep $(SWEEP) --config $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) \
-		--eval-cache $(CACHE)/$(EVAL_SPLIT) --seeds $(SEEDS) --work-dir $(OUT)/sweep-$(SWEEP) \
-		--resume $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
+sweep: check-sweep extract ## train the rows of $(SWEEP) with $(SEEDS) in one pass, score them, make the table
+	@$(SWEEPING)
 
 params: setup ## count the parameters of the paper's head, part by part
 	@$(BIN)/python -m train.params

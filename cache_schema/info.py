@@ -81,7 +81,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     """A summary as text, one figure a line."""
     rows = [(name, str(found[name])) for name in ("path", "schema_version", "dataset", "split")]
     for name in ("facts", "segmenter"):
-        rows.append((name, ", ".join(f"{key} {value}" for key, value in found[name].items())))
+        told = (f"{key} {value}" for key, value in found[name].items() if value != "")
+        rows.append((name, ", ".join(told)))
     rank, cost = found["codec_rank"], found["codec_iou"]
     light = ", a light cache" if found["light"] else ""
     rows.append(("codec", found["codec"] + (f", rank {rank}" if rank else light)))

@@ -28,11 +28,13 @@ class Facts:
             caches of unknown data sets.
         protocol: how it is scored: expression by expression, or as DAVIS scores.
         has_text: it has expressions.
+        release: which it is, where there are several, such as "v1"; empty where nobody knows.
     """
 
     one_object: bool | None
     protocol: Literal["expressions", "davis"]
     has_text: bool
+    release: str = ""
 
 
 @dataclass(frozen=True, eq=False)

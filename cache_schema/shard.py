@@ -148,13 +148,14 @@ def texts_crc32(file: h5py.File) -> int:
 
 
 def _read_facts(file: h5py.File) -> Facts:
-    match json_attribute(file, "facts_json", dict):
+    match {"release": "", **json_attribute(file, "facts_json", dict)}:
         case {
             "one_object": True | False | None as one_object,
             "protocol": "expressions" | "davis" as protocol,
             "has_text": bool() as has_text,
+            "release": str(release),
         }:
-            return Facts(one_object, protocol, has_text)
+            return Facts(one_object, protocol, has_text, release)
     raise InputError(f"{file.filename}: its facts of the data set are none that this program knows")
 
 

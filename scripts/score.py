@@ -34,6 +34,8 @@ def main(argv: list[str]) -> int:
         workers=arguments.workers,
         strict=arguments.strict,
     )
+    if data.facts.release:
+        content["release"] = data.facts.release
     report.write_metrics(Path(arguments.out), content)
     print(f"{report.table(content, name='score')}\n")
     print(report.missing_lines(content["missing"]), end="")

@@ -44,6 +44,14 @@ class MetaExpressions:
         """Video ids in the order of the file."""
         return list(self._videos)
 
+    @property
+    def num_expressions(self) -> int:
+        """How many sentences there are; videos that are malformed have none."""
+        videos = (
+            video.get("expressions") for video in self._videos.values() if type(video) is dict
+        )
+        return sum(len(listed) for listed in videos if type(listed) is dict)
+
     def error(self, video_id: str, what: str, path: Path | None = None) -> InputError:
         """Something is wrong with a video: in this file, or in the one given."""
         return InputError(f"video {video_id!r} in {path or self.path}: {what}")

@@ -34,6 +34,7 @@ from extract.datasets import Dataset, open_dataset
 from extract.datasets.mirrored import Mirrored
 from extract.pipeline.child import Child, cut_off
 from extract.pipeline.coding import code
+from extract.pipeline.continued import go_on
 from extract.pipeline.inference import infer
 from extract.pipeline.parts import CodedFrames, Failed
 from extract.pipeline.prefetch import ahead
@@ -133,6 +134,7 @@ def extract(
         "annotations_sha256": dataset.fingerprint(),
     }
     out = Path(out)
+    settings, facts = go_on(out, dataset, settings, has_text=stage.text is not None)
     codec = _codec(stage, dataset, out, settings, queue, rank)
     own = share(dataset, rank)
 
@@ -143,7 +145,7 @@ def extract(
             dataset=config.dataset,
             split=split or "",
             codec=codec,
-            facts=dataset.facts,
+            facts=facts,
             segmenter=stage.segmenter.facts(config.segmenter_type),
             shard_bytes=shard_bytes,
             rank=rank.rank,

@@ -22,6 +22,10 @@ from train.replay import vita_masks
 SURE = 0.5  # a video query counts as an object if that is its probability of being any at all
 
 
+class NoDonor(ValueError):
+    """An expression cannot get the text of another."""
+
+
 def donors(videos: Sequence[str], texts: Sequence[str], *, seed: int) -> list[int]:
     """Choose for every expression another whose text it gets.
 
@@ -36,7 +40,7 @@ def donors(videos: Sequence[str], texts: Sequence[str], *, seed: int) -> list[in
         For each expression the index of its donor.
 
     Raises:
-        ValueError: an expression without any donor (a single video, or all texts the same).
+        NoDonor: an expression has none (a single video, or all texts the same).
     """
     rng = np.random.default_rng(seed)
     video, text = (np.unique(names, return_inverse=True)[1] for names in (videos, texts))
@@ -44,7 +48,7 @@ def donors(videos: Sequence[str], texts: Sequence[str], *, seed: int) -> list[in
     for i in range(len(video)):
         pool = np.flatnonzero((video != video[i]) & (text != text[i]))
         if not len(pool):
-            raise ValueError("no other video has an expression with another text")
+            raise NoDonor("no other video has an expression with another text")
         chosen.append(int(rng.choice(pool)))
     return chosen
 
