@@ -119,12 +119,11 @@ class Moments:
             setattr(total, name, value + getattr(other, name))
         return total
 
-    def basis(self, rank: int, *, weighted: bool = True) -> Basis:
-        """The basis that `fit_basis` finds for what was counted; without weights, plain PCA."""
+    def basis(self, rank: int) -> Basis:
+        """The basis that `fit_basis` finds for what was counted."""
         mean = self.sum / self.pixels
         covariance = self.products / self.pixels - np.outer(mean, mean)
-        metric = self.metric / max(self.queries, 1) if weighted else np.eye(len(mean))
-        return fit_basis(mean, covariance, metric, rank)
+        return fit_basis(mean, covariance, self.metric / max(self.queries, 1), rank)
 
 
 class _Half:
