@@ -154,14 +154,12 @@ def test_swin_by_gathers_equals_the_library(
         assert (mine - theirs).abs().max() < allowed
 
 
-@pytest.mark.parametrize("form", ["INTERPOLATE", "SWIN"])
 @pytest.mark.parametrize("size", [(64, 96), (75, 101)])
 def test_the_forms_for_a_gpu_equal_the_library(
-    vita: VITA, monkeypatch: pytest.MonkeyPatch, form: str, size: tuple[int, int]
+    vita: VITA, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(forms, "gpu", lambda tensor: True)
-    for other in {"INTERPOLATE", "SWIN", "KERNEL"} - {form}:
-        monkeypatch.setattr(forms, other, False)
+    monkeypatch.setattr(forms, "KERNEL", False)
     frames = images(3, 3, *size)
     assert_close(vita.frames(frames)[0], *by_the_library(vita, frames))
 

@@ -31,7 +31,7 @@ class FoldedBackbone:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """(t, 3, Hp, Wp) -> the maps (t, C_l, h_l, w_l) of the stages, fine to coarse."""
-        if forms.SWIN and forms.gpu(images) and hasattr(self._backbone, "swin"):
+        if forms.gpu(images) and hasattr(self._backbone, "swin"):
             return swin_maps(self._backbone, images)
         layout = forms.layout(images.device)
         if self._has_norms and self._state != (state := [layout, *state_of(self._backbone)]):

@@ -34,7 +34,7 @@ def resize(tokens: Tensor, shape: Shape, new_shape: Shape) -> Tensor:
     Returns:
         (t, h'*w', C) float32 of a map of `new_shape`.
     """
-    if forms.INTERPOLATE and forms.gpu(tokens):
+    if forms.gpu(tokens):
         down, right = (old // new for old, new in zip(shape, new_shape, strict=True))
         if shape == (down * new_shape[0], right * new_shape[1]) and down % 2 == right % 2 == 0:
             return _middle(tokens.unflatten(1, shape), down, right).flatten(1, 2)
