@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -32,7 +33,6 @@ from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import model_threads
 from cache_schema.host.launch import SINGLE
-from cache_schema.writer import CacheWriter
 from extract.__main__ import find_device
 from extract.codecs.calibration import fit_codec
 from extract.codecs.video_tracks import video_tracks
@@ -42,7 +42,7 @@ from extract.pipeline.coding import code
 from extract.pipeline.inference import VideoRun, infer
 from extract.pipeline.parts import Clips, Failed, Frames
 from extract.pipeline.reading import encode_expressions, read
-from extract.pipeline.run import SHARD_BYTES, extract
+from extract.pipeline.run import extract, new_cache
 from extract.pipeline.writing import write
 from extract.stage import RANDOM, Stage, clip_bank, load_stage
 from scripts.measuring import (
@@ -135,14 +135,7 @@ def measure(
         timed("video level, no clips", lambda: video_levels(stage, results, clips=False))
         coded = timed("code", lambda: list(code(stage, codec, results)))
         timed("tracks", lambda: track_all(codec, coded), 1)
-
-        def open_cache() -> CacheWriter:
-            return CacheWriter(
-                out, fingerprint={"codec": codec.describe()}, dataset=config.dataset, split="",
-                codec=codec, facts=dataset.facts,
-                segmenter=segmenter.facts(config.segmenter_type), shard_bytes=SHARD_BYTES,
-            )  # fmt: skip
-
+        open_cache = partial(new_cache, stage, dataset, codec, out, {})
         timed("tracks and write", lambda: exhaust(write(open_cache, coded)), 1)
 
     for turn in range(arguments.repeats):

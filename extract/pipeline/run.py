@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,21 +133,9 @@ def extract(
     out = Path(out)
     codec = _codec(stage, dataset, out, settings, queue, rank)
     own = share(dataset, rank)
-
-    def open_cache() -> CacheWriter:
-        return CacheWriter(
-            out,
-            fingerprint=settings | {"codec": codec.describe()},
-            dataset=config.dataset,
-            split=split or "",
-            codec=codec,
-            facts=dataset.facts,
-            segmenter=stage.segmenter.facts(config.segmenter_type),
-            shard_bytes=shard_bytes,
-            rank=rank.rank,
-            world_size=rank.world_size,
-        )
-
+    open_cache = partial(
+        new_cache, stage, dataset, codec, out, settings, shard_bytes=shard_bytes, rank=rank
+    )
     summary, start = Summary(total=len(own)), time.perf_counter()
     readers = readers or default_readers(stage.segmenter.device)
     with closing(outcomes_of(stage, dataset, codec, open_cache, own, queue, readers)) as outcomes:
@@ -163,6 +152,31 @@ def extract(
     _check_all(summary)
     _look_back(summary, out, dataset)
     return summary
+
+
+def new_cache(
+    stage: Stage,
+    dataset: Dataset,
+    codec: Codec,
+    out: Path,
+    settings: dict[str, Any],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    rank: Rank = SINGLE,
+) -> CacheWriter:
+    """Open the cache of a stage for writing; ``settings`` and the codec make its fingerprint."""
+    return CacheWriter(
+        out,
+        fingerprint=settings | {"codec": codec.describe()},
+        dataset=stage.config.dataset,
+        split=settings.get("split", ""),
+        codec=codec,
+        facts=dataset.facts,
+        segmenter=stage.segmenter.facts(stage.config.segmenter_type),
+        shard_bytes=shard_bytes,
+        rank=rank.rank,
+        world_size=rank.world_size,
+    )
 
 
 def outcomes_of(

@@ -22,19 +22,17 @@ import torch
 from torch import Tensor
 
 from cache_schema.codecs import Codec
-from cache_schema.writer import CacheWriter
 from extract.codecs.calibration import fit_codec
 from extract.config import load_config
 from extract.datasets import VideoFolder
 from extract.pipeline.inference import infer
 from extract.pipeline.parts import Failed, Images
 from extract.pipeline.reading import read
-from extract.pipeline.run import SHARD_BYTES, default_readers, outcomes_of
+from extract.pipeline.run import default_readers, new_cache, outcomes_of
 from extract.segmenters.vita.graphs import Graphs
 from extract.stage import RANDOM, Stage, allow_tf32, load_stage, precision
 from scripts.bench_extract import draw
-from scripts.bench_gpu.kernels import traced
-from scripts.measuring import Figures, attempt, exhaust, peak_mb, seconds_each
+from scripts.measuring import Figures, attempt, exhaust, peak_mb, seconds_each, traced
 
 #: What MeViS has: videos, and frames of each.
 MEVIS = 2006 * 80
@@ -245,16 +243,9 @@ def pipeline(bench: Bench, videos: int) -> Iterator[None]:
     """Stage one from JPEG files to sealed shards: after each of so many videos, as it is done."""
     ids, readers = bench.dataset.ids[:videos], default_readers(bench.device)
     with TemporaryDirectory(dir=bench.folder) as out:
-
-        def open_cache() -> CacheWriter:
-            return CacheWriter(
-                Path(out) / "cache", fingerprint={"codec": bench.codec.describe()},
-                dataset="folder", split="", codec=bench.codec, facts=bench.dataset.facts,
-                segmenter=bench.stage.segmenter.facts(bench.stage.config.segmenter_type),
-                shard_bytes=SHARD_BYTES,
-            )  # fmt: skip
-
-        run = outcomes_of(bench.stage, bench.dataset, bench.codec, open_cache, ids, 1, readers)
+        parts = bench.stage, bench.dataset, bench.codec
+        open_cache = partial(new_cache, *parts, Path(out) / "cache", {})
+        run = outcomes_of(*parts, open_cache, ids, 1, readers)
         with closing(run) as outcomes:
             next(outcomes)
             for _, outcome in outcomes:

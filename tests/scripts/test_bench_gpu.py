@@ -11,8 +11,7 @@ import torch
 from cache_schema.host import cli
 from scripts.bench_gpu import __main__ as bench
 from scripts.bench_gpu import sound, stage_one, stage_two
-from scripts.bench_gpu.kernels import union
-from scripts.measuring import errors
+from scripts.measuring import errors, union
 
 CPU = torch.device("cpu")
 TINY = argparse.Namespace(tiny=True, device="cpu", turn=0.0)
