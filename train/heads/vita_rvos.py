@@ -14,7 +14,7 @@ from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
 from train.heads.dmvs import check_heads
 from train.heads.parts.object_tokens import ObjectDecoderLayer, ObjectEncoder
 from train.heads.parts.text import TextProjection
-from train.losses.similarity import SimilarityCriterion
+from train.losses.vita import SimilarityCriterion
 
 
 class VitaRVOS(Head):

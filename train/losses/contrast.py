@@ -13,7 +13,7 @@ from torch.nn import functional
 from cache_schema.host.cli import InputError
 from train.losses.criterion import Average
 from train.losses.points import RandomPoints
-from train.losses.similarity import SimilarityCriterion
+from train.losses.vita import SimilarityCriterion
 from train.masks.supervision import Matches
 
 if TYPE_CHECKING:

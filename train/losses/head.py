@@ -10,8 +10,7 @@ from torch import Tensor
 
 from cache_schema.host.cli import InputError
 from train.losses.assignment import by_overlap, own_matches, own_overlaps
-from train.losses.classification import Binary
-from train.losses.criterion import Average, SetCriterion
+from train.losses.criterion import Average, Binary, SetCriterion
 from train.losses.points import RandomPoints
 from train.masks.supervision import joined
 
@@ -65,16 +64,8 @@ class HeadCriterion(SetCriterion):
     """
 
     reads = ("mask_features", "overlaps", "video_logits")
-    RANGES: ClassVar = {
-        "num_points": (1, 1e7),
-        "oversample_ratio": (1, 1000),
-        "importance_ratio": (0, 1),
-        "overlap_threshold": (0.01, 1),
-    }
-    CHOICES: ClassVar = {
-        "assignment": ("hungarian", "overlap"),
-        "class_term": ("mean", "per_sample"),
-    }
+    RANGES: ClassVar = {"overlap_threshold": (0.01, 1)}
+    CHOICES: ClassVar = {"assignment": ("hungarian", "overlap")}
 
     def __init__(
         self,
