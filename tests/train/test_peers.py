@@ -17,7 +17,7 @@ from train.checkpoint import read_checkpoint
 from train.config import complete
 from train.data import ClipDataset, collate
 from train.heads import CacheSizes, Head, HeadInputs, HeadOutput, find_head
-from train.heads.parts.hierarchy import HierarchicalMotion, aligned, halved
+from train.heads.dshmp import HierarchicalMotion, aligned, halved
 from train.losses.contrast import CONTRAST_DIM, ContrastiveCriterion, contrastive_losses
 from train.losses.points import sample_points
 from train.losses.vita import frame_matches

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
-from train.heads.dmvs import check_heads
+from train.heads.parts.attention import check_heads, three_layers
 from train.heads.parts.object_tokens import ObjectDecoderLayer, ObjectEncoder
 from train.heads.parts.text import TextProjection
 from train.losses.vita import SimilarityCriterion
@@ -133,10 +133,3 @@ class VitaRVOS(Head):
                 "query_embeds": self.query_embed(layers[-1]),
             }
         return found
-
-
-def three_layers(dim: int, out_dim: int) -> nn.Sequential:
-    """Three linear layers with ReLU between them."""
-    return nn.Sequential(
-        nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim)
-    )

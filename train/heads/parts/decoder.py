@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from train.heads.parts.attention import Attention, FeedForward
-from train.heads.parts.frames import read_frames
+from train.heads.parts.attention import Attention, FeedForward, read_frames
 
 #: What motion queries may read: F_w, F_me, Q_v, Q_f.
 READS = ("words", "expression", "video", "frames")
