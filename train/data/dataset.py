@@ -12,12 +12,12 @@ from cache_schema.places import Places, find
 from cache_schema.reader import CacheReader, Video
 from cache_schema.records import Clip, Expression
 from train.data.batch import Sample
-from train.data.buffers import Buffers
 from train.data.compatible import check_compatible
 from train.data.mixture import Mixture
 from train.data.sizes import common_sizes
 from train.data.targets import ClipRuns, clip_runs, clip_targets
 from train.losses import Targets
+from train.memory import Buffers
 
 
 class ClipDataset(Dataset):

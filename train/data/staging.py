@@ -22,10 +22,10 @@ from cache_schema.host.cores import SPARE_THREADS
 from cache_schema.places import Places, fill
 from cache_schema.reader import CacheReader
 from train.data.batch import Batch, Sample, head_inputs, of_each
-from train.data.buffers import torch_dtype
 from train.data.targets import ClipRuns, paint_all, toggles
 from train.heads.base import HeadInputs
 from train.masks.logits import MaskFeatures
+from train.memory import torch_dtype
 
 #: Batches that are ready or being made while training is at one.
 AHEAD = 2

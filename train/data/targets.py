@@ -11,8 +11,8 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Expression
 from cache_schema.run_lengths import run_ends
-from train.data.buffers import Buffers
 from train.masks.targets import Targets
+from train.memory import Buffers
 from train.run_lengths import has_pixels, paint
 
 
