@@ -27,8 +27,6 @@ def save(folder: Path, codec: Codec, settings: dict[str, Any]) -> None:
     """Keep a codec that was just fitted; atomic and durable. The folder is made when missing.
 
     Args:
-        folder: of the cache.
-        codec: with its basis, if it has one.
         settings: what it was fitted for, as plain JSON; see `load`.
 
     Raises:

@@ -79,8 +79,6 @@ class CodecIoU:
     """What a codec costs a video: IoU of the segmenter's own masks, coded against exact.
 
     Attributes:
-        mean: over the masks.
-        worst: of the masks.
         masks: how many were compared, at least one.
     """
 
@@ -118,7 +116,6 @@ class Expression:
 
     Attributes:
         expression_id: its id, unique within the video.
-        text: the sentence as it came.
         object_ids: ids of the objects it means; empty without a target.
         annotation_ids: keys of the video's objects whose masks make the ground truth.
         tag: what the sentence needs ('static', 'reversible', ...), '' when unknown.

@@ -33,7 +33,6 @@ class Video:
 
     Attributes:
         id: of the video.
-        geometry: of its frames.
         num_frames: T.
         frame_names: one a frame.
         source: name of its shard, and identity of the file that what is known holds for.

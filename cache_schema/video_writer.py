@@ -23,10 +23,7 @@ class VideoWriter:
 
     Args:
         group: the video's empty group.
-        video_id: its id, for messages.
-        geometry: of its frames.
         frame_names: one a frame; their number is the number of frames to come.
-        codec: of the mask features.
         guard: a context that turns storage errors into `InputError`.
 
     Raises:

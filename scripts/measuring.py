@@ -111,9 +111,6 @@ def attempt(
     """Enter a measurement, or the error that stopped it; the others go on.
 
     Args:
-        figures: to enter it into.
-        name: under which.
-        measure: makes it; whatever it raises is entered.
         end: by ``time.perf_counter``: later than that nothing is measured any more.
     """
     try:

@@ -104,7 +104,6 @@ def check_state(
     """Refuse a checkpoint whose training state is not such as this run's; torch does not look.
 
     Args:
-        path: of the checkpoint.
         checkpoint: from `read_checkpoint`.
         own: ``optimizer`` and ``param_schedulers`` as this run would write them.
         shapes: of the parameters, in the optimizer's order.
@@ -212,7 +211,6 @@ def check_same_run(path: Path, checkpoint: dict[str, Any], training: dict[str, A
     """Refuse to go on from a checkpoint of another run.
 
     Args:
-        path: of the checkpoint.
         checkpoint: from `read_checkpoint`.
         training: from `training_facts`.
     """

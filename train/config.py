@@ -163,7 +163,6 @@ def stored_config(
     """The complete config that a checkpoint says it was trained with.
 
     Args:
-        checkpoint: where it is, for messages.
         training: its ``meta["training"]``, whatever it holds.
         options, row: to be put over it, see `load_config`.
 

@@ -72,7 +72,6 @@ class PredictionsWriter:
         """Store one expression.
 
         Args:
-            video_id, expression_id: whose.
             scores: (N_m,) after the sigmoid.
             queries: mask embeddings (N_m, C), or sources (N_m,).
 
@@ -142,7 +141,6 @@ class Predictions:
         """Scores (N_m,) f32, and mask embeddings (N_m, C) f32 or sources (N_m,) int64.
 
         Args:
-            video_id, expression_id: whose.
             sizes: N_v and C, as the cache has them; None takes any.
 
         Raises:

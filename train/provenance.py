@@ -41,8 +41,6 @@ def describe_run(
         seed: of the training; None if it is not known.
         caches: what caches were used for ("training", "evaluation") and which they were, see
             `cache_identity`.
-        device: what was computed on.
-        seconds: how long it took.
         more: put after these, such as ``checkpoint``.
 
     Returns:

@@ -75,11 +75,8 @@ def replay(
     """Final masks of several expressions, one frame after the other.
 
     Args:
-        video: of the cache.
         groups: for each of G expressions its kept queries: mask embeddings (N, C), or the numbers
             (N,) of video queries, whose own masks are taken. None of them is an empty mask.
-        codec: of the cache.
-        device: where the masks are computed.
 
     Yields:
         (G, H, W) bool, the union over each expression's queries; T times.
@@ -193,7 +190,6 @@ class StoredMasks:
     The segmenter stores those of its best queries; the others have none.
 
     Args:
-        video: of a light cache.
         queries: whose masks are asked for.
 
     Raises:

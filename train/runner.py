@@ -220,11 +220,8 @@ def build_runner(
 
     Args:
         heads: to train; they read the same batches, and are saved at the same iterations.
-        caches: what to train on.
         work_dir: for the log; created. Each head has a folder of its own.
-        device: where to train.
         start: iterations that the heads have behind them.
-        title: of the bar.
         validation: to evaluate heads on, every ``train.val_interval`` iterations.
 
     Raises:
@@ -367,8 +364,6 @@ def load_head(
     Args:
         config: from `load_config`; its model has to be the checkpoint's.
         checkpoint: an ``iter_N.pth`` of this project; only weights are read from it.
-        sizes: of the cache that the head is to read.
-        device: where the head goes.
 
     Raises:
         InputError: the checkpoint does not exist, cannot be read, or holds another head or

@@ -32,8 +32,6 @@ class TrainableHead(BaseModel):
     """The head with its loss, in the form that mmengine's loop calls.
 
     Args:
-        head: the head.
-        criterion: the loss.
         seed: of everything random in a step.
         autocast: the head's reduced precision; the loss is always float32.
         ema_decay: of the running average of the weights; 0 keeps none.
@@ -97,8 +95,6 @@ class TrainableHead(BaseModel):
         """One optimiser step.
 
         Args:
-            batch: on any device.
-            optim_wrapper: of this head's parameters.
             iteration: from 0.
             forward: called instead of this module, for one that is wrapped.
 

@@ -49,7 +49,6 @@ def find_kind(spec: str, where: str, base: type, package: str, apart: Collection
 
     Args:
         spec: a module of ``package``, which has one such class, or ``"package.module:Class"``.
-        where: the configuration's key, for messages.
         base: of the classes.
         package: its name.
         apart: what else lies in it.
@@ -84,10 +83,6 @@ def find_kind(spec: str, where: str, base: type, package: str, apart: Collection
 
 def find_class(spec: str, where: str) -> type:
     """The class of ``"package.module:Class"``; the folder of the command counts as a place.
-
-    Args:
-        spec: as it was written.
-        where: the configuration's key, for messages.
 
     Raises:
         InputError: it does not read so, the module does not import, or has no such class.

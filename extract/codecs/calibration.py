@@ -23,7 +23,6 @@ def fit_codec(stage: Stage, dataset: Dataset, depth: int) -> Codec:
     """Run the segmenter on clips of many videos, and fit the configured codec to them.
 
     Args:
-        stage: see `extract.stage`.
         dataset: the whole of it, so that every restart would fit the same.
         depth: see `extract.pipeline.prefetch.ahead`.
 

@@ -21,7 +21,6 @@ class VideoFolder(Dataset):
     """Videos of a folder, in natural order ("2" before "10"). Hidden files are left out.
 
     Args:
-        root: the folder.
         split: name of a sub-folder to use instead, if any.
 
     Raises:
@@ -81,7 +80,6 @@ class VideoFolder(Dataset):
 
         Args:
             video_id: one of `ids`.
-            objects: as for other data sets; here there are none.
 
         Raises:
             InputError: no frames, a file that cannot be decoded, or two frames of one name.

@@ -76,7 +76,6 @@ class MeViS(Dataset):
 
         Args:
             video_id: one of `ids`.
-            objects: whether to read the masks.
 
         Raises:
             InputError: anything wrong with this video's annotation; names file, video and key.

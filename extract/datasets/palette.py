@@ -35,7 +35,6 @@ def read_objects(paths: list[Path], *, video_id: str) -> dict[str, list[RLE | No
 
     Args:
         paths: the masks, one a frame.
-        video_id: for error messages.
 
     Returns:
         Object id (as a string, `VOID` included) -> one RLE a frame, None where it has no pixel.

@@ -145,11 +145,8 @@ class WarpedImage:
     """Frames of a clip that is made of one image file (a `FrameSource`).
 
     Args:
-        path: the image.
         size: (H, W) that the image must have: that of its annotations.
-        draw: the clip.
         masks: called once, for what `Draw.settle` takes.
-        video_id: for error messages.
     """
 
     path: Path

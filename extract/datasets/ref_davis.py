@@ -88,7 +88,6 @@ class RefDAVIS(Dataset):
 
         Args:
             video_id: one of `ids`.
-            objects: whether to read the masks.
 
         Raises:
             InputError: anything wrong with this video's annotation; names file and video.

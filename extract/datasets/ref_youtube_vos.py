@@ -73,7 +73,6 @@ class RefYouTubeVOS(Dataset):
 
         Args:
             video_id: one of `ids`.
-            objects: whether to read the masks.
 
         Raises:
             InputError: anything wrong with this video's annotation; names file, video and key.

@@ -133,7 +133,6 @@ class RefCOCO(Dataset):
 
         Args:
             video_id: one of `ids`.
-            objects: whether to hand over the masks.
 
         Raises:
             InputError: anything wrong with the annotation of its image; names file and key.

@@ -58,7 +58,6 @@ def segmenter_masks(
         num_frames: T.
         embeds: (N_v, C_mask), or (T, N_v, C_mask).
         logits: (N_v, K+1), which tell the best queries.
-        geometry: of the video.
         keep: how many queries; None keeps all.
 
     Returns:

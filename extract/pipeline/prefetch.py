@@ -25,7 +25,6 @@ def ahead(
     Args:
         items: consumed in the thread; a generator is closed there.
         room: the thread waits while the finished items weigh this much; 0 takes no thread.
-        name: of the thread.
         weight: of an item.
     """
     if room == 0:

@@ -37,8 +37,6 @@ def reading(
     Enter it before there are threads: the processes are forked.
 
     Args:
-        stage, dataset: see `read`.
-        ids: of the videos.
         processes: with more than one, image files and sentences are read by so many, and video
             files are decoded by each.
     """

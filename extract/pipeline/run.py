@@ -96,11 +96,9 @@ def extract(
     """Write what is missing of a cache.
 
     Args:
-        config: see `extract.config`.
         data_root, split: where the data set lies.
         weights: a ``.pth``, ``.pkl`` or ``.safetensors`` file, or `extract.stage.RANDOM`.
         out: folder of the cache; one that is there already is completed.
-        device: where the models run.
         chunk_frames: frames that go through the frame level together; None chooses by their size.
             Only a few chunks are in memory.
         shard_bytes: a shard is closed when it is larger than this.

@@ -20,7 +20,6 @@ def write(
     """Enter each video into the cache, or why it cannot be.
 
     Args:
-        open_cache: opens it.
         parts: see `extract.pipeline.coding.code`.
         keep: masks of so many video queries go into a cache without mask features; None keeps all.
 

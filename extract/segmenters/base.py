@@ -201,8 +201,6 @@ def configure(kind: type, values: Mapping[str, Any], where: str = "segmenter") -
 
     Args:
         kind: such as `Segmenter.Config`.
-        values: key to value.
-        where: the configuration's key, for messages.
 
     Raises:
         InputError: naming an unknown or missing key, or a value of another type.

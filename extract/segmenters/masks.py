@@ -67,7 +67,6 @@ def measure(
 
     Args:
         logits: (T, N, h, w).
-        geometry: of the video.
         objects: (T, O, rows, columns), see `object_cells`; none by default.
 
     Returns:
@@ -141,7 +140,6 @@ def object_cells(objects: Mapping[str, list[RLE | None]], geometry: Geometry) ->
 
     Args:
         objects: one RLE or None a frame, at the original size.
-        geometry: of the video.
 
     Returns:
         (T, O, rows, columns) float16, 0 to 1, for the cells of `cells_of`; None without objects.

@@ -97,8 +97,6 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
 
     Args:
         settings: ``tiny`` is for tests.
-        device: where the models run.
-        figures: filled as they come.
     """
     sizes, start = TINY if settings.tiny else FULL, time.perf_counter()
     figures |= {
@@ -258,7 +256,6 @@ def whole(bench: Bench, rate: float) -> dict[str, float]:
     """How fast the pipeline is.
 
     Args:
-        bench: what is measured.
         rate: frames a second of the model, from which follows how many videos there is time for.
     """
     sizes, start = bench.sizes, time.perf_counter()

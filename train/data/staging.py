@@ -100,12 +100,7 @@ def room(layout: Layout) -> int:
 
 
 class Stager:
-    """Brings staged batches to a device.
-
-    Args:
-        caches: that the samples are from.
-        device: where they go.
-    """
+    """Brings staged batches to a device."""
 
     def __init__(self, caches: Sequence[CacheReader], device: torch.device) -> None:
         self.caches, self.device = list(caches), device
@@ -176,7 +171,6 @@ class Moved:
     """A batch on the device.
 
     Attributes:
-        batch: the batch.
         blocks: the memory that it lies in.
         ready: when it is there; None if it is there already.
     """

@@ -81,8 +81,6 @@ def clip_runs(video: Video, expression: Expression, indices: np.ndarray) -> Clip
     """The same masks as runs, not painted yet.
 
     Args:
-        video: where the objects are.
-        expression: names them by annotation id.
         indices: (T,) frames of the clip.
 
     Raises:

@@ -33,7 +33,6 @@ class DMVS(Head):
     nothing of the sentence, so a class loss on them could only teach the class head to ignore it.
 
     Args:
-        sizes: of the caches.
         hidden_dim: the head's channels C. The segmenter's queries are projected where they have
             another number of them, else taken as they are.
         text_dim, mask_dim: the caches', which may be stated: another number is refused.

@@ -28,7 +28,6 @@ class DsHmp(VitaRVOS):
     """`VitaRVOS` with hierarchical motion, fusion and learned queries; 22.4 M parameters.
 
     Args:
-        sizes: of the caches.
         num_heads, feedforward_dim: see `VitaRVOS`; the fusion has half of both.
         window_size: frames of the encoder's windows, whose motion is looked at together.
         dropout: of the projected text, of the fusion and of the queries' start.

@@ -25,7 +25,6 @@ class VitaRVOS(Head):
     cross-entropy that cross-entropy, with the same weights.
 
     Args:
-        sizes: of the caches.
         hidden_dim: the head's channels C.
         num_motion_queries: N_m.
         num_layers: decoder layers.

@@ -97,7 +97,6 @@ class ContrastiveCriterion(SimilarityCriterion, nn.Module):
 
         Args:
             embeds: (B, N_m, `CONTRAST_DIM`).
-            matches: of each sample.
             ids: see `Batch.ids`.
             random: source of random numbers, of which each sample has its own.
             average: see `SetCriterion.compare`.

@@ -53,7 +53,6 @@ class Softmax:
         Args:
             logits: (L, B, N, K + 1).
             labels: of each sample, (M,).
-            matches: of each layer.
 
         Returns:
             (L, B, N) both; the sum of one divided by that of the other is the weighted mean.
@@ -224,7 +223,6 @@ class SetCriterion:
             logits: (L, B, N) or (L, B, N, K + 1), of the whole batch.
             embeds: (B, L, N, C), of the whole batch.
             group: G samples of it.
-            random: source of random points.
 
         Returns:
             (G, L, N, largest M).

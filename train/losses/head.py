@@ -44,7 +44,6 @@ class Criterion(Protocol):
 
         Args:
             outputs: of the head, one a decoder layer, float32.
-            batch: what it was said of.
             random: source of random points, see `train.losses.points`.
             average: gives the mean of counts over processes; what a term is divided by goes
                 through it, so that several processes take the step that one would.

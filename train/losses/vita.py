@@ -65,7 +65,6 @@ def vita_losses(
         targets: B targets with their class labels.
         similarity: embeddings to compare, on the matches of the last layer.
         similarity_weight: of that term.
-        random: source of random points.
 
     Returns:
         The weighted terms of `SetCriterion.compare`, and ``loss_sim`` if asked for.
@@ -182,7 +181,6 @@ def frame_matches(
     Args:
         frames: (B, T, N_f, C).
         queries: (B, N_m, C).
-        matches: of the motion queries, B of them.
         visible: of each sample (M, T') bool, T' of its own frames.
 
     Returns:

@@ -188,7 +188,6 @@ class Group:
 
         Args:
             embeds: (B, L, N, C), of the whole batch.
-            matches: of each layer.
             num_points: P.
             choose: map logits (R, h, w) and the sample of each to points (R, P, 2).
 

@@ -40,11 +40,9 @@ def write_report(
     """Write sweep.csv, sweep.md, sweep.png and sweep.json, each in one piece.
 
     Args:
-        folder: where to; created.
         results: variant to the content of metrics.json of each of its seeds, at least one.
         reference: the variant that the others are compared with.
         parameters: learnable ones of each variant.
-        seconds: that each variant took.
         dropped: what is missing of the sweep, and why.
         paper: variant to J&F, J and F in percent as published; None unless the cache is of the
             data that they were measured on.

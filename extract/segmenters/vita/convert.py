@@ -55,7 +55,6 @@ def convert(source: Path, target: Path, config: str | None = None) -> None:
 
     Args:
         source: detectron2's ``.pth`` or ``.pkl``.
-        target: appears whole or not at all.
         config: file or preset with the sizes to expect; None takes those that the shapes show.
 
     Raises:

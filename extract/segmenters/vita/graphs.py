@@ -24,7 +24,6 @@ class _Graph:
     """A captured call.
 
     Attributes:
-        graph: to be replayed.
         images: (t, ...), what it reads.
         outputs: (t, ...) each, what it writes.
         constants: tensors that it reads and that nobody else may keep.

@@ -125,10 +125,7 @@ class SegmenterControls:
     """The controls that need no head, from one pass over the segmenter's own masks.
 
     Args:
-        video: of the cache.
         targets: for each of the E expressions whether it means anything.
-        codec: of the cache.
-        device: where the masks are computed.
     """
 
     def __init__(

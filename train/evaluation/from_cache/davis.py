@@ -69,13 +69,10 @@ def score_sequence(
     """Replay and score all annotators of one sequence, frame by frame.
 
     Args:
-        expressions: its sentences.
         rounds: for each round the kept mask embeddings (N, C) of each expression; the first round
             is the head's own, the others have shuffled texts.
-        codec: of the cache.
         has_truth: without it nothing is scored.
         masks: folder for the maps of the first round; None writes none.
-        device: where the masks are computed.
 
     Returns:
         One result a round; nothing without ground truth.
@@ -119,7 +116,6 @@ def object_maps(
     """For each frame and annotator a map of object ids, (H, W) uint8.
 
     Args:
-        expressions: of the video.
         kept: mask embeddings (N, C) of each expression's kept queries.
     """
     places = [place(expression) for expression in expressions]

@@ -83,14 +83,11 @@ def score_video(
     All rounds share the reading of mask features and truth, and memory does not grow with them.
 
     Args:
-        expressions: the E of them.
         rounds: for each round the kept mask embeddings (N, C) of each expression: those of a head
             at some sigma, or with shuffled texts.
-        codec: of the cache.
         has_truth: without it nothing is scored.
         with_controls: score the controls of VITA's own masks, too.
         masks: folder for PNG masks of the first round; None writes none.
-        device: where the masks are computed.
 
     Returns:
         The scores; None without ground truth.

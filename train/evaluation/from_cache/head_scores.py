@@ -62,8 +62,6 @@ def score_videos(
     A head that is in training mode is put into eval mode while it predicts.
 
     Args:
-        reader: of the cache.
-        heads: by name, on the device.
         rule, sigma: of each head, how its queries are kept; see `train.replay.keep`. The rule has
             to be "threshold" or "top1", not "auto": see `pick_rule`.
         device: where the heads are, and where masks are computed.
@@ -180,11 +178,9 @@ def validate(
     Neither a head's mode nor any random state is changed.
 
     Args:
-        heads: by name, on the device.
         reader: of a cache with ground truth.
         num_videos: see `choose_videos`.
         sigma, rule: of each head, how queries are kept; the rule is not "auto", see `pick_rule`.
-        device: where the heads are.
 
     Returns:
         ``J``, ``F``, ``J&F`` and ``num_expressions`` of each.

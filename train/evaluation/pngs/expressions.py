@@ -41,10 +41,6 @@ def score_masks(
     """Score a folder or zip of masks.
 
     Args:
-        videos: with ground truth; taken one by one.
-        path: the folder or zip.
-        num_videos: for the progress bar.
-        workers: processes.
         strict: stop at the first mask that is missing.
 
     Returns:

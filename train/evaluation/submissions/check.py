@@ -24,11 +24,7 @@ def check(
     """Everything that would be rejected; nothing if all is well.
 
     Args:
-        path: the zip.
-        layout: of the server.
         videos: what has to be in it; truth is not needed.
-        num_videos: for the progress bar.
-        workers: processes.
 
     Raises:
         InputError: the zip cannot be read.

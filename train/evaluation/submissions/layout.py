@@ -120,10 +120,6 @@ REF_DAVIS = Layout("Ref-DAVIS17", maps=True)
 def pick_layout(facts: Facts, where: str) -> Layout:
     """The layout of the benchmark whose expressions are of this kind: there is one of each.
 
-    Args:
-        facts: of the data set.
-        where: it lies, for the message.
-
     Raises:
         InputError: there is no such benchmark, or the data set does not say what it is.
     """

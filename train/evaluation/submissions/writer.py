@@ -59,7 +59,6 @@ def new_submission(path: Path, layout: Layout) -> Iterator[SubmissionWriter]:
 
     Args:
         path: the zip; a present one is replaced.
-        layout: of the server.
 
     Raises:
         InputError: the zip cannot be written.
@@ -82,11 +81,7 @@ def from_files(
 
     Args:
         source: folder or zip of the masks; with or without the folder Annotations.
-        layout: of the server.
         videos: what has to be in it; truth is not needed.
-        path: the zip to write.
-        num_videos: for the progress bar.
-        workers: processes.
 
     Returns:
         The number of masks.

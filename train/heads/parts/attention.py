@@ -14,7 +14,6 @@ class Attention(nn.Module):
     """Multi-head attention, residual, LayerNorm: the learned form of ``Q + softmax(Q K^T) K``.
 
     Args:
-        dim: channels C.
         num_heads: must divide C.
         dropout: on the attention weights and on what is added to the queries.
     """
@@ -120,7 +119,6 @@ def read_frames(
     """Let queries read the frame queries of a video of any length.
 
     Args:
-        attention: how.
         queries: (B, Q, C).
         frame_queries: Q_f, (B, T, N_f, C).
         frame_mask: (B, T) bool, True for real frames, at least one a row.

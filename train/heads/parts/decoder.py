@@ -59,12 +59,8 @@ class MotionQueryDecoder(nn.Module):
     """Q'_m = Decoder(Q_m, F_w, F_me), Eq. (8).
 
     Args:
-        dim: channels C.
         num_layers: decoder layers, 6 in the paper.
-        num_heads: attention heads.
-        feedforward_dim: hidden width of the feed-forward block.
         reads: of `READS`, what the queries read in each layer, in this order.
-        dropout: dropout rate.
     """
 
     def __init__(

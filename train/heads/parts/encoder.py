@@ -18,9 +18,6 @@ class MotionExpressionEncoder(nn.Module):
     through both. Each equation's softmax product is one learned `Attention`.
 
     Args:
-        dim: channels C.
-        num_heads: attention heads.
-        dropout: dropout rate.
         kind: one of `ENCODERS`.
     """
 
