@@ -34,7 +34,7 @@ from cache_schema.host.cli import InputError
 from cache_schema.host.cores import model_threads
 from cache_schema.host.launch import SINGLE
 from extract.__main__ import find_device
-from extract.codecs.calibration import fit_codec
+from extract.codecs.fitting import fit_codec
 from extract.codecs.video_tracks import video_tracks
 from extract.config import ExtractConfig, load_config
 from extract.datasets import open_dataset

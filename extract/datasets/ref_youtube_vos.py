@@ -14,7 +14,7 @@ from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.frames import ImageFiles
 from extract.datasets.meta_expressions import MetaExpressions, times_of
-from extract.datasets.palette import mask_paths, object_id, read_objects
+from extract.datasets.palette import object_id, true_objects
 from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
 
 #: Videos of valid proper; its file lists those of test (305) as well.
@@ -69,14 +69,7 @@ class RefYouTubeVOS(Dataset):
         return {path.relative_to(self.root).as_posix(): file_sha256(path) for path in self._files}
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video with its expressions and masks; frames are not touched yet.
-
-        Args:
-            video_id: one of `ids`.
-
-        Raises:
-            InputError: anything wrong with this video's annotation; names file, video and key.
-        """
+        """See `Dataset.video`."""
         frames = self.meta.frames(video_id)
         expressions = [
             self._expression(video_id, i, value)
@@ -178,9 +171,4 @@ class RefYouTubeVOS(Dataset):
         targets = [i for expression in expressions for i in expression.annotation_ids]
         if self.annotations is None or len(targets) < len(expressions):
             return {}
-        paths = mask_paths(self.annotations, video_id, frames)
-        if not self.needs_masks and not all(path.is_file() for path in paths):
-            return {}
-        made = read_objects(paths, video_id=video_id)
-        # An object may be hidden in every frame that is listed.
-        return {target: [None] * len(frames) for target in targets} | made
+        return true_objects(self.annotations, video_id, frames, targets, needed=self.needs_masks)

@@ -5,10 +5,11 @@
 (train, val, testA, ...); "train@google" takes it from another partition than the usual one.
 """
 
+import pickle
 from functools import cache
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from pycocotools import mask as coco
@@ -17,7 +18,6 @@ from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name, read_json
-from extract.datasets.pickles import read_plain_pickle
 from extract.datasets.pseudo_video import Warp, WarpedImage, draw_clip, mirrored
 from extract.datasets.records import (
     RLE,
@@ -129,14 +129,7 @@ class RefCOCO(Dataset):
         return self.images / name, size
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video with its expressions and masks; the image is not touched yet.
-
-        Args:
-            video_id: one of `ids`.
-
-        Raises:
-            InputError: anything wrong with the annotation of its image; names file and key.
-        """
+        """See `Dataset.video`."""
         image_id, variant = (int(part) for part in video_id.split("_"))
         path, size = self.image_path(video_id)
         refs = self._refs[image_id]
@@ -303,3 +296,31 @@ def _check_segmentation(value: Any, size: tuple[int, int]) -> str | None:
         whole = all(type(n) is int and n >= 0 for n in counts)
         return None if whole and sum(counts) == size[0] * size[1] else "has wrong run lengths"
     return check_rle(value)
+
+
+class _Plain(pickle.Unpickler):
+    """Builds lists, tuples, sets, dicts, strings and numbers: all that needs no import."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        # Every call, every object and so every way to run code begins with a look-up here.
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """What a pickle of plain containers holds; nothing in it is ever run.
+
+    Raises:
+        InputError: missing, no pickle, cut short, or it wants more than plain containers.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; check the data root and the split")
+    try:
+        with path.open("rb") as file:
+            # Files written by Python 2 hold byte strings.
+            return _Plain(file, encoding="utf-8", errors="replace").load()
+    except Exception as error:  # a malformed pickle may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"{path} is not a pickle of plain lists and dicts ({reason}); download it again, from"
+            " its publisher"
+        ) from None

@@ -6,6 +6,7 @@ of HDF5. Reading and writing have processes of their own and the model a thread,
 chunks apart: the slowest sets the pace, and memory does not grow with the length of a video.
 """
 
+import heapq
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import torch
@@ -29,7 +30,7 @@ from cache_schema.host.system import SystemTrouble
 from cache_schema.records import CodecIoU
 from cache_schema.writer import CacheWriter
 from extract.arguments import SHARD_BYTES
-from extract.codecs.calibration import fit_codec
+from extract.codecs.fitting import fit_codec
 from extract.config import ExtractConfig
 from extract.datasets import Dataset, open_dataset
 from extract.pipeline.child import Child, cut_off
@@ -38,7 +39,6 @@ from extract.pipeline.inference import infer
 from extract.pipeline.parts import CodedFrames, Failed
 from extract.pipeline.prefetch import ahead
 from extract.pipeline.progress import Progress
-from extract.pipeline.ranks import share, wait_for
 from extract.pipeline.readers import reading
 from extract.pipeline.reading import read
 from extract.pipeline.writing import write
@@ -285,3 +285,53 @@ def _look_back(summary: Summary, out: Path, dataset: Dataset) -> None:
             summary.unfinished = {i: known.failures[i] for i in dataset.ids if i in known.failures}
             if not (summary.unfinished or known.complete):
                 manifest.append(out, [{"complete": len(known.videos)}])
+
+
+T = TypeVar("T")
+
+#: Seconds between two looks for what rank 0 prepares, and until rank 0 is taken for dead.
+PAUSE = 1.0
+PATIENCE = 6 * 3600.0
+
+
+def share(dataset: Dataset, rank: Rank) -> list[str]:
+    """The videos of a rank, in the data set's order.
+
+    Longest first, each goes to the rank with the fewest frames so far. All videos take part, also
+    those that are in the cache already: every rank finds the same shares whenever it starts.
+    """
+    if rank.world_size == 1:
+        return dataset.ids
+    lengths = {video_id: _num_frames(dataset, video_id) for video_id in dataset.ids}
+    loads = [(0, k) for k in range(rank.world_size)]
+    own = set()
+    for video_id in sorted(lengths, key=lambda video_id: -lengths[video_id]):
+        load, least = loads[0]
+        heapq.heapreplace(loads, (load + lengths[video_id], least))
+        if least == rank.rank:
+            own.add(video_id)
+    return [video_id for video_id in lengths if video_id in own]
+
+
+def _num_frames(dataset: Dataset, video_id: str) -> int:
+    try:
+        return dataset.video(video_id, objects=False).num_frames
+    except InputError:  # whose share it is will say so
+        return 0
+
+
+def wait_for(look: Callable[[], T | None], what: str) -> T:
+    """What rank 0 prepares for the others, as soon as ``look`` finds it.
+
+    Raises:
+        InputError: it does not come.
+    """
+    end = time.monotonic() + PATIENCE
+    while (found := look()) is None:
+        if time.monotonic() > end:
+            raise InputError(
+                f"rank 0 has not prepared {what} in {PATIENCE / 3600:g} hours: see what it says, "
+                "then run the same command again"
+            )
+        time.sleep(PAUSE)
+    return found

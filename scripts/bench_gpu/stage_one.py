@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from cache_schema.codecs import Codec
-from extract.codecs.calibration import fit_codec
+from extract.codecs.fitting import fit_codec
 from extract.config import load_config
 from extract.datasets import VideoFolder
 from extract.pipeline.inference import infer

@@ -20,8 +20,8 @@ from extract.segmenters.masks import mask_logits, to_original
 from extract.segmenters.preprocessing import Preprocessor
 from extract.segmenters.vita import VITA, VITAConfig, deformable_kernel, forms
 from extract.segmenters.vita import pixel_decoder as pixel_decoder_module
+from extract.segmenters.vita.backbone import swin_maps
 from extract.segmenters.vita.deformable import sample, sampling_grid, value_table
-from extract.segmenters.vita.swin import swin_maps
 from extract.segmenters.vita.tokens import first_rows, map_of, resize, tokens_of
 
 BACKBONES = {

@@ -10,7 +10,7 @@ from torch import Tensor
 from extract.config import load_config
 from extract.segmenters.base import configure
 from extract.segmenters.vita import VITA, VITAConfig, forms, graphs
-from extract.segmenters.vita.constants import constant, holding
+from extract.segmenters.vita.forms import constant, holding
 from extract.segmenters.vita.graphs import Graphs
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from extract.segmenters.vita.constants import holding
+from extract.segmenters.vita.forms import holding
 
 #: Graphs that are kept, the ones used last.
 GRAPHS = 8

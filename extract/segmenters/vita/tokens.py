@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 
 from extract.segmenters.vita import forms
-from extract.segmenters.vita.constants import constant
+from extract.segmenters.vita.forms import constant
 
 Shape = tuple[int, int]  # h, w
 
