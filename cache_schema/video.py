@@ -14,9 +14,8 @@ from cache_schema.host.cli import InputError
 from cache_schema.manifest import Entry
 from cache_schema.names import escape, unescape
 from cache_schema.nodes import attribute, json_attribute, members, where
-from cache_schema.objects import unpack
 from cache_schema.open_shard import OpenShard
-from cache_schema.records import RLE, Clip, Expression
+from cache_schema.records import RLE, Clip, Expression, unpack
 
 if TYPE_CHECKING:
     from cache_schema.reader import CacheReader

@@ -14,8 +14,7 @@ from cache_schema.checksums import CRC
 from cache_schema.codecs import Codec, narrow
 from cache_schema.host.cli import InputError
 from cache_schema.names import check_text, escape, unescape
-from cache_schema.objects import pack
-from cache_schema.records import RLE, Clip, CodecIoU, Expression, Geometry
+from cache_schema.records import RLE, Clip, CodecIoU, Expression, Geometry, pack
 
 
 class VideoWriter:

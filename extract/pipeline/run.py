@@ -272,13 +272,7 @@ def _look_back(summary: Summary, out: Path, dataset: Dataset) -> None:
     """Fill in what is to be said of the cache as a whole."""
     known = manifest.read(out)
     summary.bytes_on_disk = sum(shard.stat().st_size for shard in out.glob("shard-*.h5"))
-    costs = [entry.codec_iou for entry in known.videos.values() if entry.codec_iou]
-    if masks := sum(cost.masks for cost in costs):
-        summary.codec_iou = CodecIoU(
-            mean=sum(cost.mean * cost.masks for cost in costs) / masks,
-            worst=min(cost.worst for cost in costs),
-            masks=masks,
-        )
+    summary.codec_iou = CodecIoU.over(entry.codec_iou for entry in known.videos.values())
     if set(dataset.ids) <= known.videos.keys() | known.failures.keys():
         with suppress(InputError):  # another rank is at work
             CacheLock(out).release()

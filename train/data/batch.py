@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cache_schema.codecs import Codec
-from cache_schema.places import Places
+from cache_schema.direct import Places
 from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.targets import ClipRuns

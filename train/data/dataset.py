@@ -7,8 +7,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cache_schema.direct import Places, find
 from cache_schema.host.cli import InputError
-from cache_schema.places import Places, find
 from cache_schema.reader import CacheReader, Video
 from cache_schema.records import Clip, Expression
 from train.data.batch import Sample

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cache_schema.direct import Places, fill
 from cache_schema.host.cores import SPARE_THREADS
-from cache_schema.places import Places, fill
 from cache_schema.reader import CacheReader
 from train.data.batch import Batch, Sample, head_inputs, of_each
 from train.data.targets import ClipRuns, paint_all, toggles
