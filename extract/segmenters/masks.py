@@ -55,11 +55,6 @@ def to_original(logits: Tensor, geometry: Geometry) -> Tensor:
     return maps.reshape(*logits.shape[:-2], *original)  # (..., H, W)
 
 
-def tracks(logits: Tensor, geometry: Geometry) -> Tensor:
-    """Where each query's mask is in each frame: the first that `measure` returns."""
-    return measure(logits, geometry)[0]
-
-
 def measure(
     logits: Tensor, geometry: Geometry, objects: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from stage_one import DEMO
+from stage_one import DEMO, prepare
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import (
@@ -257,7 +257,7 @@ def test_autocast_changes_little_and_puts_out_float32(dtype: torch.dtype) -> Non
     vita = VITA.load(config, DEMO.parents[1] / "assets" / "vita_tiny.safetensors")
     preprocess = Preprocessor(None, None, config.pixel_mean, config.pixel_std)
     drawn, _ = make_scene((0, 2, 0)).draw()
-    prepared = [preprocess(frame) for frame in drawn[:4]]
+    prepared = [prepare(preprocess, frame) for frame in drawn[:4]]
     frames = torch.stack([image for image, _ in prepared])
     seen, masks = [], []
     for vita.autocast in (None, dtype):

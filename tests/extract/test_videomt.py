@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stage_one import DEMO, small_config, small_data
+from stage_one import DEMO, prepare, small_config, small_data
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -162,7 +162,9 @@ def own(stage, data) -> tuple:
     """Features, video level and frame queries of the first video, by itself."""
     dataset = open_dataset("mevis", data, "train")
     video = dataset.video(dataset.ids[0])
-    images = [stage.preprocess(video.read_frame(t))[0][None] for t in range(video.num_frames)]
+    images = [
+        prepare(stage.preprocess, video.read_frame(t))[0][None] for t in range(video.num_frames)
+    ]
     features, said = clip_of(stage.segmenter, images)
     queries = stage.segmenter.frames(torch.cat(images))[0].frame_queries
     return video.id, features, said, queries
@@ -257,7 +259,7 @@ def test_the_loop_to_scores(cache, tmp_path):
 def test_frames_become_squares_as_the_librarys_processor_makes_them():
     frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
     preprocess = VidEoMT(tiny()).preprocessor(None, None)
-    image, geometry = preprocess(frame)
+    image, geometry = prepare(preprocess, frame)
     assert image.shape == (3, 64, 64) and geometry.padded_width == 64
     pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
     resized = F.interpolate(pixels, size=(64, 64), mode="bilinear", antialias=True)[0]

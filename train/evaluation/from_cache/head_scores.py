@@ -29,25 +29,6 @@ from train.replay import keep
 HeadScores = dict[str, dict[str, Score]]
 
 
-def score_heads(
-    reader: CacheReader,
-    heads: Mapping[str, Head],
-    *,
-    rule: Mapping[str, str],
-    sigma: Mapping[str, float],
-    device: torch.device | str = "cpu",
-    videos: Mapping[str, Sequence[ExpressionRef]] | None = None,
-) -> dict[str, dict]:
-    """The content of metrics.json of each head, equal to that of evaluating it alone.
-
-    Args, Raises: see `score_videos`.
-    """
-    videos = list_expressions(reader) if videos is None else videos
-    how = {"rule": rule, "sigma": sigma, "device": device}
-    scored = (of_heads for _, of_heads in score_videos(reader, heads, videos=videos, **how))
-    return collect_metrics(videos, scored)
-
-
 def score_videos(
     reader: CacheReader,
     heads: Mapping[str, Head],

@@ -8,7 +8,7 @@ from pathlib import Path
 from cache_schema.host.cli import InputError
 from train.evaluation import parallel
 from train.evaluation.pngs.files import open_masks
-from train.evaluation.submissions.layout import Layout, Problem
+from train.evaluation.submissions.layout import Layout, Problem, Rejected
 from train.progress import progress
 from train.records import AnnotatedVideo
 
@@ -48,23 +48,14 @@ def check(
 
 def check_video(video: AnnotatedVideo, *, path: Path, layout: Layout) -> list[Problem]:
     """What is missing of one video, and what is wrong with its files."""
-    files, size, problems = open_masks(path), video.annotated_size, []
-    rows, gaps = layout.file_names(video), []
-    for row in rows:
-        gaps.append([])
-        for name in row:
-            try:
-                data = files.read(name)
-            except InputError as error:
-                problems.append(Problem("broken file", str(error)))
-                continue
-            if data is None:
-                gaps[-1].append(name)
-                continue
-            problem, size = layout.check_png(data, size)
-            if problem is not None:
-                problems.append(Problem(problem.kind, f"{name}: {problem.where}"))
-    return problems + list(layout.list_missing(video, rows, gaps))
+
+    def read(name: str) -> bytes | None:
+        try:
+            return open_masks(path).read(name)
+        except InputError as error:
+            raise Rejected([Problem("broken file", str(error))]) from None
+
+    return layout.look(video, read)[1]
 
 
 def _extra(layout: Layout, names: Sequence[str], wanted: set[str]) -> list[Problem]:

@@ -109,28 +109,15 @@ def _pack_video(
     video: AnnotatedVideo, *, source: Path, layout: Layout, prefix: str
 ) -> tuple[AnnotatedVideo, list[tuple[str, bytes]], list[Problem]]:
     """The masks of a video as names and checked PNGs, or what is wrong with them."""
-    files, size = open_masks(source), video.annotated_size
-    masks: list[tuple[str, bytes]] = []
-    problems: list[Problem] = []
-    rows, gaps = layout.file_names(video), []
-    for row in rows:
-        gaps.append([])
-        for name in row:
-            data = files.read(prefix + name.removeprefix(layout.top))
-            if data is None:
-                gaps[-1].append(name)
-                continue
-            try:
-                data = _converted(data, layout)
-            except Undecided as error:
-                problems.append(Problem("unclear mask", f"{name}: {error}"))
-                continue
-            problem, size = layout.check_png(data, size)
-            if problem is None:
-                masks.append((name, data))
-            else:
-                problems.append(Problem(problem.kind, f"{name}: {problem.where}"))
-    return video, masks, problems + list(layout.list_missing(video, rows, gaps))
+
+    def read(name: str) -> bytes | None:
+        data = open_masks(source).read(prefix + name.removeprefix(layout.top))
+        try:
+            return data and _converted(data, layout)
+        except Undecided as error:
+            raise Rejected([Problem("unclear mask", f"{name}: {error}")]) from None
+
+    return video, *layout.look(video, read)
 
 
 def _converted(data: bytes, layout: Layout) -> bytes:
