@@ -32,6 +32,7 @@ class Video:
 
     Attributes:
         id: of the video.
+        codec: of the mask features.
         num_frames: T.
         frame_names: one a frame.
         source: name of its shard, and identity of the file that what is known holds for.
@@ -39,6 +40,7 @@ class Video:
 
     def __init__(self, reader: "CacheReader", entry: Entry):
         self._reader, self._entry, self.id = reader, entry, entry.id
+        self.codec = reader.codec
         self._index = reader.index(entry)
         self.source = entry.shard, self._index.identity
         self.num_frames = self._index.num_frames

@@ -103,7 +103,7 @@ def test_masks_from_an_exact_cache_are_vitas_own_to_the_pixel(exact, stage, data
     _, cache = exact
     for source in MeViS(data, "train"):
         _, _, masks, _ = direct(stage, source)
-        replayed = np.stack(list(vita_masks(cache.video(source.id), codec=cache.codec)), axis=1)
+        replayed = np.stack(list(vita_masks(cache.video(source.id))), axis=1)
         assert np.array_equal(replayed, masks)
         assert 0.01 < masks.mean() < 0.99  # random weights, but not trivial masks
 
@@ -113,7 +113,7 @@ def test_masks_from_a_float16_cache_differ_in_at_most_a_thousandth(stage, data, 
     cache = CacheReader(tmp_path / "cache")
     for source in MeViS(data, "train"):
         _, _, masks, _ = direct(stage, source)
-        replayed = np.stack(list(vita_masks(cache.video(source.id), codec=cache.codec)), axis=1)
+        replayed = np.stack(list(vita_masks(cache.video(source.id))), axis=1)
         assert (replayed != masks).mean() <= 1e-3
 
 

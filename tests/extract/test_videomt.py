@@ -18,7 +18,6 @@ from stage_one import DEMO, prepare, small_config, small_data
 from torch import Tensor
 from torch.nn import functional as F
 
-from cache_schema.codecs import get_codec
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
@@ -222,7 +221,7 @@ def test_masks_of_a_cache_are_the_segmenters_to_the_pixel(cache, stage, data):
     best = best_queries(said.logits[0], 4)
     expected = masks_of(features, said.mask_embeds[0][:, best], sides)
     assert 0.05 < expected.mean() < 0.95
-    found = np.stack(list(vita_masks(stored, codec=get_codec("float32"))))
+    found = np.stack(list(vita_masks(stored)))
     assert np.array_equal(found, expected)
 
 
@@ -233,7 +232,7 @@ def test_masks_of_a_light_cache_are_the_same(cache, tmp_path, stage, data):
     full, light = CacheReader(cache), CacheReader(out)
     for video_id in light.video_ids:
         stored = light.video(video_id)
-        expected = np.stack(list(vita_masks(full.video(video_id), codec=get_codec("float32"))))
+        expected = np.stack(list(vita_masks(full.video(video_id))))
         assert sorted(stored.segmenter_masks()) == [0, 1, 2, 3]
         for n, masks in stored.segmenter_masks().items():
             assert masks == [encode_mask(m) if m.any() else None for m in expected[:, n]]

@@ -110,7 +110,7 @@ def test_scores_are_those_of_the_replayed_masks(place: Path, done: tuple[Path, d
             scores, embeds = predictions.get(video_id, expression_id)
             kept = embeds[keep(scores, rule="threshold", sigma=0.5)]
             some += len(kept)
-            masks = np.stack(list(replay(video, [kept], codec=reader.codec)))[:, 0]
+            masks = np.stack(list(replay(video, [kept])))[:, 0]
             region, boundary = video_scores(true[:, i], masks)
             entry = metrics["per_expression"][f"{video_id}/{expression_id}"]
             assert entry["J"] == pytest.approx(region.mean(), abs=1e-3)

@@ -76,7 +76,6 @@ def score_videos(
             reader.video(video_id),
             expressions,
             list(kept.values()),
-            codec=reader.codec,
             has_truth=True,
             device=device,
         )

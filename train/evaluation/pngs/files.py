@@ -157,16 +157,11 @@ class MaskFiles:
 def what_is_missing(
     kinds: tuple[str, str, str], video: str, rows: Mapping[str, Sequence[str]], frames: int
 ) -> Iterator[tuple[str, str]]:
-    """What is missing of a video's files: all of it, else whole rows, else frames.
+    """Kind and name of what a video's files lack: all of it, else whole rows, else frames.
 
     Args:
-        kinds: what a missing video, row and frame are called.
-        video: its name.
         rows: name of each row to the names of the frames that it lacks.
         frames: how many a row has to have.
-
-    Yields:
-        Its kind and name.
     """
     whole = {name for name, gaps in rows.items() if len(gaps) == frames}
     if len(whole) == len(rows):

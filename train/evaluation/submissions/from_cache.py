@@ -61,13 +61,12 @@ def from_cache(
     layout = pick_layout(reader.facts, str(reader.path))
     by_video = {video.id: video.expressions for video in videos.values()}
     task = ReplayTask(reader, predictions, by_video, [sigma], device=device)
-    how = {"codec": reader.codec, "device": device}
     with new_submission(path, layout) as writer:
         for video, expressions, (kept,) in task:
             if layout.maps:
-                frames: Iterable = object_maps(video, expressions, kept, **how)
+                frames: Iterable = object_maps(video, expressions, kept, device=device)
             else:
-                frames = replay(video, kept, **how)
+                frames = replay(video, kept, device=device)
             writer.add(videos[video.id], _encoded(layout, videos[video.id], frames))
     return writer.num_files
 
