@@ -35,7 +35,6 @@ from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
 from cache_schema.reader import CacheReader
 from train.checkpoint import load_weights, read_checkpoint
-from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
 from train.heads import CacheSizes, Head, find_head
 from train.hooks import Checkpoints, Log, RunFile, Validation
@@ -44,8 +43,6 @@ from train.progress import INTERVAL
 from train.together import Together, grouped
 from train.trainable import Losses, build_head, learning_rate
 from train.trainee import Trainee
-
-__all__ = ["build_runner", "load_config", "load_head"]
 
 #: Numbers the passes of this process.
 _PASSES = itertools.count(1)

@@ -3,5 +3,3 @@
 from extract.text.decoupler import WordDecoupler
 from extract.text.encoder import TextEncoder
 from extract.text.pipeline import EncodedText, TextPipeline, normalise
-
-__all__ = ["EncodedText", "TextEncoder", "TextPipeline", "WordDecoupler", "normalise"]

@@ -6,8 +6,6 @@
 from cache_schema.host.lookup import find_kind
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
 
-__all__ = ["CacheSizes", "Head", "HeadInputs", "HeadOutput", "find_head"]
-
 
 def find_head(name: str) -> type[Head]:
     """The class of a head, by ``model.type``; InputError if there is none."""

@@ -7,16 +7,3 @@ from train.losses.points import sample_points
 from train.losses.selection import SelectionCriterion
 from train.masks.supervision import Supervision
 from train.masks.targets import Targets
-
-__all__ = [
-    "Binary",
-    "Criterion",
-    "Diverged",
-    "HeadCriterion",
-    "SelectionCriterion",
-    "SetCriterion",
-    "Softmax",
-    "Supervision",
-    "Targets",
-    "sample_points",
-]
