@@ -24,8 +24,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from cache_schema.host import cli
+from cache_schema.host.cores import CORES
 from scripts.measuring import listed, machine, options, ratio, report, table
-from train.evaluation import parallel
 from train.evaluation.pngs.expressions import score_masks
 from train.records import AnnotatedVideo, ExpressionRef
 
@@ -34,7 +34,7 @@ SIZES = [
     ("videos", 12, "to draw"),
     ("frames", 40, "of a video"),
     ("repeats", 2, "of each measurement"),
-    ("workers", parallel.cores(), "processes"),
+    ("workers", CORES, "processes"),
 ]
 OBJECTS = 6
 EXPRESSIONS = 12

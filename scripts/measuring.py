@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import torch
 
-from cache_schema.host import files
+from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
 
@@ -38,8 +38,7 @@ def options(
     name: str, doc: str | None, numbers: Iterable[tuple[str, int, str]] = ()
 ) -> argparse.ArgumentParser:
     """A parser with ``--json``, and whole numbers (name, default, meaning) that are at least 1."""
-    parser = argparse.ArgumentParser(prog=f"python -m scripts.{name}", description=doc)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = cli.parser(f"scripts.{name}", doc)
     for option, default, what in numbers:
         number(parser, option, default, f"{what} (default {default})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from cache_schema.host.cores import CORES
 from cache_schema.reader import CacheReader
 from scripts.annotations import NAMES, open_dataset, without_truth
 from train.commands import pick_device
-from train.evaluation import parallel
 from train.evaluation.submissions.check import check, report_lines
 from train.evaluation.submissions.from_cache import cache_videos, from_cache
 from train.evaluation.submissions.layout import Layout, Rejected, pick_layout
@@ -89,11 +89,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.submit",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.submit", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--predictions", metavar="FILE", help="predictions.h5 of an evaluation")
     what.add_argument("--pred", metavar="DIR", help="folder (or zip) of anybody's masks")
@@ -105,9 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="ZIP", help="submission to write")
     parser.add_argument("--sigma", type=float, help="keep queries above (default: the stored one)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--workers", type=int, default=parallel.cores(), help="processes (default: the cores)"
-    )
+    parser.add_argument("--workers", type=int, default=CORES, help="processes (default: the cores)")
     return parser
 
 

@@ -14,7 +14,6 @@ that each motion query is. Ids are escaped as in the cache and kept as they are 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -92,10 +91,8 @@ class PredictionsWriter:
     def __enter__(self) -> "PredictionsWriter":
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
 
 class Predictions:

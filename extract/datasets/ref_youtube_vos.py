@@ -11,9 +11,9 @@ from typing import Any
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
-from extract.datasets.files import existing_folder, plain_name, read_json
+from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
-from extract.datasets.meta_expressions import MetaExpressions, times_of
+from extract.datasets.meta_expressions import MetaExpressions, read_videos, times_of
 from extract.datasets.palette import object_id, true_objects
 from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
 
@@ -111,13 +111,7 @@ class RefYouTubeVOS(Dataset):
         if not path.is_file():
             return {}
         self._files.append(path)
-        meta = read_json(path)
-        if not isinstance(meta, dict) or not isinstance(meta.get("videos"), dict):
-            raise InputError(
-                f'{path} has no object "videos" at its top; it should read'
-                ' {"videos": {video: {"objects": {id: {"category": str}}}}}'
-            )
-        return meta["videos"]
+        return read_videos(path, '{"objects": {id: {"category": str}}}')
 
     def _categories_of(self, video_id: str) -> dict[str, str]:
         entry = self._categories.get(video_id)

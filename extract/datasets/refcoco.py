@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
-from extract.datasets.files import existing_folder, plain_name, read_json
+from extract.datasets.files import existing_file, existing_folder, plain_name, read_json
 from extract.datasets.pseudo_video import Warp, WarpedImage, draw_clip, mirrored
 from extract.datasets.records import (
     RLE,
@@ -312,8 +312,7 @@ def read_plain_pickle(path: Path) -> Any:
     Raises:
         InputError: missing, no pickle, cut short, or it wants more than plain containers.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; check the data root and the split")
+    existing_file(path)
     try:
         with path.open("rb") as file:
             # Files written by Python 2 hold byte strings.

@@ -162,6 +162,11 @@ class Segmenter(nn.Module):
         """Where the weights are, and where images have to be."""
         return next(self.parameters()).device
 
+    def _narrow(self) -> torch.autocast:
+        """The context of what may multiply in the narrow type."""
+        narrow = self.autocast
+        return torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None)
+
     def facts(self, name: str) -> SegmenterFacts:
         """What a cache says of the segmenter that a configuration calls ``name``."""
         layers = [(layer.weight, layer.bias) for layer in self.mask_head]
