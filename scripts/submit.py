@@ -20,10 +20,14 @@ from cache_schema.host.cores import CORES
 from cache_schema.reader import CacheReader
 from scripts.annotations import NAMES, open_dataset, without_truth
 from train.commands import pick_device
-from train.evaluation.submissions.check import check, report_lines
-from train.evaluation.submissions.from_cache import cache_videos, from_cache
 from train.evaluation.submissions.layout import Layout, Rejected, pick_layout
-from train.evaluation.submissions.writer import from_files
+from train.evaluation.submissions.writer import (
+    cache_videos,
+    check,
+    from_cache,
+    from_files,
+    report_lines,
+)
 from train.predictions import Predictions
 from train.records import AnnotatedVideo
 

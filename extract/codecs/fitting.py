@@ -18,9 +18,9 @@ from cache_schema.codecs import LOWRANK, Basis, Codec, get_codec
 from cache_schema.host.cli import InputError
 from extract.codecs.mask_codec import NOT_FINITE, confident, iou_by_rank
 from extract.datasets import Dataset
+from extract.pipeline.beside import ahead
 from extract.pipeline.inference import clip_of
 from extract.pipeline.parts import Images
-from extract.pipeline.prefetch import ahead
 from extract.pipeline.reading import chunks
 from extract.stage import Stage
 
@@ -210,7 +210,7 @@ def fit_codec(stage: Stage, dataset: Dataset, depth: int) -> Codec:
 
     Args:
         dataset: the whole of it, so that every restart would fit the same.
-        depth: see `extract.pipeline.prefetch.ahead`.
+        depth: see `extract.pipeline.beside.ahead`.
 
     Raises:
         InputError: no video can be used, or no basis will do.

@@ -33,14 +33,12 @@ from extract.arguments import SHARD_BYTES
 from extract.codecs.fitting import fit_codec
 from extract.config import ExtractConfig
 from extract.datasets import Dataset, open_dataset
-from extract.pipeline.child import Child, cut_off
+from extract.pipeline.beside import Child, ahead, cut_off
 from extract.pipeline.coding import code
 from extract.pipeline.inference import infer
 from extract.pipeline.parts import CodedFrames, Failed
-from extract.pipeline.prefetch import ahead
 from extract.pipeline.progress import Progress
-from extract.pipeline.readers import reading
-from extract.pipeline.reading import read
+from extract.pipeline.reading import read, reading
 from extract.pipeline.writing import write
 from extract.stage import Stage, load_stage
 

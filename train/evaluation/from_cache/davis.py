@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from cache_schema.reader import Video
-from train.evaluation.from_cache.task import ReplayTask
+from train.evaluation.from_cache.contents import ReplayTask
 from train.evaluation.pngs.files import map_name, write_png
 from train.evaluation.pngs.png import encode_labels
 from train.evaluation.protocols.davis import (

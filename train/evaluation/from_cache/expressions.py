@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from cache_schema.reader import Video
-from train.evaluation.from_cache.contents import scored_videos
+from train.evaluation.from_cache.contents import ReplayTask, scored_videos
 from train.evaluation.from_cache.controls import SegmenterControls
-from train.evaluation.from_cache.task import ReplayTask
 from train.evaluation.jf import Outline
 from train.evaluation.pngs.files import mask_name, write_png
 from train.evaluation.pngs.png import encode_mask
