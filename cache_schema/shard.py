@@ -188,11 +188,7 @@ def _write_array(group: h5py.Group, name: str, layout: spec.Spec, array: np.ndar
 
 
 def read_codec(file: h5py.File) -> Codec:
-    """The codec that `write_codec` wrote.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
+    """The codec that `write_codec` wrote. Raises InputError: it is missing or damaged."""
     basis = _read_basis(child(file, "codec", h5py.Group))
     name = attribute(file, "codec", str)
     known = CODECS.get(name)  # which a file of format version 2 does not declare

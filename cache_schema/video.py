@@ -61,9 +61,7 @@ class Video:
         return self._rows(path, extent, self.frames(indices), out, keep=True)
 
     def mask_features(
-        self,
-        indices: Iterable[int] | None = None,
-        out: Mapping[str, np.ndarray] | None = None,
+        self, indices: Iterable[int] | None = None, out: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
         """F_mask of some frames as the codec stores it: name to (t, ...).
 

@@ -64,11 +64,7 @@ def describe_run(
 
 def cache_identity(reader: CacheReader) -> dict[str, str]:
     """Which cache it is: ``fingerprint`` (hex), ``dataset`` and ``split``."""
-    return {
-        "fingerprint": reader.fingerprint_hex,
-        "dataset": reader.dataset,
-        "split": reader.split,
-    }
+    return {"fingerprint": reader.fingerprint_hex, "dataset": reader.dataset, "split": reader.split}
 
 
 def contents(reader: CacheReader) -> dict[str, int | str]:

@@ -65,10 +65,7 @@ def _read_frame(video: Video, t: int, *, device: torch.device | str) -> dict[str
 
 
 def replay(
-    video: Video,
-    groups: Sequence[np.ndarray],
-    *,
-    device: torch.device | str = "cpu",
+    video: Video, groups: Sequence[np.ndarray], *, device: torch.device | str = "cpu"
 ) -> Iterator[np.ndarray]:
     """Final masks of several expressions, one frame after the other.
 
@@ -84,10 +81,7 @@ def replay(
 
 
 def replay_rounds(
-    video: Video,
-    rounds: Sequence[Sequence[np.ndarray]],
-    *,
-    device: torch.device | str = "cpu",
+    video: Video, rounds: Sequence[Sequence[np.ndarray]], *, device: torch.device | str = "cpu"
 ) -> Iterator[Iterator[np.ndarray]]:
     """As `replay`, for several rounds of groups that share the reading of each frame.
 
@@ -111,10 +105,7 @@ def replay_rounds(
 
 
 def probabilities(
-    video: Video,
-    groups: Sequence[np.ndarray],
-    *,
-    device: torch.device | str = "cpu",
+    video: Video, groups: Sequence[np.ndarray], *, device: torch.device | str = "cpu"
 ) -> Iterator[np.ndarray]:
     """As `replay`, but how sure the masks are: (G, H, W) float32, 0 without any query."""
     for (frame,) in _highest_logits(video, [groups], device=device):
@@ -126,10 +117,7 @@ def probabilities(
 
 
 def _highest_logits(
-    video: Video,
-    rounds: Sequence[Sequence[np.ndarray]],
-    *,
-    device: torch.device | str,
+    video: Video, rounds: Sequence[Sequence[np.ndarray]], *, device: torch.device | str
 ) -> Iterator[Iterator[Iterator[Tensor | None]]]:
     """For each frame, round and group the highest logit of its queries, (H, W); None without any.
 

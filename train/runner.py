@@ -308,11 +308,7 @@ def build_dataset(
 
 
 def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:
-    """This rank's part of every batch.
-
-    Raises:
-        InputError: the batch cannot be shared evenly.
-    """
+    """This rank's part of every batch. Raises InputError: the batch cannot be shared evenly."""
     batch_size, ranks = config.train.batch_size, get_world_size()
     if batch_size % ranks:
         raise InputError(
@@ -351,10 +347,7 @@ def on_device(loader: DataLoader, device: torch.device) -> Iterator[Batch]:
 
 
 def load_head(
-    config: Config,
-    checkpoint: str | Path,
-    sizes: CacheSizes,
-    device: torch.device | str = "cpu",
+    config: Config, checkpoint: str | Path, sizes: CacheSizes, device: torch.device | str = "cpu"
 ) -> Head:
     """The trained head of a checkpoint, in eval mode; the average of its weights where kept.
 

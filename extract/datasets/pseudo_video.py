@@ -103,11 +103,7 @@ def _resized(height: float, width: float, short: int, longest: int) -> tuple[int
 
 
 def _maps(
-    boxes: np.ndarray,
-    size: tuple[int, int],
-    flipped: bool,
-    angles: np.ndarray,
-    centre: np.ndarray,
+    boxes: np.ndarray, size: tuple[int, int], flipped: bool, angles: np.ndarray, centre: np.ndarray
 ) -> np.ndarray:
     """(T, 2, 3): crop to a box, resize to `size`, flip, rotate.
 

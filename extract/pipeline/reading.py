@@ -79,11 +79,7 @@ def chunks(stage: Stage, video: SourceVideo, indices: Sequence[int]) -> Iterator
 def images_of(
     stage: Stage, video: SourceVideo, indices: Sequence[int], spread: Callable = map
 ) -> Images:
-    """Some frames of a video; ``spread`` is a `map`.
-
-    Raises:
-        InputError: a broken frame.
-    """
+    """Some frames of a video; ``spread`` is a `map`. Raises InputError: a broken frame."""
 
     def resized(t: int) -> np.ndarray:
         return stage.preprocess.resize(video.read_frame(int(t)))

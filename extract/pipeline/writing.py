@@ -88,9 +88,7 @@ def segmenter_masks(
 
 
 def write(
-    open_cache: Callable[[], CacheWriter],
-    parts: Iterable[tuple[str, Any]],
-    keep: int | None = None,
+    open_cache: Callable[[], CacheWriter], parts: Iterable[tuple[str, Any]], keep: int | None = None
 ) -> Iterator[set[str] | tuple[str, Written | Failed]]:
     """Enter each video into the cache, or why it cannot be.
 

@@ -53,13 +53,6 @@ class DMVS(Head):
     """
 
     reads = ("frame_queries", "video_queries", "video_logits")
-    RANGES: ClassVar = {
-        **dict.fromkeys(("hidden_dim", "text_dim", "mask_dim", "num_heads"), (1, 1 << 16)),
-        "num_motion_queries": (1, 1 << 14),
-        "num_layers": (1, 1000),
-        "feedforward_dim": (1, 1 << 18),
-        "dropout": (0, 1),
-    }
     CHOICES: ClassVar = {
         "encoder": ENCODERS,
         "initialisation": tuple(INITIALISATIONS),

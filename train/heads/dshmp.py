@@ -225,11 +225,7 @@ class HierarchicalMotion(nn.Module):
         )
 
     def forward(self, tokens: Tensor, real: Tensor, words: Words) -> Tensor:
-        """See `EncoderLayer.forward`; words of motion and the sentence.
-
-        Returns:
-            (n, W, N_f, C).
-        """
+        """See `EncoderLayer.forward`; words of motion and the sentence. Returns (n, W, N_f, C)."""
         order, tracks = None, tokens
         if self.align:
             order = aligned(tokens.detach(), real)[..., None]  # (n, W, N_f, 1)

@@ -40,13 +40,6 @@ class VitaRVOS(Head):
     reads_words: ClassVar[bool] = (
         False  # by the decoder, which then classifies without the sentence
     )
-    RANGES: ClassVar = {
-        **dict.fromkeys(("hidden_dim", "num_heads"), (1, 1 << 16)),
-        "num_motion_queries": (1, 1 << 14),
-        **dict.fromkeys(("num_layers", "encoder_layers", "window_size"), (1, 1000)),
-        "feedforward_dim": (1, 1 << 18),
-        "dropout": (0, 1),
-    }
 
     def __init__(
         self,

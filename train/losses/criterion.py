@@ -188,12 +188,7 @@ class SetCriterion:
 
     @torch.no_grad()
     def match(
-        self,
-        logits: Tensor,
-        embeds: Tensor,
-        truth: Supervision,
-        *,
-        random: RandomPoints,
+        self, logits: Tensor, embeds: Tensor, truth: Supervision, *, random: RandomPoints
     ) -> list[Matches]:
         """The matches of each layer, of logits (L, B, N) or (L, B, N, K + 1) and embeddings
         (B, L, N, C); see `compare`.

@@ -106,10 +106,7 @@ class Graphs:
             torch.cuda.stream(current),
             holding() as constants,
             torch.cuda.graph(
-                graph,
-                pool=self._pool,
-                stream=self._stream,
-                capture_error_mode="thread_local",
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ),
         ):
             outputs = self._function(images)

@@ -146,12 +146,7 @@ def _encoder_layer(
     for some, part in _blocks(frames, length):
         before = tokens[some, part]
         attended = sample(
-            attention,
-            before + positions[part],
-            table,
-            grid,
-            part=part,
-            starts=starts[some],
+            attention, before + positions[part], table, grid, part=part, starts=starts[some]
         )
         output[some, part] = _rest(layer, before, attended)
     return output

@@ -51,11 +51,7 @@ def load_weights(vita: nn.Module, path: str | Path) -> None:
 
 
 def translate(
-    vita: nn.Module,
-    tensors: Mapping[str, Tensor],
-    path: Path,
-    *,
-    own_names: bool = False,
+    vita: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, own_names: bool = False
 ) -> dict[str, Tensor]:
     """The tensors of a file by the names of a VITA, if every one of them fits.
 

@@ -83,8 +83,7 @@ def score_sequence(
         if truth is not None
     ]
     frames = zip(
-        *(object_maps(video, expressions, kept, device=device) for kept in rounds),
-        strict=True,
+        *(object_maps(video, expressions, kept, device=device) for kept in rounds), strict=True
     )
     for t, of_rounds in enumerate(frames):  # rounds of annotators of (H, W)
         if masks is not None:

@@ -73,11 +73,7 @@ def score_videos(
         how = {"rule": rule, "sigma": sigma, "device": device}
         kept = _kept_embeds(reader, heads, video_id, expressions, **how)
         scored = score_video(
-            reader.video(video_id),
-            expressions,
-            list(kept.values()),
-            has_truth=True,
-            device=device,
+            reader.video(video_id), expressions, list(kept.values()), has_truth=True, device=device
         )
         keys = [expression.key for expression in expressions]
         yield (

@@ -70,11 +70,7 @@ def score_masks(
 
 
 def score_video(video: AnnotatedVideo, *, path: Path, prefix: str, strict: bool) -> VideoScores:
-    """Score the masks of one video.
-
-    Raises:
-        InputError: as `score_masks`.
-    """
+    """Score the masks of one video. Raises InputError: as `score_masks`."""
     files, size, truth = open_masks(path), video.annotated_size, None
     ids = [expression.annotation_ids for expression in video.expressions]
     tally = Tally([bool(annotations) for annotations in ids])

@@ -44,11 +44,7 @@ def _plain(part: str) -> str:
 
 
 def write_png(path: Path, data: bytes) -> None:
-    """Write a PNG, and the folders above it.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a PNG, and the folders above it. Raises InputError: the file cannot be written."""
     files.write(path, data, durable=False)
 
 

@@ -153,12 +153,7 @@ def _converted(data: bytes, layout: Layout) -> bytes:
 
 
 def check(
-    path: Path,
-    layout: Layout,
-    videos: Iterable[AnnotatedVideo],
-    *,
-    num_videos: int,
-    workers: int,
+    path: Path, layout: Layout, videos: Iterable[AnnotatedVideo], *, num_videos: int, workers: int
 ) -> list[Problem]:
     """Everything that would be rejected; nothing if all is well.
 
