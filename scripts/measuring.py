@@ -24,6 +24,8 @@ from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
 
 Figures = dict[str, Any]
+#: What is called after each `attempt`.
+AFTER: list[Callable[[], None]] = []
 
 
 class _AtLeastOne(argparse.Action):
@@ -120,6 +122,8 @@ def attempt(
         figures[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:500]}
         if not isinstance(error, TimeoutError):
             traceback.print_exc()
+    for call in AFTER:
+        call()
     print(f"{name}: {figures[name] if len(str(figures[name])) < 400 else 'measured'}", flush=True)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,41 +28,20 @@ FIGURES = ("J&F", "J", "F")
 ACCURACIES = ("N-acc", "T-acc")  # not in the table, but in the files
 
 
-def write_report(
-    folder: Path,
-    results: Mapping[str, Sequence[Mapping]],
-    *,
-    reference: str,
-    parameters: Mapping[str, int],
-    seconds: Mapping[str, float],
-    dropped: Mapping[str, str] | None = None,
-    paper: Mapping[str, tuple[float, float, float]] | None = None,
-) -> str:
+def write_report(folder: Path, results: Mapping[str, Sequence[Mapping]], **about: Any) -> str:
     """Write sweep.csv, sweep.md, sweep.png and sweep.json, each in one piece.
 
     Args:
-        results: variant to the content of metrics.json of each of its seeds, at least one.
-        reference: the variant that the others are compared with.
-        parameters: learnable ones of each variant.
-        dropped: what is missing of the sweep, and why.
-        paper: variant to J&F, J and F in percent as published; None unless the cache is of the
-            data that they were measured on.
+        folder: created.
+        results, about: see `summarise`.
 
     Returns:
         The table as text.
 
     Raises:
-        InputError: no variant was left, the variants were scored on different expressions, or the
-            folder cannot be written to.
+        InputError: see `summarise`; or the folder cannot be written to.
     """
-    content = summarise(
-        results,
-        reference=reference,
-        parameters=parameters,
-        seconds=seconds,
-        dropped=dropped,
-        paper=paper,
-    )
+    content = summarise(results, **about)
     raw = json.dumps({**content, **_raw(results)}, allow_nan=False) + "\n"
     files = {
         "sweep.json": raw.encode(),
@@ -83,7 +63,16 @@ def summarise(
     dropped: Mapping[str, str] | None = None,
     paper: Mapping[str, tuple[float, float, float]] | None = None,
 ) -> dict:
-    """The figures of the table, shares from 0 to 1; arguments and errors as `write_report`.
+    """The figures of the table, shares from 0 to 1.
+
+    Args:
+        results: variant to the content of metrics.json of each of its seeds, at least one.
+        reference: the variant that the others are compared with.
+        parameters: learnable ones of each variant.
+        seconds: that each variant took.
+        dropped: what is missing of the sweep, and why.
+        paper: variant to J&F, J and F in percent as published; None unless the cache is of the
+            data that they were measured on.
 
     Returns:
         ``reference`` (None if it was dropped), ``num_expressions`` and those of each tag as
@@ -92,6 +81,9 @@ def summarise(
         of ``N-acc`` and ``T-acc`` where there are such expressions,
         its ``difference`` to the reference (``mean``, ``low``, ``high``), ``parameters``,
         ``seconds`` and ``paper``.
+
+    Raises:
+        InputError: no variant was left, or they were scored on different expressions.
     """
     if not any(results.values()):
         raise InputError(
