@@ -6,7 +6,6 @@ affine map a frame, which images take with bilinear and masks with nearest sampl
 are those of VITA's configurations ("INPUT.PSEUDO").
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -173,23 +172,3 @@ class WarpedImage:
                 f"{self.size[1]}; use the images of COCO 2014 as published"
             )
         return image
-
-
-_SIDES = re.compile(
-    r"\b(left|right)(?=(?:most|handed|hand|side|wards|ward|er|est|y|ies|ie)?\b)", re.IGNORECASE
-)
-
-
-def mirrored(text: str) -> str:
-    """A sentence about the flipped image: "left" and "right" are exchanged.
-
-    Words that contain them are, too ("leftmost", "right-handed"); others that begin alike are not
-    ("leftovers", "upright"). Misspelt words and writing in the image stay as they are.
-    """
-    return _SIDES.sub(_other_side, text)
-
-
-def _other_side(match: re.Match[str]) -> str:
-    word = match[0]
-    other = "right" if word.lower() == "left" else "left"
-    return other.upper() if word.isupper() else other.title() if word.istitle() else other

@@ -18,7 +18,8 @@ from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
 from extract.datasets.files import existing_file, existing_folder, plain_name, read_json
-from extract.datasets.pseudo_video import Warp, WarpedImage, draw_clip, mirrored
+from extract.datasets.mirrored import mirrored
+from extract.datasets.pseudo_video import Warp, WarpedImage, draw_clip
 from extract.datasets.records import (
     RLE,
     Dataset,

@@ -33,6 +33,7 @@ from extract.arguments import SHARD_BYTES
 from extract.codecs.fitting import fit_codec
 from extract.config import ExtractConfig
 from extract.datasets import Dataset, open_dataset
+from extract.datasets.mirrored import Mirrored
 from extract.pipeline.beside import Child, ahead, cut_off
 from extract.pipeline.coding import code
 from extract.pipeline.inference import infer
@@ -112,6 +113,8 @@ def extract(
             manifest and in the summary instead, and the others go on.
     """
     dataset = open_dataset(config.dataset, data_root, split, config.dataset_settings)
+    if config.mirror:
+        dataset = Mirrored(dataset, words=config.mirror == "words")
     stage = load_stage(
         config,
         weights,

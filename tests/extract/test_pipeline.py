@@ -254,10 +254,27 @@ def test_tf32_is_a_matter_of_the_device(monkeypatch, autocast, narrow):
 
 
 def test_the_clip_bank_is_seeded_sorted_and_within_the_video():
-    bank = clip_bank("v", 30, num=5, frames=8)
-    assert np.array_equal(bank, clip_bank("v", 30, num=5, frames=8))
-    assert not np.array_equal(bank, clip_bank("w", 30, num=5, frames=8))
+    hidden = np.zeros(30, bool)
+    bank = clip_bank("v", hidden, num=5, frames=8)
+    assert np.array_equal(bank, clip_bank("v", hidden, num=5, frames=8))
+    assert not np.array_equal(bank, clip_bank("w", hidden, num=5, frames=8))
     assert bank.shape == (5, 8) and (np.diff(bank, axis=1) > 0).all()
     assert bank.min() >= 0 and bank.max() < 30
     assert len({tuple(clip) for clip in bank}) > 1
-    assert clip_bank("v", 30, num=0, frames=8).shape == (0, 8)
+    assert clip_bank("v", hidden, num=0, frames=8).shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("length", "within"), [(100, 10), (100, 3), (12, 10), (8, 2), (5, 2), (1, 9)]
+)
+def test_clips_of_a_range_stay_near_a_frame_and_show_an_object(length, within):
+    shown = np.arange(length) == length // 3
+    bank = clip_bank("v", shown, num=20, frames=8, range=within)
+    size = min(8, length)
+    assert bank.shape == (20, size) and (np.diff(bank, axis=1) > 0).all()
+    # A range that holds too few frames grows until it holds enough.
+    assert (bank[:, -1] - bank[:, 0] <= 2 * max(within, size - 1)).all()
+    assert bank.min() >= 0 and bank.max() < length
+    assert shown[bank].any(1).all()
+    nothing = clip_bank("v", np.zeros(length, bool), num=3, frames=8, range=within)
+    assert nothing.shape == (3, size)
