@@ -12,8 +12,9 @@ from mmengine.dist import barrier, is_main_process
 from cache_schema.host import files
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from train.checkpoint import check_same_run, read_checkpoint, training_facts
+from train.checkpoint import read_checkpoint
 from train.places import checkpoints, latest_checkpoint
+from train.resume import check_same_run, training_facts
 from train.runner import build_runner
 from train.trainee import Member, Trainee, why_dropped
 

@@ -21,17 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 from cache_schema.host import files
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from train.checkpoint import (
-    check_state,
-    load_weights,
-    read_checkpoint,
-    save_checkpoint,
-    training_facts,
-)
+from train.checkpoint import check_state, load_weights, read_checkpoint, save_checkpoint
 from train.data import Batch
 from train.data.sizes import common_sizes
 from train.distributed import mean_over_ranks
 from train.places import NAME, checkpoints
+from train.resume import training_facts
 from train.trainable import Losses, build_optimizer, build_trainable, scheduler_configs
 
 DROPPED = "dropped.json"

@@ -5,11 +5,10 @@
 (train, val, testA, ...); "train@google" takes it from another partition than the usual one.
 """
 
-import pickle
 from functools import cache
 from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
@@ -17,8 +16,9 @@ from pycocotools import mask as coco
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
-from extract.datasets.files import existing_file, existing_folder, plain_name, read_json
+from extract.datasets.files import existing_folder, plain_name, read_json
 from extract.datasets.mirrored import mirrored
+from extract.datasets.pickles import read_plain_pickle
 from extract.datasets.pseudo_video import Warp, WarpedImage, draw_clip
 from extract.datasets.records import (
     RLE,
@@ -297,30 +297,3 @@ def _check_segmentation(value: Any, size: tuple[int, int]) -> str | None:
         whole = all(type(n) is int and n >= 0 for n in counts)
         return None if whole and sum(counts) == size[0] * size[1] else "has wrong run lengths"
     return check_rle(value)
-
-
-class _Plain(pickle.Unpickler):
-    """Builds lists, tuples, sets, dicts, strings and numbers: all that needs no import."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        # Every call, every object and so every way to run code begins with a look-up here.
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def read_plain_pickle(path: Path) -> Any:
-    """What a pickle of plain containers holds; nothing in it is ever run.
-
-    Raises:
-        InputError: missing, no pickle, cut short, or it wants more than plain containers.
-    """
-    existing_file(path)
-    try:
-        with path.open("rb") as file:
-            # Files written by Python 2 hold byte strings.
-            return _Plain(file, encoding="utf-8", errors="replace").load()
-    except Exception as error:  # a malformed pickle may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(
-            f"{path} is not a pickle of plain lists and dicts ({reason}); download it again, from"
-            " its publisher"
-        ) from None
