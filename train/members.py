@@ -51,7 +51,10 @@ def train_members(
     In several processes each calls this, after `train.distributed.join`.
 
     Args:
+        members: of a sweep, or the only one of a run.
+        caches: to train on.
         work_dir: each member has a folder in it, see `Member.name`.
+        device: where to train.
         resume: go on from the checkpoints in `work_dir`.
         validation: to evaluate on during training, the first cache of each combination.
 

@@ -41,6 +41,8 @@ def describe_run(
         seed: of the training; None if it is not known.
         caches: what caches were used for ("training", "evaluation") and which they were, see
             `cache_identity`.
+        device: what was computed on.
+        seconds: how long it took.
         more: put after these, such as ``checkpoint``.
 
     Returns:
@@ -64,7 +66,11 @@ def describe_run(
 
 def cache_identity(reader: CacheReader) -> dict[str, str]:
     """Which cache it is: ``fingerprint`` (hex), ``dataset`` and ``split``."""
-    return {"fingerprint": reader.fingerprint_hex, "dataset": reader.dataset, "split": reader.split}
+    return {
+        "fingerprint": reader.fingerprint_hex,
+        "dataset": reader.dataset,
+        "split": reader.split,
+    }
 
 
 def contents(reader: CacheReader) -> dict[str, int | str]:

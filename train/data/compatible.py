@@ -65,6 +65,7 @@ def check_models(
     Args:
         training: the checkpoint's ``meta["training"]``, whatever it holds.
         fingerprint: of the cache.
+        checkpoint, cache: where they are, for the message.
         allowed: do not refuse.
 
     Returns:
