@@ -19,7 +19,7 @@ import numpy as np
 from cache_schema import migrations, spec
 from cache_schema.checksums import CRC, crc32
 from cache_schema.codecs import CODECS, Basis, Codec, declared_codec
-from cache_schema.fingerprint import Fingerprint, differences
+from cache_schema.fingerprint import Fingerprint, check_same
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
 from cache_schema.nodes import attribute, child, json_attribute, members, values, where
@@ -75,14 +75,8 @@ class Header:
 
     def check(self, other: "Header", path: Path) -> None:
         """Raise `InputError` naming what differs unless the shard ``path`` has this header."""
-        found = differences(other.fingerprint.data, self.fingerprint.data) or differences(
-            other.names, self.names
-        )
-        if found:
-            raise InputError(
-                f"{path} was made with other settings, {'; '.join(found)} (found != expected): "
-                "use those settings again, or another folder"
-            )
+        check_same(other.fingerprint.data, self.fingerprint.data, path)
+        check_same(other.names, self.names, path)
 
 
 def open_shard(path: Path) -> tuple[h5py.File, Header]:
@@ -195,11 +189,7 @@ def _write_array(group: h5py.Group, name: str, layout: spec.Spec, array: np.ndar
 
 
 def read_codec(file: h5py.File) -> Codec:
-    """The codec that `write_codec` wrote.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
+    """The codec that `write_codec` wrote. Raises InputError: it is missing or damaged."""
     basis = _read_basis(child(file, "codec", h5py.Group))
     name = attribute(file, "codec", str)
     known = CODECS.get(name)  # which a file of format version 2 does not declare

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from cache_schema.host.cores import CORES
 from cache_schema.host.lookup import existing
 from cache_schema.reader import CacheReader
 from scripts.annotations import NAMES, open_dataset, without_truth
-from train.evaluation import parallel
 from train.options import DEVICE, check_caches
 from train.records import AnnotatedVideo
 
@@ -109,11 +109,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.submit",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.submit", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--predictions", metavar="FILE", help="predictions.h5 of an evaluation")
     what.add_argument("--pred", metavar="DIR", help="folder (or zip) of anybody's masks")
@@ -125,9 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="ZIP", help="submission to write")
     parser.add_argument("--sigma", type=float, help="keep queries above (default: the stored one)")
     parser.add_argument("--device", default="auto", help=DEVICE)
-    parser.add_argument(
-        "--workers", type=int, default=parallel.cores(), help="processes (default: the cores)"
-    )
+    parser.add_argument("--workers", type=int, default=CORES, help="processes (default: the cores)")
     return parser
 
 

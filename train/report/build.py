@@ -220,7 +220,7 @@ def _said(
         groups.append(queries[keep(scores, **how)])
     made: list[list[str | None]] = [[] for _ in ids]
     wanted = set(times)
-    for t, masks in enumerate(replay(video, groups, codec=reader.codec)):
+    for t, masks in enumerate(replay(video, groups)):
         if t in wanted:
             for row, mask in zip(made, masks, strict=True):
                 row.append(_small(mask, _size(video)))
