@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
+from cache_schema.address import Address, Place
+from cache_schema.blocks import RemoteFile
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
 from cache_schema.nodes import readable, where
-from cache_schema.shard import UnreadableShard
+from cache_schema.shard import missing
 
 if TYPE_CHECKING:
     from cache_schema.reader import CacheReader, Video
@@ -126,9 +128,7 @@ class RandomAccessFile:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             system.check(error, path)
-            raise UnreadableShard(
-                f"shard {path} cannot be opened (it is missing): run the same extraction again"
-            ) from error
+            raise missing(path) from error
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self.identity = _identity(status)
@@ -167,6 +167,16 @@ class RandomAccessFile:
             if got == 0:
                 raise InputError(f"{self.path} has been cut short: run verify")
             done += got
+
+
+def open_file(path: Place) -> RandomAccessFile | RemoteFile:
+    """A shard to be read at any place; `UnreadableShard` if it is missing."""
+    if not isinstance(path, Address):
+        return RandomAccessFile(path)
+    try:
+        return RemoteFile(path)
+    except FileNotFoundError as error:
+        raise missing(path) from error
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -51,7 +51,7 @@ def summary(reader: CacheReader) -> dict[str, Any]:
         "objects": objects,
         "clips": clips,
         "shards": len(shards),
-        "file_bytes": sum((reader.path / name).stat().st_size for name in shards),
+        "file_bytes": sum(reader.shard(name).file.size for name in shards),
         "bytes": kinds.total(),
         "bytes_by_kind": dict(kinds.most_common()),
         "fingerprint": reader.fingerprint_hex,

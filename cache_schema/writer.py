@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 
 from cache_schema import manifest
+from cache_schema.address import local_folder
 from cache_schema.checksums import damages
 from cache_schema.codecs import Codec
 from cache_schema.fingerprint import Fingerprint
@@ -67,7 +68,7 @@ class CacheWriter:
         rank: int = 0,
         world_size: int = 1,
     ):
-        self.path = Path(path)
+        self.path = local_folder(path)
         self.codec = codec
         self._header = Header(dataset, split, codec, Fingerprint(fingerprint), facts, segmenter)
         check_text(dataset, "data set name")

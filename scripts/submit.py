@@ -33,9 +33,8 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     _check(arguments)
     # What takes seconds to load, now that all is there.
-    from train.evaluation.submissions.check import check, report_lines
     from train.evaluation.submissions.layout import Rejected, pick_layout
-    from train.evaluation.submissions.writer import from_files
+    from train.evaluation.submissions.writer import check, from_files, report_lines
 
     try:
         if arguments.predictions:
@@ -69,7 +68,7 @@ def _release(facts: "Facts") -> str:
 
 def _from_predictions(arguments: argparse.Namespace) -> tuple["Facts", int]:
     from train.commands import pick_device
-    from train.evaluation.submissions.from_cache import from_cache
+    from train.evaluation.submissions.writer import from_cache
     from train.predictions import Predictions
 
     predictions, reader = Predictions(arguments.predictions), CacheReader(arguments.cache)
@@ -80,7 +79,7 @@ def _from_predictions(arguments: argparse.Namespace) -> tuple["Facts", int]:
 
 def _described(arguments: argparse.Namespace) -> tuple["Facts", Iterable[AnnotatedVideo], int]:
     """What is to be handed in, as the cache or the data set itself has it."""
-    from train.evaluation.submissions.from_cache import cache_videos
+    from train.evaluation.submissions.writer import cache_videos
 
     if arguments.cache:
         reader = CacheReader(arguments.cache)

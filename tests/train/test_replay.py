@@ -7,6 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
+from cache_schema.copying import copy
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from extract.segmenters import masks as stage_one
@@ -175,6 +176,28 @@ def test_a_light_cache_gives_the_masks_that_it_stores(tmp_path: Path) -> None:
     embeds = np.zeros((1, 16), np.float32)
     with pytest.raises(InputError, match="light"):
         next(replay.replay(read, [embeds]))
+
+
+@pytest.mark.parametrize("codec", ["float32", "int8", "lowrank-int8"])
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_light_copy_gives_the_masks_of_the_full_cache(
+    tmp_path: Path, codec: str, moving: bool
+) -> None:
+    video = make_video(0, codec=codec)
+    video.segmenter_masks = {}
+    if moving:  # embeddings that change from frame to frame
+        steps = np.linspace(1, -1, 6, dtype=np.float32)
+        video.video_mask_embeds = steps[:, None, None] * video.video_mask_embeds
+    video.video_mask_embeds[..., 3, :] = 0  # no pixel is inside
+    with open_writer(tmp_path / "full", codec=codec) as writer:
+        write_video(writer, video)
+    copy(tmp_path / "full", tmp_path / "light", light=True)
+    full, light = (
+        np.stack(list(replay.vita_masks(reader.video(video.id), codec=reader.codec)))
+        for reader in map(CacheReader, (tmp_path / "full", tmp_path / "light"))
+    )
+    assert full[:, :3].any((2, 3)).all() and not light[:, 3].any()
+    assert (full != light).sum() <= 2  # pixels whose logit is 0 but for rounding
 
 
 def test_stored_masks_that_are_not_there_or_broken_are_named(tmp_path: Path) -> None:
