@@ -8,7 +8,7 @@ import errno
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ REPAIR = "`python -m cache_schema verify {} --repair`"
 # HDF5's chunk cache only costs time when a chunk is a frame and every frame is read once.
 OPEN = {"rdcc_nbytes": 0}
 LIBVER = ("v110", "v110")
+#: Texts of the root, of which older versions have only some.
+TEXTS = ("dataset", "split", "codec", "fingerprint_json")
+TEXTS += ("codec_json", "facts_json", "segmenter_json")
 
 
 class UnreadableShard(InputError):
@@ -129,8 +132,7 @@ def _read_header(file: h5py.File) -> Header:
     if version > 2:
         found |= {"facts": _read_facts(file), "segmenter": _read_segmenter(file)}
         found["codec_json"] = json_attribute(file, "codec_json", dict)
-    if CRC in file.attrs and attribute(file, CRC, int) != texts_crc32(file):
-        raise InputError(f"{file.filename}: its texts do not match their checksum")
+    check_texts(file)
     found = migrations.upgrade(found, version)
     codec = declared_codec(found.pop("codec"), found.pop("codec_json"), found.pop("basis"))
     return Header(codec=codec, fingerprint=fingerprint, version=version, **found)
@@ -140,11 +142,16 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def texts_crc32(file: h5py.File) -> int:
-    """CRC-32 of the root's texts, which HDF5 keeps without a checksum."""
-    names = ["dataset", "split", "codec", "fingerprint_json"]
-    names += [n for n in ("codec_json", "facts_json", "segmenter_json") if n in file.attrs]
-    return zlib.crc32(json.dumps([attribute(file, name, str) for name in names]).encode())
+def texts_crc32(file: h5py.File, names: Sequence[str] = TEXTS) -> int:
+    """CRC-32 of the root's texts of these names, which HDF5 keeps without a checksum."""
+    there = [name for name in names if name in file.attrs]
+    return zlib.crc32(json.dumps([attribute(file, name, str) for name in there]).encode())
+
+
+def check_texts(file: h5py.File, names: Sequence[str] = TEXTS) -> None:
+    """Raise `InputError` unless the root's texts are those of its checksum, if it has one."""
+    if CRC in file.attrs and attribute(file, CRC, int) != texts_crc32(file, names):
+        raise InputError(f"{file.filename}: its texts do not match their checksum")
 
 
 def _read_facts(file: h5py.File) -> Facts:
