@@ -22,6 +22,7 @@ from cache_schema.codecs import CODECS, Basis, Codec, declared_codec
 from cache_schema.fingerprint import Fingerprint, differences
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
+from cache_schema.host.limits import beyond
 from cache_schema.nodes import attribute, child, json_attribute, members, values, where
 from cache_schema.records import Facts, Geometry, SegmenterFacts
 from cache_schema.spec import FORMAT_VERSION
@@ -256,4 +257,8 @@ def read_geometry(video: h5py.Group) -> Geometry:
     for name, value in values.items():
         if value < 1:
             raise InputError(f"{where(video)}: attribute {name!r} is {value}")
+    for kind in ("", "resized_", "padded_"):
+        pixels = values[f"{kind}height"] * values[f"{kind}width"]
+        if much := beyond(pixels, "DMVS_MAX_PIXELS"):
+            raise InputError(f"{where(video)}: its {kind}height and {kind}width make {much}")
     return Geometry(**values)
