@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
     add("--num", type=int, default=PICTURED, help=f"expressions at most (default {PICTURED})")
     arguments = parser.parse_args(argv)
     heads = [_evaluated(word) for word in arguments.evaluation]
+    if len({frozenset(head.metrics["per_expression"]) for head in heads}) > 1:
+        raise InputError("the evaluations are of different expressions; evaluate on one cache")
     write_report(
         Path(arguments.out),
         CacheReader(arguments.cache),
@@ -62,14 +64,28 @@ def _evaluated(word: str) -> Evaluated:
         metrics = json.loads(path.read_text("utf-8"))
         sigma = metrics["run"]["sigma"]
         sigma = float(sigma[0] if isinstance(sigma, list) else sigma)
-        metrics["per_tag"], metrics["per_expression"], metrics["J&F"]  # noqa: B018
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        _check(metrics)
+    except (
+        OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError,
+    ) as error:  # fmt: skip
         raise InputError(
             f"{path} is not the metrics.json of an evaluation by expressions ({error}); run "
             "train.evaluate first"
         ) from None
     predictions = Predictions(Path(folder) / "predictions.h5")
     return Evaluated(name or "DMVS", metrics, predictions, sigma)
+
+
+def _check(metrics: dict[str, Any]) -> None:
+    """Raise some error unless all that the page shows is there and a number."""
+    tags = metrics["per_tag"]
+    shown = [metrics["num_expressions"], *(tags[tag]["num_expressions"] for tag in tags)]
+    for row in (metrics, *metrics.get("controls", {}).values()):
+        shown += [row["J&F"], row["J"], row["F"], *(row["per_tag"][tag]["J&F"] for tag in tags)]
+    shown += [scores["J&F"] for scores in metrics["per_expression"].values()]
+    shown += [metrics[name] for name in ("N-acc", "T-acc") if metrics.get(name) is not None]
+    if odd := [value for value in shown if type(value) not in (int, float) or not 0 <= value < 1e9]:
+        raise ValueError(f"{odd[0]!r:.40} is no figure")
 
 
 def _frames(arguments: argparse.Namespace) -> FrameOf | None:
