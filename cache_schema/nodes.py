@@ -15,6 +15,7 @@ import numpy as np
 
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
+from cache_schema.host.limits import beyond
 
 Node = TypeVar("Node", h5py.Group, h5py.Dataset)
 Value = TypeVar("Value", list, dict)
@@ -133,6 +134,9 @@ def _check_storage(dataset: h5py.Dataset) -> None:
         size = math.prod(shape) * dtype.itemsize
         if stored != size or stored > h5py.h5i.get_file_id(dataset.id).get_filesize():
             raise InputError(f"{where(dataset)} holds {stored} of its {size} bytes")
+        at_once = size // shape[0] if made.get_layout() == h5py.h5d.CHUNKED and shape[0] else size
+        if much := beyond(at_once, "DMVS_MAX_ARRAY"):
+            raise InputError(f"{where(dataset)} holds {much}")
 
 
 def values(dataset: h5py.Dataset, selection: int | slice | tuple[()] = ()) -> np.ndarray:

@@ -90,6 +90,7 @@ def _is_plain(value: Any) -> bool:
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
         and not (value.is_quantized or value.is_complex() or value.is_meta)
+        and value.nbytes <= value.untyped_storage().nbytes()  # not one number many times
     )
 
 

@@ -41,6 +41,9 @@ class VideoFolder(Dataset):
         videos = [p for p in entries if p.is_dir() or p.suffix.lower() in VIDEOS or _is_dead(p)]
         #: What is worth knowing of the folder as a whole.
         self.notes = _left_out(self.folder, entries, videos, VIDEOS)
+        kinds = sorted({p.suffix.lower() for p in videos if p.is_file()})
+        if len(kinds) > 1:
+            self.notes.append(f"{self.folder} has {' and '.join(kinds)}: each is its own video")
         if any(p.suffix.lower() in IMAGES for p in entries if p.is_file()):
             if videos:
                 raise InputError(

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from cache_schema.host.cli import InputError
+from extract.datasets.frames import image_header
 from extract.datasets.records import RLE, encode_mask
 
 #: Pixels that belong to nobody and count for nobody (DAVIS).
@@ -83,13 +84,12 @@ def read_objects(paths: list[Path], *, video_id: str) -> dict[str, list[RLE | No
 def _read(path: Path, video_id: str) -> np.ndarray:
     """(H, W) uint8 of object ids."""
     try:
+        _, mode = image_header(path)
         with Image.open(path) as image:
-            mode, labels = image.mode, np.asarray(image)
-    except FileNotFoundError:
-        raise InputError(
-            f"video {video_id}: the mask {path} does not exist; complete the download"
-        ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            labels = np.asarray(image)
+    except InputError as error:
+        raise InputError(f"video {video_id}: the mask {error}; download it again") from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(
             f"video {video_id}: the mask {path} is broken ({error}); download it again"
         ) from None

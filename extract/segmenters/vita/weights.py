@@ -167,6 +167,7 @@ def _is_plain(value: Any) -> bool:
         and value.device.type == "cpu"
         and value.layout == torch.strided
         and not (value.is_quantized or value.is_complex())
+        and value.nbytes <= value.untyped_storage().nbytes()
     )
 
 

@@ -5,8 +5,6 @@ and 255. Ref-DAVIS17: ``<folder>/anno_{0..3}/<video>/<frame>.png``, object ids w
 """
 
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +13,9 @@ import numpy as np
 
 from cache_schema.host import files
 from cache_schema.host.cli import InputError
+from cache_schema.host.zips import open_zip, read_entry
 from cache_schema.names import escape
 from train.evaluation.pngs.png import PNG, object_pixels
-
-MAX_BYTES = 1 << 28  # of one file; a zip may claim anything
 
 
 def mask_name(video: str, expression: str, frame: str) -> str:
@@ -79,8 +76,8 @@ class MaskFiles:
         if path.is_dir():
             return
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            self._zip = open_zip(path)
+        except (OSError, ValueError) as error:
             found = "does not exist" if not path.exists() else f"cannot be read ({error})"
             raise InputError(
                 f"{path} is neither a folder nor a zip file: it {found}; give the masks"
@@ -115,15 +112,10 @@ class MaskFiles:
             info = self._zip.NameToInfo.get(name)
             if info is None:
                 return None
-            if info.file_size > MAX_BYTES:
-                raise ValueError(f"{info.file_size} bytes are too many for a mask")
-            return self._zip.read(info)
+            return read_entry(self._zip, info)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (
-            OSError, ValueError, RuntimeError, NotImplementedError, EOFError,
-            zipfile.BadZipFile, zlib.error,
-        ) as error:  # fmt: skip
+        except (OSError, ValueError) as error:
             raise InputError(f"the mask {self.path / name} cannot be read ({error})") from None
 
     def pixels(
