@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cache_schema.host import cli
 from cache_schema.host.early import quiet_interrupts
 
 if TYPE_CHECKING:
     from cache_schema.address import Where
     from cache_schema.reader import CacheReader
 
+__all__ = ["cli", "open_cache"]
 __version__ = "0.1.0"
 
 quiet_interrupts()

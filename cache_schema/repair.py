@@ -26,7 +26,6 @@ def repair(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
     """Verify a cache and drop what is damaged.
 
     Args:
-        path: the folder.
         quick: look for damage as a quick `verify` does; what is found is examined in full.
 
     Returns:

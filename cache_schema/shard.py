@@ -8,7 +8,7 @@ import errno
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -20,9 +20,10 @@ from cache_schema.address import Address, Place
 from cache_schema.blocks import RemoteFile, Stream
 from cache_schema.checksums import CRC, crc32
 from cache_schema.codecs import CODECS, Basis, Codec, declared_codec
-from cache_schema.fingerprint import Fingerprint, differences
+from cache_schema.fingerprint import Fingerprint, check_same
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
+from cache_schema.host.limits import beyond
 from cache_schema.nodes import attribute, child, json_attribute, members, values, where
 from cache_schema.records import ACTIVATIONS, Facts, Geometry, SegmenterFacts
 from cache_schema.spec import FORMAT_VERSION
@@ -32,6 +33,9 @@ MAX_CHANNELS, MAX_LAYERS = 4096, 16
 # HDF5's chunk cache only costs time when a chunk is a frame and every frame is read once.
 OPEN = {"rdcc_nbytes": 0}
 LIBVER = ("v110", "v110")
+#: Texts of the root, of which older versions have only some.
+TEXTS = ("dataset", "split", "codec", "fingerprint_json")
+TEXTS += ("codec_json", "facts_json", "segmenter_json")
 
 
 class UnreadableShard(InputError):
@@ -88,14 +92,8 @@ class Header:
 
     def check(self, other: "Header", path: Place) -> None:
         """Raise `InputError` naming what differs unless the shard ``path`` has this header."""
-        found = differences(other.fingerprint.data, self.fingerprint.data) or differences(
-            other.names, self.names
-        )
-        if found:
-            raise InputError(
-                f"{path} was made with other settings, {'; '.join(found)} (found != expected): "
-                "use those settings again, or another folder"
-            )
+        check_same(other.fingerprint.data, self.fingerprint.data, path)
+        check_same(other.names, self.names, path)
 
 
 def open_shard(path: Place) -> tuple[h5py.File, Header]:
@@ -143,8 +141,7 @@ def _read_header(file: h5py.File) -> Header:
     if version > 2:
         found |= {"facts": _read_facts(file), "segmenter": _read_segmenter(file)}
         found["codec_json"] = json_attribute(file, "codec_json", dict)
-    if CRC in file.attrs and attribute(file, CRC, int) != texts_crc32(file):
-        raise InputError(f"{file.filename}: its texts do not match their checksum")
+    check_texts(file)
     found = migrations.upgrade(found, version)
     codec = declared_codec(found.pop("codec"), found.pop("codec_json"), found.pop("basis"))
     return Header(codec=codec, fingerprint=fingerprint, version=version, **found)
@@ -154,21 +151,27 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def texts_crc32(file: h5py.File) -> int:
-    """CRC-32 of the root's texts, which HDF5 keeps without a checksum."""
-    names = ["dataset", "split", "codec", "fingerprint_json"]
-    names += [n for n in ("codec_json", "facts_json", "segmenter_json") if n in file.attrs]
-    return zlib.crc32(json.dumps([attribute(file, name, str) for name in names]).encode())
+def texts_crc32(file: h5py.File, names: Sequence[str] = TEXTS) -> int:
+    """CRC-32 of the root's texts of these names, which HDF5 keeps without a checksum."""
+    there = [name for name in names if name in file.attrs]
+    return zlib.crc32(json.dumps([attribute(file, name, str) for name in there]).encode())
+
+
+def check_texts(file: h5py.File, names: Sequence[str] = TEXTS) -> None:
+    """Raise `InputError` unless the root's texts are those of its checksum, if it has one."""
+    if CRC in file.attrs and attribute(file, CRC, int) != texts_crc32(file, names):
+        raise InputError(f"{file.filename}: its texts do not match their checksum")
 
 
 def _read_facts(file: h5py.File) -> Facts:
-    match json_attribute(file, "facts_json", dict):
+    match {"release": "", **json_attribute(file, "facts_json", dict)}:
         case {
             "one_object": True | False | None as one_object,
             "protocol": "expressions" | "davis" as protocol,
             "has_text": bool() as has_text,
+            "release": str(release),
         }:
-            return Facts(one_object, protocol, has_text)
+            return Facts(one_object, protocol, has_text, release)
     raise InputError(f"{file.filename}: its facts of the data set are none that this program knows")
 
 
@@ -209,11 +212,7 @@ def _write_array(group: h5py.Group, name: str, layout: spec.Spec, array: np.ndar
 
 
 def read_codec(file: h5py.File) -> Codec:
-    """The codec that `write_codec` wrote.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
+    """The codec that `write_codec` wrote. Raises InputError: it is missing or damaged."""
     basis = _read_basis(child(file, "codec", h5py.Group))
     name = attribute(file, "codec", str)
     known = CODECS.get(name)  # which a file of format version 2 does not declare
@@ -264,4 +263,8 @@ def read_geometry(video: h5py.Group) -> Geometry:
     for name, value in values.items():
         if value < 1:
             raise InputError(f"{where(video)}: attribute {name!r} is {value}")
+    for kind in ("", "resized_", "padded_"):
+        pixels = values[f"{kind}height"] * values[f"{kind}width"]
+        if much := beyond(pixels, "DMVS_MAX_PIXELS"):
+            raise InputError(f"{where(video)}: its {kind}height and {kind}width make {much}")
     return Geometry(**values)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -37,17 +36,12 @@ class CacheWriter:
     """Writes videos into the cache folder ``path``, continuing what is there; a context manager.
 
     Attributes:
-        codec: of the mask features.
         done: ids of the videos that are safe in the cache.
         failures: id to reason of the videos that failed in an earlier run or in this one.
 
     Args:
         path: the folder; made when missing.
         fingerprint: everything that decides the numbers (plain JSON types).
-        dataset: name of the data set.
-        split: of the data set.
-        codec: of the mask features, with its basis if it has one.
-        facts: of the data set.
         segmenter: what the frozen segmenter says of itself.
         shard_bytes: a shard is closed once it holds this much.
         rank, world_size: of a run of several processes that write one cache at the same time.
@@ -108,12 +102,7 @@ class CacheWriter:
     def __enter__(self) -> "CacheWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
