@@ -103,6 +103,12 @@ class RemoteFile:
                 part[:] = data[: len(part)]
             start, out = start + len(part), out[len(part) :]
 
+    def read_bytes(self) -> bytes:
+        """The whole file."""
+        out = np.empty(self.size, np.uint8)
+        self.read(0, out)
+        return out.tobytes()
+
     def _length(self, number: int) -> int:
         return min(BLOCK, self.size - number * BLOCK)
 
