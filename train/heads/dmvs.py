@@ -47,6 +47,8 @@ class DMVS(Head):
         sentence: "mean", the cached F_se; or "max", the maximum over the words.
         mask_start: the mask head starts at "random"; or as the "segmenter"'s own.
         decoder_start: decoder layers start at "random"; or as the "identity", adding nothing.
+        query_positions: motion queries have learned positions where they read each other, as in
+            LMPM and DsHmp; at first they are zero.
 
     Raises:
         InputError: a stated size is not the caches', or they hold no mask head to start from.
@@ -80,6 +82,7 @@ class DMVS(Head):
         sentence: str = "mean",
         mask_start: str = "random",
         decoder_start: str = "random",
+        query_positions: bool = False,
     ) -> None:
         super().__init__()
         for name, stated in (("text_dim", text_dim), ("mask_dim", mask_dim)):
@@ -113,6 +116,8 @@ class DMVS(Head):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        if query_positions:
+            self.decoder.place(num_motion_queries)
         if decoder_start == "identity":
             self.decoder.start_as_identity()
         if mask_start == "segmenter":
