@@ -49,6 +49,8 @@ class DMVS(Head):
             activation. Of a segmenter whose embeddings change from frame to frame, a query starts
             with the one of the video query, for the whole video.
         decoder_start: decoder layers start at "random"; or as the "identity", adding nothing.
+        query_positions: motion queries have learned positions where they read each other, as in
+            LMPM and DsHmp; at first they are zero.
 
     Raises:
         InputError: a stated size is not the caches', or they hold no mask head to start from.
@@ -82,6 +84,7 @@ class DMVS(Head):
         sentence: str = "mean",
         mask_start: str = "random",
         decoder_start: str = "random",
+        query_positions: bool = False,
     ) -> None:
         super().__init__()
         for name, stated in (("text_dim", text_dim), ("mask_dim", mask_dim)):
@@ -117,6 +120,8 @@ class DMVS(Head):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        if query_positions:
+            self.decoder.place(num_motion_queries)
         if decoder_start == "identity":
             self.decoder.start_as_identity()
         if mask_start == "segmenter":
