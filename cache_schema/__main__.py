@@ -66,10 +66,13 @@ def main(argv: list[str]) -> int:
         reader = CacheReader(arguments.cache)
         counts = stats.collect(reader)
         found = stats.summary(counts)
+        title = " ".join(filter(None, (reader.dataset, reader.facts.release, reader.split)))
         if arguments.out:
-            title = f"{reader.dataset}, {reader.split}: {len(reader)} videos"
-            stats.draw(counts, title, arguments.out)
-        print(json.dumps(found, indent=2) if arguments.json else "\n".join(stats.lines(found)))
+            stats.draw(counts, f"{title}: {len(reader)} videos", arguments.out)
+        text = (
+            json.dumps(found, indent=2) if arguments.json else "\n".join(stats.lines(found, title))
+        )
+        print(text)
         return 0
     if arguments.command == "copy":
         copied = copying.copy(

@@ -14,7 +14,7 @@ import h5py
 from cache_schema import manifest
 from cache_schema.checksums import CRC
 from cache_schema.codecs import Codec
-from cache_schema.fingerprint import differences
+from cache_schema.fingerprint import check_same
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import replacing
@@ -37,8 +37,6 @@ def save(folder: Path, codec: Codec, settings: dict[str, Any]) -> None:
     """Keep a codec that was just fitted; atomic and durable. The folder is made when missing.
 
     Args:
-        folder: of the cache.
-        codec: with its basis, if it has one.
         settings: what it was fitted for, as plain JSON; see `load`.
 
     Raises:
@@ -80,7 +78,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Codec | None:
         codec, fitted_for = _read(path)
     except InputError as error:
         raise InputError(f"{error}: delete it and run the same command again") from error
-    _compare(path, fitted_for, settings)
+    check_same(fitted_for, settings, path)
     return codec
 
 
@@ -122,15 +120,6 @@ def _from_shard(folder: Path, settings: dict[str, Any]) -> Codec | None:
         made_for, wanted = dict(header.fingerprint.data), dict(settings)
         made_for["codec"] = {"name": header.codec.name}
         wanted["codec"] = {"name": settings["codec"]["name"]}
-        _compare(folder / name, made_for, wanted)
+        check_same(made_for, wanted, folder / name)
         return header.codec
     return None
-
-
-def _compare(path: Path, found: Any, wanted: dict[str, Any]) -> None:
-    found = differences(found, wanted)
-    if found:
-        raise InputError(
-            f"{path} was made with other settings, {'; '.join(found)} (found != expected): "
-            "use those settings again, or another folder"
-        )

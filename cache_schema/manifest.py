@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache_schema.address import Address, Place
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import sync_folder
 from cache_schema.host.lookup import nearest
@@ -166,7 +167,7 @@ def codec_iou(value: Any) -> CodecIoU | None:
     raise InputError(f"{value!r} is not the IoU of a codec (mean, worst, masks)")
 
 
-def read(folder: Path) -> Manifest:
+def read(folder: Place) -> Manifest:
     """Read the manifest of a cache; a torn last line (a killed run's) is left out.
 
     Raises:
@@ -205,9 +206,9 @@ def _parse(line: bytes) -> Any:
     return content
 
 
-def _near(folder: Path) -> str:
+def _near(folder: Place) -> str:
     """What to say of the caches in a folder that is none, or beside it."""
-    for place in (folder, folder.parent):
+    for place in () if isinstance(folder, Address) else (folder, folder.parent):
         caches = sorted(path.parent.name for path in place.glob(f"*/{MANIFEST}"))
         if caches:
             names = " and ".join(filter(None, (", ".join(caches[:-1]), caches[-1])))

@@ -61,3 +61,19 @@ def run_ends(counts: Sequence[str | bytes], size: Sequence[int]) -> list[np.ndar
             raise ValueError(f"its runs do not fill {height}x{width} pixels")
         found.append(ends)
     return found
+
+
+def compress(mask: np.ndarray) -> str:
+    """COCO's compressed string of a mask (H, W) bool."""
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate([[0, 0][: 1 + int(flat[0])], changes, [flat.size]]))
+    runs[3:] -= runs[1:-2].copy()
+    digits = bytearray()
+    for run in runs.tolist():
+        more = True
+        while more:
+            digit, run = run & 31, run >> 5
+            more = run != (-1 if digit & 16 else 0)
+            digits.append(digit + 32 * more + 48)
+    return digits.decode()

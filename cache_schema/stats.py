@@ -12,6 +12,7 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 
 BARS = 40  # of a histogram, at most
+LEAST = 5  # bars that there is room for
 
 
 def collect(reader: CacheReader) -> dict[str, list[int]]:
@@ -63,10 +64,10 @@ def _summary(numbers: np.ndarray) -> dict[str, Any]:
     }
 
 
-def lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A summary as a table."""
+def lines(found: Mapping[str, Mapping[str, Any]], title: str) -> list[str]:
+    """A summary as a table, with what it is of in its first cell."""
     columns = ("count", "total", "min", "median", "mean", "max")
-    rows = [["", *columns]]
+    rows = [[title, *columns]]
     for name, values in found.items():
         cells = ("-" if values[column] is None else f"{values[column]:.4g}" for column in columns)
         exact = [str(values["count"]), str(values["total"])]
@@ -94,8 +95,10 @@ def draw(counts: Mapping[str, list[int]], title: str, path: Path) -> None:
     for axis, (name, numbers) in zip(figure.subplots(2, 3).flat, counts.items(), strict=True):
         what, _, of = name.partition(" per ")
         axis.set(xlabel=name, ylabel=f"{of}s")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_major_locator(
+                MaxNLocator("auto", steps=[1, 2, 5, 10], min_n_ticks=1, integer=True)
+            )
         axis.spines[["top", "right"]].set_visible(False)
         if not numbers:
             axis.text(0.5, 0.5, f"no {of}s", ha="center", transform=axis.transAxes)
@@ -104,9 +107,10 @@ def draw(counts: Mapping[str, list[int]], title: str, path: Path) -> None:
         step = -(-(high - low + 1) // BARS)  # whole numbers to a bar, the same for every bar
         edges = np.arange(low, high + step + 1, step) - 0.5
         axis.hist(numbers, edges, color="#4c72b0", edgecolor="white", linewidth=0.5)
-        axis.set_xlim(edges[0] - 0.4 * step, edges[-1] + 0.4 * step)
+        margin = step * max(0.4, (LEAST - len(edges) + 1) / 2)  # a single bar is no wall
+        axis.set_xlim(max(edges[0] - margin, -0.9 * step), edges[-1] + margin)
         axis.axvline(np.mean(numbers), color="#c44e52", label=f"mean {np.mean(numbers):.4g}")
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.97))  # above the bars
     try:
         with files.replacing(path) as temporary:
             figure.savefig(temporary, dpi=120, format=path.suffix[1:] or None)

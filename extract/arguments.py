@@ -23,6 +23,9 @@ AUTOCAST = {
     "float16": ("float16", False),
     "float16+tf32": ("float16", True),
 }
+#: The key ``mirror``: each video a second time, mirrored, with words that become wrong exchanged as
+#: well, or with its sentences as they are, as LMPM and DsHmp have it.
+MIRRORS = ("words", "pixels")
 #: Size of a shard: small ones are closed quickly, and a killed run loses at most one.
 SHARD_BYTES = 1 << 26
 #: The lowest values of options.

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from cache_schema.codecs import KNOWN, LOWRANK, get_codec
 from cache_schema.host.cli import InputError
 from cache_schema.host.lookup import find_config, nearest
-from extract.arguments import PRESETS
+from extract.arguments import MIRRORS, PRESETS
 from extract.segmenters import DEFAULT
 
 #: Every key of a configuration and the keys inside it (None: the owner of the key checks).
@@ -25,12 +25,13 @@ KEYS: dict[str, set[str] | None] = {
     "text": {"encoder", "tagger"},
     "resize": {"short", "max"},
     "codec": None,
-    "clips": {"num", "frames"},
+    "clips": {"num", "frames", "range"},
     "segmenter_masks": {"keep"},
+    "mirror": None,
 }
 #: Of those that a configuration may leave out. Masks of so many video queries go into a cache
-#: without mask features; None keeps all.
-DEFAULTS: dict[str, Any] = {"segmenter_masks": {"keep": None}}
+#: without mask features; None keeps all. ``mirror`` is one of `MIRRORS`, or None.
+DEFAULTS: dict[str, Any] = {"segmenter_masks": {"keep": None}, "mirror": None}
 #: Those that may be None, and the most that a number may be.
 OPTIONAL = ("text", "resize")
 MOST = 1 << 20
@@ -54,8 +55,9 @@ class ExtractConfig:
     text: dict[str, str] | None
     resize: dict[str, int | None] | None
     codec: dict[str, Any]
-    clips: dict[str, int]
+    clips: dict[str, int | None]
     segmenter_masks: dict[str, int | None]
+    mirror: str | None
 
 
 #: Keys that are a name, or a dict with settings and a name under this key.
@@ -96,6 +98,8 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
     except (KeyError, TypeError, AssertionError) as error:
         raise InputError(f"--cfg-options do not fit {path}: {error}") from error
     merged = wrapped.to_dict()["keys"]
+    if isinstance(merged.get("clips"), dict):
+        merged["clips"].setdefault("range", None)
     _check(path, merged)
     dataset = merged["dataset"]
     if not isinstance(dataset, dict) or not isinstance(dataset.get("name"), str):
@@ -129,9 +133,18 @@ def _check(path: Path, values: dict[str, Any]) -> None:
         for name in sorted(known - set(given)):
             raise InputError(f"{path} lacks the key '{where}{name}'")
     clips, resize, text = values["clips"], values["resize"], values["text"]
-    if not (_is_count(clips["num"], least=0) and _is_count(clips["frames"])):
+    if not (
+        _is_count(clips["num"], least=0)
+        and _is_count(clips["frames"])
+        and (clips["range"] is None or _is_count(clips["range"]))
+    ):
         raise InputError(
-            f"{path}: clips is {clips}, give num of at least 0 and frames of at least 1"
+            f"{path}: clips is {clips}, give num of at least 0, frames of at least 1, and range of "
+            "at least 1 or None"
+        )
+    if values["mirror"] not in (None, *MIRRORS):
+        raise InputError(
+            f"{path}: mirror is {values['mirror']!r:.40}, give {', '.join(MIRRORS)} or None"
         )
     for name, value in (resize or {}).items():
         if value is not None and not _is_count(value):

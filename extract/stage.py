@@ -156,12 +156,15 @@ def load_stage(
 def _settings(config: ExtractConfig, sizes: Any, autocast: str) -> dict[str, Any]:
     """What decides the numbers of a cache and is known without data, weights and text models."""
     light = config.codec["name"] == LIGHT.name
+    # Keys that came later stand in it only where they say something, for the sake of older caches.
+    clips = {name: value for name, value in config.clips.items() if value is not None}
     return {
         "segmenter": {"type": config.segmenter_type, **asdict(sizes)},
         "resize": config.resize,
         "dtype": "float32",
         "autocast": autocast,
-        "clips": {**config.clips, "seed": CLIP_SEED},
+        "clips": {**clips, "seed": CLIP_SEED},
+        **({"mirror": config.mirror} if config.mirror else {}),
         **({"segmenter_masks": config.segmenter_masks} if light else {}),
     }
 
@@ -198,13 +201,31 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def clip_bank(video_id: str, num_frames: int, *, num: int, frames: int) -> np.ndarray:
+def clip_bank(
+    video_id: str, shown: np.ndarray, *, num: int, frames: int, range: int | None = None
+) -> np.ndarray:
     """Which frames each clip of a video shows: sorted, seeded by the video's id.
+
+    Args:
+        video_id: the video's.
+        shown: (T,) bool, whether a frame shows an object.
+        num, frames: K and T_c.
+        range: None draws from the whole video. A number draws a frame, and the clip from those at
+            most so far from it, as LMPM and DsHmp do; clips that show no object are drawn again.
 
     Returns:
         (K, min(T, T_c)) int32; a video shorter than a clip is taken whole.
     """
-    size = min(frames, num_frames)
+    size = min(frames, len(shown))
     rng = np.random.default_rng([CLIP_SEED, zlib.crc32(video_id.encode())])
-    clips = [np.sort(rng.permutation(num_frames)[:size]) for _ in range(num)]
+    clips: list[np.ndarray] = []
+    while len(clips) < num:
+        near = rng.permutation(len(shown))
+        if range is not None:
+            distance = abs(near - near[0])
+            # A range that holds fewer frames, or that the video's end cuts off, grows.
+            near = near[distance <= max(range, np.sort(distance)[size - 1])]
+        clip = np.sort(near[:size])
+        if range is None or shown[clip].any() or not shown.any():
+            clips.append(clip)
     return np.array(clips, np.int32).reshape(num, size)

@@ -13,14 +13,18 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from cache_schema.host.lookup import existing
 from cache_schema.reader import CacheReader
 from extract.datasets import DATASETS, open_dataset
+from train.options import check_caches, named_path
 from train.predictions import Predictions
-from train.report.build import PICTURED, Evaluated, FrameOf, table, write_report
+
+if TYPE_CHECKING:
+    from train.report.build import Evaluated, FrameOf
 
 
 def main(argv: list[str]) -> int:
@@ -38,9 +42,15 @@ def main(argv: list[str]) -> int:
     add("--data-root", type=Path, help="of the data set, for the frames")
     add("--split", help="of the data set")
     add("--sweep", type=Path, metavar="DIR", help="of a sweep, for its table and plot")
-    add("--num", type=int, default=PICTURED, help=f"expressions at most (default {PICTURED})")
+    add("--num", type=int, default=400, help="expressions at most (default 400)")
     arguments = parser.parse_args(argv)
-    heads = [_evaluated(word) for word in arguments.evaluation]
+    named = [named_path(word) for word in arguments.evaluation]
+    for _, folder in named:
+        existing(folder, "the folder of an evaluation")
+    check_caches([arguments.cache])
+    from train.report.build import table, write_report  # takes seconds to load
+
+    heads = [_evaluated(*words) for words in named]
     if len({frozenset(head.metrics["per_expression"]) for head in heads}) > 1:
         raise InputError("the evaluations are of different expressions; evaluate on one cache")
     write_report(
@@ -56,15 +66,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _evaluated(word: str) -> Evaluated:
+def _evaluated(name: str, folder: str) -> "Evaluated":
     """A head from the folder of its evaluation."""
-    name, _, folder = word.rpartition("=")
+    from train.report.build import Evaluated
+
     path = Path(folder) / "metrics.json"
     try:
         metrics = json.loads(path.read_text("utf-8"))
-        sigma = metrics["run"]["sigma"]
-        sigma = float(sigma[0] if isinstance(sigma, list) else sigma)
-        _check(metrics)
+        return Evaluated.of(name, metrics, Predictions(path.with_name("predictions.h5")))
     except (
         OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError,
     ) as error:  # fmt: skip
@@ -72,23 +81,9 @@ def _evaluated(word: str) -> Evaluated:
             f"{path} is not the metrics.json of an evaluation by expressions ({error}); run "
             "train.evaluate first"
         ) from None
-    predictions = Predictions(Path(folder) / "predictions.h5")
-    return Evaluated(name or "DMVS", metrics, predictions, sigma)
 
 
-def _check(metrics: dict[str, Any]) -> None:
-    """Raise some error unless all that the page shows is there and a number."""
-    tags = metrics["per_tag"]
-    shown = [metrics["num_expressions"], *(tags[tag]["num_expressions"] for tag in tags)]
-    for row in (metrics, *metrics.get("controls", {}).values()):
-        shown += [row["J&F"], row["J"], row["F"], *(row["per_tag"][tag]["J&F"] for tag in tags)]
-    shown += [scores["J&F"] for scores in metrics["per_expression"].values()]
-    shown += [metrics[name] for name in ("N-acc", "T-acc") if metrics.get(name) is not None]
-    if odd := [value for value in shown if type(value) not in (int, float) or not 0 <= value < 1e9]:
-        raise ValueError(f"{odd[0]!r:.40} is no figure")
-
-
-def _frames(arguments: argparse.Namespace) -> FrameOf | None:
+def _frames(arguments: argparse.Namespace) -> "FrameOf | None":
     """The frames of the data set, if one is given."""
     if arguments.data_root is None:
         return None

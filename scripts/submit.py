@@ -13,65 +13,80 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from cache_schema.host.cores import CORES
+from cache_schema.host.lookup import existing
 from cache_schema.reader import CacheReader
 from scripts.annotations import NAMES, open_dataset, without_truth
-from train.commands import pick_device
-from train.evaluation import parallel
-from train.evaluation.submissions.check import check, report_lines
-from train.evaluation.submissions.from_cache import cache_videos, from_cache
-from train.evaluation.submissions.layout import Layout, Rejected, pick_layout
-from train.evaluation.submissions.writer import from_files
-from train.predictions import Predictions
+from train.options import DEVICE, check_caches
 from train.records import AnnotatedVideo
+
+if TYPE_CHECKING:
+    from cache_schema.records import Facts
 
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
     arguments = _parser().parse_args(argv)
     _check(arguments)
+    # What takes seconds to load, now that all is there.
+    from train.evaluation.submissions.layout import Rejected, pick_layout
+    from train.evaluation.submissions.writer import check, from_files, report_lines
+
     try:
         if arguments.predictions:
-            count = _from_predictions(arguments)
+            facts, count = _from_predictions(arguments)
         else:
-            layout, videos, num_videos = _described(arguments)
+            facts, videos, num_videos = _described(arguments)
+            layout = pick_layout(facts, arguments.cache or arguments.root)
             how = {"num_videos": num_videos, "workers": arguments.workers}
             if arguments.check:
                 problems = check(Path(arguments.check), layout, videos, **how)
                 if problems:
                     raise Rejected(problems)
-                print(f"{arguments.check} holds all that the server of {layout.server} wants")
+                print(
+                    f"{arguments.check} holds all that the server of {layout.server} wants"
+                    f"{_release(facts)}"
+                )
                 return 0
             source, out = Path(arguments.pred), Path(arguments.out)
             count = from_files(source, layout, videos, out, **how)
     except Rejected as rejected:
         print(f"would be rejected:\n{report_lines(rejected.problems)}")
         return 1
-    print(f"submission: {arguments.out} ({count} masks)")
+    print(f"submission: {arguments.out} ({count} masks{_release(facts)})")
     return 0
 
 
-def _from_predictions(arguments: argparse.Namespace) -> int:
-    predictions = Predictions(arguments.predictions)
-    return from_cache(
-        CacheReader(arguments.cache),
-        predictions,
-        Path(arguments.out),
-        sigma=predictions.sigma if arguments.sigma is None else arguments.sigma,
-        device=pick_device(arguments.device),
-    )
+def _release(facts: "Facts") -> str:
+    """Of which release the sentences are, as each has a server of its own."""
+    return f", release {facts.release}" if facts.release else ""
 
 
-def _described(arguments: argparse.Namespace) -> tuple[Layout, Iterable[AnnotatedVideo], int]:
-    """The layout of the server, and the videos as the cache or the data set itself has them."""
+def _from_predictions(arguments: argparse.Namespace) -> tuple["Facts", int]:
+    from train.commands import pick_device
+    from train.evaluation.submissions.writer import from_cache
+    from train.predictions import Predictions
+
+    predictions, reader = Predictions(arguments.predictions), CacheReader(arguments.cache)
+    sigma = predictions.sigma if arguments.sigma is None else arguments.sigma
+    how = {"sigma": sigma, "device": pick_device(arguments.device)}
+    return reader.facts, from_cache(reader, predictions, Path(arguments.out), **how)
+
+
+def _described(arguments: argparse.Namespace) -> tuple["Facts", Iterable[AnnotatedVideo], int]:
+    """What is to be handed in, as the cache or the data set itself has it."""
+    from train.evaluation.submissions.writer import cache_videos
+
     if arguments.cache:
         reader = CacheReader(arguments.cache)
         videos = cache_videos(reader)
-        return pick_layout(reader.facts, str(reader.path)), videos, len(videos)
+        return reader.facts, videos, len(videos)
     data = open_dataset(arguments.dataset, arguments.root, arguments.split or "valid")
-    return pick_layout(data.facts, arguments.root), without_truth(data), len(data)
+    return data.facts, without_truth(data), len(data)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -86,14 +101,14 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--sigma {arguments.sigma}: a score is from 0 to 1, and so is sigma")
     if arguments.workers < 1:
         raise InputError(f"--workers {arguments.workers}: at least one process has to work")
+    for option in ("predictions", "pred", "check"):
+        if path := getattr(arguments, option):
+            existing(path, f"--{option}")
+    check_caches([arguments.cache])
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.submit",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.submit", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--predictions", metavar="FILE", help="predictions.h5 of an evaluation")
     what.add_argument("--pred", metavar="DIR", help="folder (or zip) of anybody's masks")
@@ -104,10 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="default: valid")
     parser.add_argument("--out", metavar="ZIP", help="submission to write")
     parser.add_argument("--sigma", type=float, help="keep queries above (default: the stored one)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--workers", type=int, default=parallel.cores(), help="processes (default: the cores)"
-    )
+    parser.add_argument("--device", default="auto", help=DEVICE)
+    parser.add_argument("--workers", type=int, default=CORES, help="processes (default: the cores)")
     return parser
 
 

@@ -86,13 +86,29 @@ def test_help_comes_before_anything_heavy(place: Path) -> None:
     heavy = ("torch", "mmengine", "transformers", "cv2", "scipy")
     found, said = ask(place, commands, *heavy)
     assert found == [[0, []]] * len(commands) and not said
-    assert ask(place, [("scripts.score", "--help")], *heavy[:3]) == ([[0, []]], "")
+    for module in ("score", "submit", "report"):
+        assert ask(place, [(f"scripts.{module}", "--help")], *heavy[:3]) == ([[0, []]], "")
 
 
 def test_what_is_wrong_is_said_before_anything_heavy(place: Path) -> None:
     found, said = ask(place, [command for command, _ in WRONG], "torch", "mmengine", "cv2")
     assert found == [[2, []]] * len(WRONG)
     for line, (command, words) in zip(said.splitlines(), WRONG, strict=True):
+        assert line.startswith("error: ") and words in line, command
+
+
+def test_what_is_not_there_is_said_before_torch_is_loaded(place: Path) -> None:
+    submit, report = ("scripts.submit", "--out", "s.zip"), ("scripts.report", "--out", "r.html")
+    wrong = [
+        ((*submit, "--predictions", "p.h5", "--cache", "nothing"), "p.h5 does not exist"),
+        ((*submit, "--predictions", "empty", "--cache", "nothing"), "nothing is not a cache"),
+        ((*submit, "--pred", "empty"), "give --cache, or --dataset"),
+        ((*report, "--evaluation", "DMVS=gone", "--cache", "caches/train"), "gone does not exist"),
+        ((*report, "--evaluation", "empty", "--cache", "caches/valid"), "did you mean 'valid_u'?"),
+    ]
+    found, said = ask(place, [command for command, _ in wrong], "torch", "mmengine")
+    assert found == [[2, []]] * len(wrong)
+    for line, (command, words) in zip(said.splitlines(), wrong, strict=True):
         assert line.startswith("error: ") and words in line, command
 
 

@@ -5,6 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 TARGETS = [
     "setup",
@@ -42,6 +44,14 @@ def test_every_target_installs_first():
         reached = target
         while reached not in ("setup", "$(INSTALLED)"):
             reached = rules[reached].split()[0]
+
+
+@pytest.mark.parametrize("target", ["train", "demo", "submit", "sweep"])
+def test_options_of_stage_two_are_checked_before_stage_one(target: str):
+    command = ["make", "--no-print-directory", "-n", target, "TRAIN_OPTIONS=a.b=1"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    check, extract = said.index("--cfg-options a.b=1 --check"), said.index("-m extract")
+    assert check < extract
 
 
 def test_what_is_pinned_is_what_is_asked_for():

@@ -1,7 +1,7 @@
 """Train the head from a cache, and from nothing else.
 
     python -m train CONFIG --cache CACHE [CACHE ...] --work-dir DIR [--resume] [--device auto]
-                    [--row ROW] [--val-cache CACHE] [--cfg-options key=value ...]
+                    [--row ROW] [--val-cache CACHE] [--check] [--cfg-options key=value ...]
     torchrun --nproc-per-node N -m train CONFIG ...
 
 CONFIG is a Python file, or the name of one in train/configs. DIR gets iter_N.pth and a folder of
@@ -36,7 +36,8 @@ def main(argv: list[str]) -> int:
     find_config(arguments.config, CONFIGS)
     if arguments.row is not None:
         find_config(arguments.row, ROWS, "row")
-    check_caches([*arguments.cache, arguments.val_cache])
+    if not arguments.check:
+        check_caches([*arguments.cache, arguments.val_cache])
     # What takes seconds to load, now that all is there.
     from train.commands import alone_in, one_of_several
     from train.config import load_config
@@ -45,6 +46,8 @@ def main(argv: list[str]) -> int:
     from train.trainee import Member
 
     config = load_config(arguments.config, arguments.cfg_options, arguments.row)
+    if arguments.check:
+        return 0
     with one_of_several(arguments) as device:
         ram = ram_bytes(config, len(arguments.cache), device)
         caches = [CacheReader(path, ram_bytes=ram) for path in arguments.cache]

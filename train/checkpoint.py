@@ -100,7 +100,6 @@ def check_state(
     """Refuse a checkpoint whose training state is not such as this run's; torch does not look.
 
     Args:
-        path: of the checkpoint.
         checkpoint: from `read_checkpoint`.
         own: ``optimizer`` and ``param_schedulers`` as this run would write them.
         shapes: of the parameters, in the optimizer's order.

@@ -5,8 +5,10 @@
 
 A checkpoint knows the config that it was trained with; a given one replaces it. The command writes
 DIR/predictions.h5, DIR/metrics.json and, with --save-masks, DIR/masks in the layout of the
-benchmark (`train.evaluation.pngs.files`). The protocol is that of the cache's data set
-(`train.evaluation.protocols`): expression by expression, or annotator by annotator as DAVIS scores.
+benchmark (`train.evaluation.pngs.files`); with --report, DIR/report.html. Predictions that are
+there already are used again if nothing that they depend on has changed. The protocol is that of the
+cache's data set (`train.evaluation.protocols`): expression by expression, or annotator by annotator
+as DAVIS scores.
 Several sigmas are scored in one pass; metrics.json then holds the first one's figures and, under
 "sigmas", those of each.
 """
@@ -74,6 +76,7 @@ def _parser() -> ArgumentParser:
         help="exchange the frames of each video among their times: what the order is worth",
     )  # fmt: skip
     add("--save-masks", action="store_true", help="write PNG masks (of the first sigma)")
+    add("--report", action="store_true", help="write a page of all expressions with their masks")
     add(
         "--sigma", type=float, nargs="+", metavar="S",
         help="keep queries above; several are scored in one pass (default: the config's)",
@@ -81,7 +84,8 @@ def _parser() -> ArgumentParser:
     add("--keep", type=int, metavar="N", help="keep the N best of those at most (default: all)")
     add(
         "--allow-other-models", action="store_true",
-        help="go on where the cache is of other frozen models than those trained on",
+        help="go on where the cache is of other frozen models, or of another release, than those "
+        "trained on",
     )  # fmt: skip
     add("--device", default="auto", help=DEVICE)
     add("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")

@@ -13,6 +13,7 @@ from cache_schema.host import files
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.checkpoint import read_checkpoint
+from train.data.compatible import check_releases
 from train.places import checkpoints, latest_checkpoint
 from train.resume import check_same_run, training_facts
 from train.runner import build_runner
@@ -68,6 +69,8 @@ def train_members(
             "--val-cache and the config key train.val_interval go together: the one says what to "
             "evaluate on, the other how often"
         )
+    used = [*caches.values(), *(validation or {}).values()]
+    check_releases(reader for readers in used for reader in readers)
     left = [m for m in members if not _is_done(m, caches, work_dir, trained, resume=resume)]
     if done := [member.name or "this run" for member in trained.checkpoints]:
         _say(f"trained already, and left as it is: {', '.join(done)}")

@@ -3,7 +3,8 @@
 Scores and mask embeddings of *all* motion queries are kept, so that another sigma can be replayed
 and scored without the head. Layout (HDF5):
 
-    /                              format_version, fingerprint, checkpoint, rule, sigma, training
+    /                              format_version, fingerprint, checkpoint, rule, sigma, training,
+                                   made_from
     /videos/<id>/<expression id>   scores (N_m,) f32, mask_embeds (N_m, C) f32
 
 where a head that draws no masks has, in place of mask_embeds, sources (N_m,) int64: the video query
@@ -12,15 +13,15 @@ that each motion query is. Ids are escaped as in the cache and kept as they are 
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
 
-from cache_schema.host import system
+from cache_schema.host import files, system
 from cache_schema.host.cli import InputError
 from cache_schema.names import escape
 from cache_schema.nodes import attribute, child, values
@@ -39,6 +40,7 @@ class PredictionsWriter:
         checkpoint: SHA-256 of the checkpoint file.
         rule, sigma: how queries are kept; see `train.replay.keep`.
         training: JSON-able facts about the training of the checkpoint.
+        made_from: digest of all that the numbers depend on; empty if they are not to be reused.
 
     Raises:
         InputError: the file cannot be written.
@@ -53,6 +55,7 @@ class PredictionsWriter:
         rule: str,
         sigma: float,
         training: Mapping[str, Any] | None = None,
+        made_from: str = "",
     ) -> None:
         self.path = Path(path)
         self._open = new_hdf5(self.path)
@@ -64,6 +67,7 @@ class PredictionsWriter:
             rule=rule,
             sigma=float(sigma),
             training=json.dumps(dict(training or {})),
+            made_from=made_from,
         )
 
     def add(
@@ -72,7 +76,6 @@ class PredictionsWriter:
         """Store one expression.
 
         Args:
-            video_id, expression_id: whose.
             scores: (N_m,) after the sigmoid.
             queries: mask embeddings (N_m, C), or sources (N_m,).
 
@@ -93,18 +96,16 @@ class PredictionsWriter:
     def __enter__(self) -> "PredictionsWriter":
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
 
 class Predictions:
     """Reads a predictions file.
 
     Attributes:
-        fingerprint, checkpoint, rule, sigma, training: as given to the writer; older files have
-            nothing of the training.
+        fingerprint, checkpoint, rule, sigma, training, made_from: as given to the writer; the last
+            two are empty in older files.
 
     Raises:
         InputError: no such file, or not one of ours.
@@ -123,6 +124,8 @@ class Predictions:
             told = "training" in self._file.attrs
             text = attribute(self._file, "training", str) if told else "{}"
             self.training: dict[str, Any] = dict(json.loads(text))
+            made = "made_from" in self._file.attrs
+            self.made_from = attribute(self._file, "made_from", str) if made else ""
         except (InputError, OSError, RuntimeError, ValueError, TypeError, RecursionError) as error:
             system.check(error, path)
             if getattr(error, "errno", None) in system.ABSENT:
@@ -142,7 +145,6 @@ class Predictions:
         """Scores (N_m,) f32, and mask embeddings (N_m, C) f32 or sources (N_m,) int64.
 
         Args:
-            video_id, expression_id: whose.
             sizes: N_v and C, as the cache has them; None takes any.
 
         Raises:
@@ -183,6 +185,17 @@ class Predictions:
                 f"{where} NaN or infinite values; look at the training, then predict again"
             )
         return scores, queries
+
+    def at_sigma(self, sigma: float) -> "Predictions":
+        """The same predictions, whose file says another sigma from now on."""
+        if sigma == self.sigma:
+            return self
+        with files.replacing(self.path) as temporary:
+            shutil.copyfile(self.path, temporary)
+            with h5py.File(temporary, "r+") as file:
+                file.attrs["sigma"] = float(sigma)
+        self.close()
+        return Predictions(self.path)
 
     def close(self) -> None:
         """Close the file."""

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 
 import cache_schema
+import train
 from cache_schema.reader import CacheReader
 
 GIT_SECONDS = 5
@@ -65,11 +67,13 @@ def describe_run(
 
 
 def cache_identity(reader: CacheReader) -> dict[str, str]:
-    """Which cache it is: ``fingerprint`` (hex), ``dataset`` and ``split``."""
+    """Which cache it is: ``fingerprint`` (hex), ``dataset``, ``split``; ``release`` where known."""
+    release = reader.facts.release
     return {
         "fingerprint": reader.fingerprint_hex,
         "dataset": reader.dataset,
         "split": reader.split,
+        **({"release": release} if release else {}),
     }
 
 
@@ -78,6 +82,44 @@ def contents(reader: CacheReader) -> dict[str, int | str]:
     listed = [[entry.id, entry.checksum] for entry in reader.entries.values()]
     digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     return {"videos": len(listed), "contents": digest}
+
+
+def prediction_digest(
+    reader: CacheReader,
+    config: Config,
+    checkpoint: str,
+    device: torch.device,
+    **how: Any,
+) -> str:
+    """A digest (hex) of all that a head's predictions from a cache depend on.
+
+    Args:
+        reader: of the cache.
+        config: of the head.
+        checkpoint: SHA-256 of its file.
+        device: where it runs.
+        how: what else decides what is stored, JSON-able.
+
+    Returns:
+        Empty for a head of one's own, whose code nobody follows.
+    """
+    if ":" in config.model.type:
+        return ""
+    code = hashlib.sha256()
+    for package in (cache_schema, train):
+        for path in sorted(Path(package.__file__).parent.rglob("*.py")):
+            code.update(path.read_bytes())
+    parts = {
+        **cache_identity(reader),
+        **contents(reader),
+        "checkpoint": checkpoint,
+        "model": config.model.to_dict(),
+        "device": device.type,
+        "torch": torch.__version__,
+        "code": code.hexdigest(),
+        **how,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def code_version() -> dict[str, str | None]:

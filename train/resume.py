@@ -20,7 +20,7 @@ FREE_TO_CHANGE = (
 )  # fmt: skip
 
 #: What is told of a cache beside its fingerprint, for who has the checkpoint alone.
-ADDED = {"segmenter_type", "resize"}
+ADDED = {"segmenter_type", "resize", "release"}
 
 
 def training_facts(config: Config, caches: Sequence[CacheReader]) -> dict[str, Any]:

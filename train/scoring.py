@@ -4,6 +4,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from train.data.sizes import common_sizes
 from train.evaluation import report
 from train.evaluation.from_cache import controls
 from train.evaluation.from_cache.contents import (
+    ReplayTask,
     check_origin,
     has_truth,
     list_expressions,
@@ -29,15 +31,15 @@ from train.evaluation.from_cache.contents import (
 )
 from train.evaluation.from_cache.davis import score_davis
 from train.evaluation.from_cache.expressions import score_expressions
-from train.evaluation.from_cache.task import ReplayTask
 from train.heads import Head, find_head
 from train.inference import predict_video, read_expression
 from train.places import find_checkpoint
 from train.predictions import Predictions, PredictionsWriter
 from train.progress import progress
-from train.provenance import cache_identity, describe_run
+from train.provenance import cache_identity, describe_run, prediction_digest
 from train.records import ExpressionRef
 from train.replay import keep
+from train.report.build import Evaluated, write_report
 from train.runner import load_head
 
 NUM_SHUFFLES = 3
@@ -60,6 +62,11 @@ def run(arguments: Namespace) -> None:
     reader = CacheReader(arguments.cache)
     device = pick_device(arguments.device)
     videos = list_expressions(reader)
+    if arguments.report and not (reader.facts.protocol == "expressions" and has_truth(reader)):
+        raise InputError(
+            f"--report shows what is scored by expressions, with truth, and {reader.path} is not: "
+            "leave it out"
+        )
     if arguments.from_predictions:
         predictions, shuffled = Predictions(arguments.from_predictions), []
         check_origin(reader, predictions)
@@ -97,7 +104,9 @@ def run(arguments: Namespace) -> None:
             keep=arguments.keep,
             shuffle_frames=arguments.shuffle_frames,
         )
-        _write(out / "metrics.json", contents, sigmas, run)
+        metrics = _write(out / "metrics.json", contents, sigmas, run)
+        if arguments.report:
+            write_report(out / "report.html", reader, [Evaluated.of("", metrics, predictions)])
     _print(arguments, contents, task)
 
 
@@ -111,45 +120,78 @@ def _predict_all(
     sigmas: Sequence[float],
     device: torch.device,
 ) -> tuple[Predictions, list[QueryOutputs]]:
-    """Store what the head says of every expression; the same with other texts for the control."""
+    """What the head says of every expression, stored; the same with other texts for the control.
+
+    What is stored already is taken if it depends on nothing that has changed.
+    """
     training = read_checkpoint(checkpoint)["meta"].get("training")
     problem = check_models(
         training,
-        reader.fingerprint,
+        reader,
         checkpoint=f"checkpoint {checkpoint}",
-        cache=str(reader.path),
         allowed=arguments.allow_other_models,
     )
     if problem:
         print(f"warning: {problem}", file=sys.stderr)
-    sizes = common_sizes([reader], find_head(config.model.type).needs())
-    head = load_head(config, checkpoint, sizes, device)
-    with PredictionsWriter(
-        Path(arguments.out) / "predictions.h5",
-        fingerprint=reader.fingerprint_hex,
-        checkpoint=file_sha256(checkpoint),
-        rule=pick_rule(config, reader),
-        sigma=sigmas[0],
-        training=_origin(training),
-    ) as writer:
-        shuffle = arguments.shuffle_frames
-        found = predict(reader, head, videos, shuffle_frames=shuffle, device=device)
-        for expression, scores, embeds in found:
-            writer.add(expression.video, expression.id, scores, embeds)
-    predictions = Predictions(writer.path)
-    if not (arguments.controls and has_truth(reader)):
+    path, digest = Path(arguments.out) / "predictions.h5", file_sha256(checkpoint)
+    rule, shuffle = pick_rule(config, reader), arguments.shuffle_frames
+    made_from = prediction_digest(reader, config, digest, device, rule=rule, shuffled=shuffle)
+    predictions = _kept(path, made_from, videos)
+    with_shuffled = arguments.controls and has_truth(reader)
+    if predictions is None or with_shuffled:
+        sizes = common_sizes([reader], find_head(config.model.type).needs())
+        head = load_head(config, checkpoint, sizes, device)
+    if predictions is not None:
+        print(f"{path} is used again: nothing that the predictions depend on has changed")
+        predictions = predictions.at_sigma(sigmas[0])
+    else:
+        with PredictionsWriter(
+            path,
+            fingerprint=reader.fingerprint_hex,
+            checkpoint=digest,
+            rule=rule,
+            sigma=sigmas[0],
+            training=_origin(training),
+            made_from=made_from,
+        ) as writer:
+            found = predict(reader, head, videos, shuffle_frames=shuffle, device=device)
+            for expression, scores, embeds in found:
+                writer.add(expression.video, expression.id, scores, embeds)
+        predictions = Predictions(path)
+    if not with_shuffled:
         return predictions, []
     how = {"rule": predictions.rule, "sigma": min(sigmas), "device": device}
-    return predictions, [
-        predict_shuffled(reader, head, videos, seed=seed, **how) for seed in range(NUM_SHUFFLES)
-    ]
+    try:
+        return predictions, [
+            predict_shuffled(reader, head, videos, seed=seed, **how) for seed in range(NUM_SHUFFLES)
+        ]
+    except controls.NoDonor as error:
+        print(f"The control with shuffled text is left out: {error}.")
+        return predictions, []
+
+
+def _kept(
+    path: Path, made_from: str, videos: Mapping[str, Sequence[ExpressionRef]]
+) -> Predictions | None:
+    """Stored predictions that were made from the same, if they are whole."""
+    with suppress(InputError):
+        predictions = Predictions(path)
+        if made_from and predictions.made_from == made_from:
+            for expression in (e for of_video in videos.values() for e in of_video):
+                predictions.get(expression.video, expression.id)
+            return predictions
+    return None
 
 
 def _origin(training: Any) -> dict[str, Any]:
     """Seed and caches of a checkpoint's ``meta["training"]``; empty where it does not tell."""
     try:
         names = ("fingerprint", "dataset", "split")
-        caches = [{name: str(cache[name]) for name in names} for cache in training["caches"]]
+        caches = [
+            {name: str(cache[name]) for name in names}
+            | {name: str(cache[name]) for name in ("release",) if name in cache}
+            for cache in training["caches"]
+        ]
         return {"seed": int(training["seed"]), "caches": caches}
     except (TypeError, KeyError, ValueError, OverflowError):
         return {}
@@ -195,15 +237,13 @@ def predict_shuffled(
     """What the head says of every expression when it gets the text of another.
 
     Only queries that are kept at ``sigma`` are in it, so they can be kept at any higher one.
+
+    Raises:
+        NoDonor: an expression cannot.
     """
     everything = [expression for of_video in videos.values() for expression in of_video]
-    try:
-        ids, texts = [e.video for e in everything], [e.text for e in everything]
-        chosen = controls.donors(ids, texts, seed=seed)
-    except ValueError as error:
-        raise InputError(
-            f"{reader.path}: sentences cannot be shuffled ({error}); leave --controls out"
-        ) from None
+    ids, texts = [e.video for e in everything], [e.text for e in everything]
+    chosen = controls.donors(ids, texts, seed=seed)
     donors = {e.key: everything[j] for e, j in zip(everything, chosen, strict=True)}
     outputs = {}
     for expression, scores, embeds in predict(reader, head, videos, donors=donors, device=device):
@@ -234,14 +274,16 @@ def evaluate(task: ReplayTask, *, with_controls: bool = False) -> list[dict]:
 
 def _write(
     path: Path, contents: Sequence[dict], sigmas: Sequence[float], run: Mapping[str, Any]
-) -> None:
+) -> dict[str, Any]:
     """Write metrics.json: the figures at the first sigma and, of several, all of them."""
     content = dict(contents[0])
     if len(sigmas) > 1:
         content["sigmas"] = [
             {"sigma": sigma, **figures} for sigma, figures in zip(sigmas, contents, strict=True)
         ]
-    report.write_metrics(path, {**content, "run": run})
+    content["run"] = run
+    report.write_metrics(path, content)
+    return content
 
 
 def _print(arguments: Namespace, contents: Sequence[dict], task: ReplayTask) -> None:
@@ -260,3 +302,5 @@ def _print(arguments: Namespace, contents: Sequence[dict], task: ReplayTask) -> 
     print(f"predictions: {task.predictions.path}")
     if arguments.save_masks:
         print(f"masks:       {out / 'masks'}")
+    if arguments.report:
+        print(f"report:      {out / 'report.html'} (scripts.report shows the frames, too)")

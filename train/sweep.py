@@ -2,7 +2,7 @@
 
     python -m train.sweep SWEEP --cache CACHE [CACHE ...] [--eval-cache CACHE] [--seeds 0 1 2]
                           [--config CONFIG] [--work-dir DIR] [--resume] [--val-cache CACHE]
-                          [--cfg-options key=value ...]
+                          [--check] [--cfg-options key=value ...]
     torchrun --nproc-per-node N -m train.sweep SWEEP ...
 
 SWEEP is one of train/configs/sweeps, or a file like them (`train.sweeping.variants`); CONFIG is
@@ -13,7 +13,7 @@ ovis=PATH``, for rows that say which caches they are trained on.
 """
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 
 from cache_schema.host import cli
 from cache_schema.host.lookup import find_config
@@ -26,8 +26,9 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     find_config(arguments.sweep, SWEEPS, "sweep")
     find_config(arguments.config, CONFIGS)
-    given = [*arguments.cache, *arguments.eval_cache, *arguments.val_cache]
-    check_caches(named_path(text)[1] for text in given)
+    if not arguments.check:
+        given = [*arguments.cache, *arguments.eval_cache, *arguments.val_cache]
+        check_caches(named_path(text)[1] for text in given)
     from train.sweeping.run import run  # takes seconds to load: not before all is there
 
     run(arguments)
@@ -35,11 +36,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m train.sweep",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("train.sweep", __doc__)
     parser.add_argument("sweep", help="a name in train/configs/sweeps, or a file")
     parser.add_argument("--cache", nargs="+", required=True, help="PATH or NAME=PATH to train on")
     parser.add_argument("--eval-cache", nargs="+", default=[], help="to score on; none trains only")

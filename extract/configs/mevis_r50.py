@@ -1,5 +1,6 @@
 """MeViS at the paper's 360x640, with VITA's ResNet-50 weights for OVIS."""
 
+from extract.configs import _mevis
 from extract.configs.ovis_r50 import *  # noqa: F403
 
-resize = dict(short=360, max=640)
+resize, clips = _mevis.resize, _mevis.clips

@@ -65,8 +65,6 @@ def read_image(path: Path | Inside, *, video_id: str, turned: bool = True) -> np
     """Decode an image file to (H, W, 3) uint8 RGB.
 
     Args:
-        path: of the file.
-        video_id: for messages.
         turned: as the EXIF orientation says (as detectron2 and OpenCV do), not as it is stored.
 
     Raises:

@@ -6,6 +6,7 @@ as it was downloaded. The sentences are ``{"videos": {video: {"frames": [...], "
 ``{annotation id: [RLE or null, one a frame]}`` and absent where the truth is kept by a server.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from extract.datasets.archives import Inside, find_archive
 from extract.datasets.files import JsonTable, existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
 from extract.datasets.meta_expressions import MetaExpressions, times_of
+from extract.datasets.published import PUBLISHED
 from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo, check_rle
 
 #: How the file of sentences is called, by release; the first name is release 1's, or made at home.
@@ -34,6 +36,9 @@ class MeViS(Dataset):
         split: name of the split's folder (train, valid_u, valid, test).
         release: 1 or 2, where the sentences of both are there; 0 takes what is there.
 
+    Attributes:
+        facts: with the release, told by the number of sentences or else by the file's name.
+
     Raises:
         InputError: folder or sentences missing or of two releases, malformed JSON, wrong shape.
     """
@@ -50,6 +55,7 @@ class MeViS(Dataset):
             existing_folder(Path(root), what="data root") / split, what="split folder"
         )
         self.meta = MetaExpressions(_sentences(self.folder, release))
+        self.facts = replace(type(self).facts, release=self._release(release))
         frames = self.folder / "JPEGImages"
         self._archive = None if frames.is_dir() else find_archive(self.folder, frames.name)
         masks_path = self.folder / "mask_dict.json"
@@ -72,15 +78,7 @@ class MeViS(Dataset):
         return {path.name: file_sha256(path) for path in paths}
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video with its expressions and masks; frames are not touched yet.
-
-        Args:
-            video_id: one of `ids`.
-            objects: whether to read the masks.
-
-        Raises:
-            InputError: anything wrong with this video's annotation; names file, video and key.
-        """
+        """See `Dataset.video`."""
         frames = self.meta.frames(video_id)
         made = [
             self._expression(video_id, i, value)
@@ -94,6 +92,20 @@ class MeViS(Dataset):
             expressions=made,
             objects=self._objects(video_id, made, frames) if objects else {},
         )
+
+    def _release(self, asked: int) -> str:
+        """Which release the sentences are of; empty for those of a part, or made at home."""
+        number = asked or (0 if self.meta.path.name in SENTENCES[1] else 2)
+        named = f"v{number}" if number else ""
+        counts = len(self.meta.ids), self.meta.num_expressions
+        known = PUBLISHED["mevis"].get(self.folder.name, [])
+        told = next((p.release for p in known if (p.videos, p.expressions) == counts), named)
+        if named and told != named:
+            raise InputError(
+                f"{self.meta.path} has as many sentences as release {told} of MeViS, {counts[1]}, "
+                f"and was taken for {named}: look at what was downloaded"
+            )
+        return told
 
     def _images(self, video_id: str, frames: list[str]) -> list[Path | Inside]:
         """Where the frames lie; all of a video end as the first one does."""

@@ -1,5 +1,6 @@
 """Masks as palette PNGs, one a frame: the value of a pixel is the id of the object there."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,31 @@ def mask_paths(folder: Path, video_id: str, frames: list[str]) -> list[Path]:
     return [folder / video_id / f"{name}.png" for name in frames]
 
 
+def true_objects(
+    folder: Path, video_id: str, frames: list[str], targets: Iterable[str], *, needed: bool
+) -> dict[str, list[RLE | None]]:
+    """The objects of a video that sentences mean, and what else its masks show.
+
+    Args:
+        targets: ids; one may be hidden in every frame that is listed.
+        needed: every frame has to have a mask; else a video that lacks some has no ground truth.
+
+    Raises:
+        InputError: see `read_objects`.
+    """
+    paths = mask_paths(folder, video_id, frames)
+    if not needed and not all(path.is_file() for path in paths):
+        return {}
+    return {target: [None] * len(frames) for target in targets} | read_objects(
+        paths, video_id=video_id
+    )
+
+
 def read_objects(paths: list[Path], *, video_id: str) -> dict[str, list[RLE | None]]:
     """All objects of a video, by ascending id.
 
     Args:
         paths: the masks, one a frame.
-        video_id: for error messages.
 
     Returns:
         Object id (as a string, `VOID` included) -> one RLE a frame, None where it has no pixel.

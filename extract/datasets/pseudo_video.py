@@ -6,7 +6,6 @@ affine map a frame, which images take with bilinear and masks with nearest sampl
 are those of VITA's configurations ("INPUT.PSEUDO").
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,11 +102,7 @@ def _resized(height: float, width: float, short: int, longest: int) -> tuple[int
 
 
 def _maps(
-    boxes: np.ndarray,
-    size: tuple[int, int],
-    flipped: bool,
-    angles: np.ndarray,
-    centre: np.ndarray,
+    boxes: np.ndarray, size: tuple[int, int], flipped: bool, angles: np.ndarray, centre: np.ndarray
 ) -> np.ndarray:
     """(T, 2, 3): crop to a box, resize to `size`, flip, rotate.
 
@@ -145,11 +140,8 @@ class WarpedImage:
     """Frames of a clip that is made of one image file (a `FrameSource`).
 
     Args:
-        path: the image.
         size: (H, W) that the image must have: that of its annotations.
-        draw: the clip.
         masks: called once, for what `Draw.settle` takes.
-        video_id: for error messages.
     """
 
     path: Path
@@ -180,23 +172,3 @@ class WarpedImage:
                 f"{self.size[1]}; use the images of COCO 2014 as published"
             )
         return image
-
-
-_SIDES = re.compile(
-    r"\b(left|right)(?=(?:most|handed|hand|side|wards|ward|er|est|y|ies|ie)?\b)", re.IGNORECASE
-)
-
-
-def mirrored(text: str) -> str:
-    """A sentence about the flipped image: "left" and "right" are exchanged.
-
-    Words that contain them are, too ("leftmost", "right-handed"); others that begin alike are not
-    ("leftovers", "upright"). Misspelt words and writing in the image stay as they are.
-    """
-    return _SIDES.sub(_other_side, text)
-
-
-def _other_side(match: re.Match[str]) -> str:
-    word = match[0]
-    other = "right" if word.lower() == "left" else "left"
-    return other.upper() if word.isupper() else other.title() if word.istitle() else other

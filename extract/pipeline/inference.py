@@ -24,9 +24,8 @@ def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str,
         for part in parts:
             try:
                 if isinstance(part, Head):
-                    frames = len(part.frame_names)
-                    bank = clip_bank(video_id, frames, **stage.config.clips)
-                    run = VideoRun(stage, frames, bank)
+                    bank = clip_bank(video_id, part.shown(), **stage.config.clips)
+                    run = VideoRun(stage, len(part.frame_names), bank)
                 elif isinstance(part, Images):
                     together = max(together, len(part.pixels))
                     part = Frames(run.frames(stage.prepare(part)), stage.transfer.computed())
@@ -124,7 +123,6 @@ def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, Vid
     """A clip by itself, from its own first frame.
 
     Args:
-        segmenter: on the device of the images.
         chunks: (t, 3, Hp, Wp) each.
 
     Returns:

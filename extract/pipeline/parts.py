@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pycocotools import mask as coco
 from torch import Tensor
 
 from cache_schema.host.cli import InputError
@@ -37,6 +38,13 @@ class Head:
     expressions: list[Expression]
     objects: dict[str, list[RLE | None]]
     cells: np.ndarray | None
+
+    def shown(self) -> np.ndarray:
+        """(T,) bool: whether a frame shows an object."""
+        shown = np.zeros(len(self.frame_names), bool)
+        for masks in self.objects.values():
+            shown |= [mask is not None and coco.area(mask) > 0 for mask in masks]
+        return shown
 
 
 @dataclass
@@ -137,7 +145,6 @@ def by_video(
     """Each video's parts through a generator function; bad input ends the video and no other.
 
     Args:
-        parts: of all videos.
         work: takes a video's id and its parts up to one that failed, and yields other parts.
 
     Raises:

@@ -15,7 +15,6 @@ from cache_schema.records import Expression
 from extract.datasets.one_video import OneVideo
 from extract.datasets.records import SourceExpression, SourceVideo
 from extract.pipeline.reading import encode_expressions
-from extract.pipeline.run import extract
 from scripts.segment.results import Results
 from scripts.segment.trained import Trained
 from train.commands import pick_device
@@ -55,7 +54,7 @@ def run(arguments: Namespace) -> None:
             stack.enter_context(Results(out, number, sentence, video.video(name), seconds))
             for number, sentence in enumerate(arguments.sentences, 1)
         ]
-        frames = replay(reader.video(name), groups, codec=reader.codec, device=device)
+        frames = replay(reader.video(name), groups, device=device)
         for t, masks in enumerate(frames):
             image = video.video(name).read_frame(t)
             for result, mask in zip(results, masks, strict=True):
@@ -74,6 +73,8 @@ def cache_of(
     (digest,) = video.fingerprint().values()
     folder = Path(arguments.out) / "cache" / digest[:16]
     if not (folder / "manifest.jsonl").exists():
+        from extract.pipeline.run import extract  # which another sentence needs not load
+
         thinning = {"stride": arguments.stride, "max_frames": arguments.max_frames}
         summary = extract(
             trained.extraction(arguments.config, arguments.codec, thinning),

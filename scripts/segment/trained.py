@@ -77,6 +77,7 @@ class Trained:
             codec={"name": codec},
             clips={"num": 0, "frames": 1},
             segmenter_masks={"keep": None},
+            mirror=None,
         )
 
     def weights(self, given: str | None) -> str:

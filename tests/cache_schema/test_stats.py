@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from matplotlib.figure import Figure
 
 from cache_schema.__main__ import main
 from cache_schema.host import cli
 from cache_schema.reader import CacheReader
-from cache_schema.stats import collect, summary
+from cache_schema.stats import collect, draw, summary
 from tests.synthetic import make_video, open_writer, write_cache, write_video
 
 
@@ -40,11 +41,30 @@ def test_the_command_prints_a_table_or_json_and_draws(cache, capsys):
     picture = path.parent / "stats.png"
     assert cli.run(main, ["stats", str(path), "--out", str(picture)]) == 0
     table = capsys.readouterr().out.splitlines()
-    assert table[0].split() == ["count", "total", "min", "median", "mean", "max"]
+    assert table[0].split()[:4] == ["synthetic", "train", "count", "total"]
     assert table[1].split() == ["frames", "per", "video", "3", "21", "6", "6", "7", "9"]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert cli.run(main, ["stats", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == summary(collect(CacheReader(path)))
+
+
+@pytest.mark.parametrize("numbers", [[12] * 60, [0, 1, 1, 2], list(range(300)), [0], [7, 90_000]])
+def test_pictures_count_in_whole_numbers(tmp_path, monkeypatch, numbers):
+    drawn, save = [], Figure.savefig
+
+    def keep(figure, *words, **how):
+        drawn.append(figure)
+        save(figure, *words, **how)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    draw({f"{name} per video": numbers for name in "abcdef"}, "title", tmp_path / "stats.png")
+    for axis in drawn[0].axes:
+        along = (axis.get_xticks(), axis.get_xlim()), (axis.get_yticks(), axis.get_ylim())
+        for ticks, (low, high) in along:
+            shown = [tick for tick in ticks if low <= tick <= high]
+            assert shown and all(tick == round(tick) >= 0 for tick in shown)
+        legend = axis.get_legend().get_window_extent()
+        assert not any(legend.overlaps(bar.get_window_extent()) for bar in axis.patches)
 
 
 def test_a_cache_without_expressions(tmp_path, capsys):

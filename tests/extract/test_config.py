@@ -121,6 +121,28 @@ def test_other_codecs_are_refused_by_name(tmp_path: Path, codec: Any, words: lis
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clips.range": 0}, "range of at least 1 or None"),
+        ({"clips.range": "near"}, "range of at least 1 or None"),
+        ({"clips.rnge": 3}, r"unknown key 'clips.rnge' \(did you mean 'range'"),
+        ({"mirror": True}, "mirror is True, give words, pixels or None"),
+        ({"mirror": "wrds"}, "mirror is 'wrds', give words, pixels or None"),
+    ],
+)
+def test_how_clips_are_drawn_and_mirrored_is_checked(options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_config(DEMO, options)
+
+
+def test_a_configuration_of_before_has_no_range(tmp_path: Path) -> None:
+    path = tmp_path / "config.py"
+    path.write_text("from extract.configs.demo import *\nclips = dict(num=2, frames=4)\n")
+    assert load_config(path).clips == {"num": 2, "frames": 4, "range": None}
+    assert load_config("mevis_swinl").clips == {"num": 32, "frames": 10, "range": 10}
+
+
 def test_the_name_alone_does_not_replace_settings(tmp_path: Path) -> None:
     path = config(tmp_path, {"name": "lowrank-int8", "rank": 16})
     with pytest.raises(InputError, match="replace the whole codec by codec=float32"):

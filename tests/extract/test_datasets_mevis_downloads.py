@@ -13,6 +13,7 @@ import pytest
 
 from extract.datasets import open_dataset
 from extract.datasets.mevis import MeViS
+from extract.datasets.published import PUBLISHED, Published
 from tests.datasets_standins import make_mevis
 from tests.extract.refusals import refused
 
@@ -99,6 +100,24 @@ def test_release_2_by_its_names(split: Path, name: str) -> None:
     assert same(read(split), before)
     assert same(read(split, release=2), before)
     refused(lambda: read(split, release=1), "meta_expressions.json does not exist")
+
+
+def test_the_release_is_told_by_counts_or_names(
+    split: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def release(asked: int = 0) -> str:
+        return MeViS(split.parent, split.name, release=asked).facts.release
+
+    meta = MeViS(split.parent, split.name).meta
+    assert release() == "" and release(1) == "v1"
+    counts = len(meta.ids), meta.num_expressions
+    known = [Published("v1", counts[0], counts[1] + 1), Published("v2", *counts)]
+    monkeypatch.setitem(PUBLISHED, "mevis", {split.name: known})
+    assert release() == "v2"
+    refused(lambda: release(1), "as many sentences as release v2", "was taken for v1")
+    monkeypatch.undo()
+    (split / "meta_expressions.json").rename(split / "meta_expressions_v2.json")
+    assert release() == release(2) == "v2"
 
 
 def test_two_releases_are_never_mixed(split: Path) -> None:

@@ -4,7 +4,6 @@ import math
 
 import cv2
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +15,6 @@ from extract.datasets.pseudo_video import (
     Warp,
     WarpedImage,
     draw_clip,
-    mirrored,
 )
 from tests.extract.refusals import refused
 
@@ -132,22 +130,6 @@ def test_no_crop_takes_an_object_out_of_view():
         assert math.isclose(clip.size[1] / clip.size[0], 3, rel_tol=0.01)  # the whole image
         shares = [clip.mask(mask, t).sum() / (scale * mask.sum()) for mask in edge for t in (0, 7)]
         assert min(shares) > VISIBLE / 2
-
-
-@pytest.mark.parametrize(
-    "text, other",
-    [
-        ("left red box", "right red box"),
-        ("Right man, not the LEFT one", "Left man, not the RIGHT one"),
-        ("the leftmost cup of a right-handed man", "the rightmost cup of a left-handed man"),
-        ("lefty", "righty"),
-        ("leftovers in bright light upright", "leftovers in bright light upright"),
-        ("a dog", "a dog"),
-    ],
-)
-def test_sentences_of_flipped_images(text, other):
-    assert mirrored(text) == other
-    assert mirrored(other) == text
 
 
 def test_images_are_read_once_and_must_fit_their_annotation(tmp_path):

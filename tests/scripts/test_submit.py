@@ -134,9 +134,10 @@ def test_bad_input_ends_in_a_sentence(
     assert "does not exist" in error("--check", tmp_path / "none.zip", "--cache", cache)
     (tmp_path / "text.zip").write_text("hello")
     assert "neither a folder nor a zip" in error("--check", tmp_path / "text.zip", "--cache", cache)
-    assert "no such predictions file" in error(
+    assert "none.h5 does not exist" in error(
         "--predictions", tmp_path / "none.h5", "--cache", cache, "--out", out
     )
     synthetic.write_cache(tmp_path / "f", num_videos=1, num_expressions=0)
-    assert "nothing to predict" in error("--check", out, "--cache", tmp_path / "f")
+    text = tmp_path / "text.zip"
+    assert "nothing to predict" in error("--check", text, "--cache", tmp_path / "f")
     assert not out.exists()

@@ -1,6 +1,7 @@
 """Clips, targets and batches from a cache: what is read, in which order, and what is refused."""
 
 import dataclasses
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -352,11 +353,13 @@ def test_objects_without_overlaps_are_named(tmp_path: Path) -> None:
         [dataset[n] for n in range(len(dataset))]
 
 
-def test_older_caches_do_not_name_the_segmenters_type() -> None:
+def test_older_caches_do_not_name_the_segmenters_type(cache: tuple[CacheReader, list]) -> None:
     old = {"segmenter": {"num_frame_queries": 4}, "weights_sha256": "0"}
     new = {**old, "segmenter": {"type": "vita", **old["segmenter"]}}
     check_compatible({"old": old, "new": new})
     training = {"caches": [{"models": signature(old, codec=False)}]}
-    assert check_models(training, new, checkpoint="c", cache="d") is None
+    reader = copy(cache[0])
+    reader.fingerprint = new
+    assert check_models(training, reader, checkpoint="c") is None
     with pytest.raises(InputError, match="num_frame_queries"):
         check_compatible({"old": old, "new": {**new, "segmenter": {"num_frame_queries": 5}}})

@@ -15,14 +15,14 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import write_cache, write_head
+from tests.train.scores import video_scores
 from train import evaluate
 from train.config import load_config
-from train.evaluation import jf
 from train.evaluation.from_cache.contents import pick_rule
 from train.evaluation.pngs.files import mask_name
 from train.evaluation.protocols.expressions import Truth
 from train.predictions import Predictions
-from train.provenance import cache_identity
+from train.provenance import cache_identity, prediction_digest
 from train.replay import keep, replay
 
 FIGURES = {"J", "F", "J&F", "num_expressions"}
@@ -110,8 +110,8 @@ def test_scores_are_those_of_the_replayed_masks(place: Path, done: tuple[Path, d
             scores, embeds = predictions.get(video_id, expression_id)
             kept = embeds[keep(scores, rule="threshold", sigma=0.5)]
             some += len(kept)
-            masks = np.stack(list(replay(video, [kept], codec=reader.codec)))[:, 0]
-            region, boundary = jf.video_scores(true[:, i], masks)
+            masks = np.stack(list(replay(video, [kept])))[:, 0]
+            region, boundary = video_scores(true[:, i], masks)
             entry = metrics["per_expression"][f"{video_id}/{expression_id}"]
             assert entry["J"] == pytest.approx(region.mean(), abs=1e-3)
             assert entry["F"] == pytest.approx(boundary.mean(), abs=1e-2)
@@ -138,6 +138,44 @@ def test_a_second_run_says_the_same(place: Path, done: tuple[Path, dict], tmp_pa
     assert _run(place, tmp_path, "--controls") == 0
     assert _figures(tmp_path) == _without_run(done[1])
     assert not (tmp_path / "masks").exists()
+
+
+def test_predictions_are_used_again_while_they_would_be_the_same(
+    place: Path, done: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    stored = tmp_path / "predictions.h5"
+
+    def run(*more: str) -> bool:
+        """Whether stored predictions were used."""
+        assert _run(place, tmp_path, *more) == 0
+        return "is used again" in capsys.readouterr().out
+
+    assert not run()
+    before, written = stored.read_bytes(), stored.stat()
+    assert run("--controls")
+    assert _figures(tmp_path) == _without_run(done[1])
+    assert stored.stat().st_mtime_ns == written.st_mtime_ns
+    assert run("--sigma", "0.3") and Predictions(stored).sigma == 0.3
+    assert run() and Predictions(stored).sigma == 0.5
+    checkpoint = torch.load(place / "iter_0.pth", weights_only=True)
+    for values in checkpoint["state_dict"].values():
+        values += 0.5
+    torch.save(checkpoint, tmp_path / "iter_1.pth")
+    for more in (
+        ["--shuffle-frames"],
+        ["--cfg-options", "evaluation.rule=top1"],
+        ["--checkpoint", str(tmp_path)],
+    ):
+        assert not run(*more) and run(*more)
+    stored.write_bytes(before[: len(before) // 2])
+    assert not run() and run()
+
+
+def test_predictions_of_a_head_of_ones_own_are_made_anew(place: Path) -> None:
+    reader, config = CacheReader(place / "cache"), load_config(place / "config.py")
+    assert prediction_digest(reader, config, "ab", torch.device("cpu"))
+    config.model.type = "train.heads.dmvs:DMVS"
+    assert prediction_digest(reader, config, "ab", torch.device("cpu")) == ""
 
 
 def test_another_sigma_is_scored_without_the_head(
@@ -315,6 +353,22 @@ def test_ref_youtube_vos_is_scored_where_its_objects_are(
     assert len(list((tmp_path / "none" / "masks").rglob("*.png"))) == 4 * 4 + 8 * 5
 
 
+def test_a_page_of_the_evaluation(
+    place: Path, done: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert _run(place, tmp_path, "--report", "--keep", "1") == 0
+    page = (tmp_path / "report.html").read_text("utf-8")
+    content = json.loads(page.split('id="content">')[1].split("</script>")[0])
+    assert content["heads"] == ["DMVS"] and len(content["expressions"]) == 12
+    assert content["videos"][0]["frames"] == [None] * 4
+    assert f"{_figures(tmp_path)['J&F']}" in page
+    capsys.readouterr()
+    refused = ["--report", "--allow-other-models"]
+    assert _run(place, tmp_path / "none", *refused, cache="no_truth") == 2
+    assert "no_truth is not: leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_table_is_printed(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert _run(place, tmp_path, "--controls") == 0
     out = capsys.readouterr().out
@@ -373,8 +427,10 @@ def test_bad_input_ends_in_one_sentence(
 
 def test_shuffling_needs_a_second_video(place: Path, capsys: pytest.CaptureFixture) -> None:
     synthetic.write_cache(place / "single", num_videos=1)
-    assert _run(place, place / "single_out", "--controls", cache="single") == 2
-    assert "leave --controls out" in capsys.readouterr().err
+    assert _run(place, place / "single_out", "--controls", cache="single") == 0
+    assert "with shuffled text is left out: no other video" in capsys.readouterr().out
+    metrics = json.loads((place / "single_out" / "metrics.json").read_text())
+    assert set(metrics["controls"]) == {"every_object", "nothing", "best_choice"}
 
 
 def test_a_cache_of_other_channels_is_refused(place: Path, capsys: pytest.CaptureFixture) -> None:

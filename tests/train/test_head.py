@@ -12,8 +12,7 @@ import torch
 from train.config import load_config
 from train.heads import CacheSizes, Head, HeadInputs
 from train.heads.dmvs import DMVS
-from train.heads.parts.attention import Attention
-from train.heads.parts.frames import CHUNK_FRAMES, read_frames
+from train.heads.parts.attention import CHUNK_FRAMES, Attention, read_frames
 from train.heads.parts.initialisation import VideoInitialisation, class_scores
 from train.places import ROWS
 from train.trainable import build_head
@@ -85,6 +84,21 @@ def test_one_output_per_layer_with_the_documented_shapes(head: DMVS) -> None:
 
 def test_fewer_video_queries_than_motion_queries_are_all_taken(head: DMVS) -> None:
     assert head(make_inputs(1, num_video=4))[-1].logits.shape == (1, 4)
+
+
+def test_positions_of_queries_start_at_nothing_and_are_learned(head: DMVS) -> None:
+    torch.manual_seed(0)
+    placed = DMVS(CACHE, **SIZES, query_positions=True)
+    assert sum(map(torch.numel, placed.parameters())) == 6 * WIDTH + sum(
+        map(torch.numel, head.parameters())
+    )
+    placed.load_state_dict(head.state_dict(), strict=False)
+    for few in (9, 4):
+        ours, theirs = placed(make_inputs(2, num_video=few)), head(make_inputs(2, num_video=few))
+        torch.testing.assert_close(ours[-1].logits, theirs[-1].logits)
+    ours[-1].logits.square().sum().backward()
+    learned = placed.decoder.position.weight.grad.abs().sum(dim=1)
+    assert (learned[:4] > 0).all() and (learned[4:] == 0).all()
 
 
 def test_motion_queries_start_as_the_likeliest_objects() -> None:

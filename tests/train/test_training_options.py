@@ -2,6 +2,7 @@
 
 import ast
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,12 @@ from train.__main__ import main
 from train.checkpoint import read_checkpoint
 from train.config import load_config, stored_config
 from train.evaluate import main as evaluate
-from train.evaluation.from_cache.validation import validate
+from train.evaluation.from_cache.head_scores import validate
 from train.hooks import best_so_far
 from train.params import main as params
 from train.places import checkpoints
 from train.runner import load_head
+from train.sweep import main as sweep
 from train.trainable import learning_rate, step_seeds
 
 CONFIG = """
@@ -153,6 +155,24 @@ def test_validation_needs_both_a_cache_and_an_interval(
     for more in (["--val-cache", str(folder / "cache")], ["--cfg-options", "train.val_interval=2"]):
         assert cli.run(main, [*command, *more]) == 2
         assert "go together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [(main, ["--work-dir", "out"]), (sweep, ["--config", "demo"])]
+)
+def test_options_are_checked_without_any_cache(
+    command: Callable,
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["demo", "--cache", "nothing", *words, "--check", "--cfg-options"]
+    assert cli.run(command, [*words, "data.seed=1"]) == 0
+    assert cli.run(command, [*words, "train.max_iter=1"]) == 2
+    assert "did you mean max_iters?" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_leaves_a_record_of_itself(folder: Path, tmp_path: Path) -> None:

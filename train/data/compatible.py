@@ -1,10 +1,12 @@
 """Whether caches fit each other, and whether a cache fits a trained head."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cache_schema.fingerprint import differences
 from cache_schema.host.cli import InputError
+from cache_schema.reader import CacheReader
+from train.provenance import cache_identity
 
 # What the frozen models said is only comparable if these are the same. Frames may be resized in
 # another way, and data sets, clips and bases of a codec differ between caches of one training.
@@ -52,42 +54,71 @@ def check_compatible(
             raise InputError(f"{where} does not fit {first}: {'; '.join(found)}; {advice}")
 
 
+def mixed_releases(caches: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    """What to say where caches are of different releases of one data set; empty if none are.
+
+    Args:
+        caches: what each is called, and what `cache_identity` says of it.
+    """
+    seen: dict[Any, tuple[str, Any]] = {}
+    for where, cache in caches:
+        dataset, release = cache.get("dataset"), cache.get("release")
+        first, known = seen.setdefault(dataset, (where, release)) if release else ("", release)
+        if known != release:
+            return (
+                f"{first} is of release {known} of {dataset}, {where} of release {release}: "
+                "their figures do not compare"
+            )
+    return ""
+
+
+def check_releases(readers: Iterable[CacheReader]) -> None:
+    """Refuse caches of different releases of one data set.
+
+    Raises:
+        InputError: names two of them.
+    """
+    if problem := mixed_releases((str(r.path), cache_identity(r)) for r in readers):
+        raise InputError(f"{problem}; take one release")
+
+
 def check_models(
     training: Any,
-    fingerprint: Mapping[str, Any],
+    reader: CacheReader,
     *,
     checkpoint: str,
-    cache: str,
     allowed: bool = False,
 ) -> str | None:
-    """Refuse a cache of other frozen models than a head was trained on. Codecs may differ.
+    """Refuse a cache of other frozen models than a head was trained on, or of another release.
 
     Args:
         training: the checkpoint's ``meta["training"]``, whatever it holds.
-        fingerprint: of the cache.
-        checkpoint, cache: where they are, for the message.
+        reader: of the cache; its codec may be another one.
+        checkpoint: where it is, for the message.
         allowed: do not refuse.
 
     Returns:
         What is wrong, None if nothing is.
 
     Raises:
-        InputError: the models differ or the checkpoint does not tell them; names the fields.
+        InputError: they differ or the checkpoint does not tell the models; names the fields.
     """
+    own = signature(reader.fingerprint, codec=False)
     try:
-        trained = [known["models"] for known in training["caches"]]
-        own = signature(fingerprint, codec=False)
-        found = next(filter(None, (differences(models, own) for models in trained)), [])
+        trained = training["caches"]
+        found = next(filter(None, (differences(t["models"], own) for t in trained)), [])
+        told = [(f"the training of {checkpoint}", cache) for cache in trained]
+        mixed = mixed_releases([*told, (str(reader.path), cache_identity(reader))])
     except (TypeError, KeyError, AttributeError):
         trained = []
     if not trained:
         problem = f"{checkpoint} says nothing about the models that it was trained on"
     elif found:
-        problem = f"{checkpoint} was trained on other models than {cache}: {'; '.join(found)}"
+        problem = f"{checkpoint} was trained on other models than {reader.path}: {'; '.join(found)}"
+    elif mixed:
+        problem = mixed
     else:
         return None
     if allowed:
         return problem
-    raise InputError(
-        f"{problem}; give a cache of the same models, or --allow-other-models to go on"
-    )
+    raise InputError(f"{problem}; give a cache of the same, or --allow-other-models to go on")

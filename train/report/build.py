@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from cache_schema.host import files
 from cache_schema.reader import CacheReader, Video
-from train.evaluation.report import NAMES, align
+from train.evaluation.report import NAMES, align, head_name
 from train.predictions import Predictions
 from train.replay import keep, replay
 
@@ -35,12 +35,26 @@ class Evaluated:
         metrics: the content of its metrics.json.
         predictions: what it said.
         sigma: above which queries were kept.
+        at_most: how many of them.
     """
 
     name: str
     metrics: Mapping[str, Any]
     predictions: Predictions
     sigma: float
+    at_most: int | None = None
+
+    @classmethod
+    def of(cls, name: str, metrics: Mapping[str, Any], predictions: Predictions) -> "Evaluated":
+        """A head from what an evaluation wrote, without a name that of its kind.
+
+        Raises:
+            KeyError, TypeError, IndexError, ValueError: these are no metrics by expressions.
+        """
+        run = metrics["run"]
+        sigma = run["sigma"][0] if isinstance(run["sigma"], list) else run["sigma"]
+        _check(metrics)
+        return cls(name or head_name(metrics), metrics, predictions, float(sigma), run.get("keep"))
 
 
 @dataclass
@@ -57,6 +71,18 @@ class _Page:
     expressions: list[dict] = field(default_factory=list)
     videos: list[dict] = field(default_factory=list)
     sweep: dict | None = None
+
+
+def _check(metrics: Mapping[str, Any]) -> None:
+    """Raise some error unless all that the page shows is there and a number."""
+    tags = metrics["per_tag"]
+    shown = [metrics["num_expressions"], *(tags[tag]["num_expressions"] for tag in tags)]
+    for row in (metrics, *metrics.get("controls", {}).values()):
+        shown += [row["J&F"], row["J"], row["F"], *(row["per_tag"][tag]["J&F"] for tag in tags)]
+    shown += [scores["J&F"] for scores in metrics["per_expression"].values()]
+    shown += [metrics[name] for name in ("N-acc", "T-acc") if metrics.get(name) is not None]
+    if odd := [value for value in shown if type(value) not in (int, float) or not 0 <= value < 1e9]:
+        raise ValueError(f"{odd[0]!r:.40} is no figure")
 
 
 def write_report(
@@ -84,7 +110,7 @@ def write_report(
     first = heads[0].metrics
     tags = [tag for tag in first["per_tag"] if tag]
     page = _Page(
-        title=f"{reader.dataset} {reader.split}",
+        title=" ".join(filter(None, (reader.dataset, reader.facts.release, reader.split))),
         about=f"{first['num_expressions']} expressions of {len(reader)} videos",
         heads=[head.name for head in heads],
         tags=tags,
@@ -200,10 +226,11 @@ def _said(
     groups = []
     for expression_id in ids:
         scores, queries = head.predictions.get(video.id, expression_id)
-        groups.append(queries[keep(scores, rule=head.predictions.rule, sigma=head.sigma)])
+        how = {"rule": head.predictions.rule, "sigma": head.sigma, "at_most": head.at_most}
+        groups.append(queries[keep(scores, **how)])
     made: list[list[str | None]] = [[] for _ in ids]
     wanted = set(times)
-    for t, masks in enumerate(replay(video, groups, codec=reader.codec)):
+    for t, masks in enumerate(replay(video, groups)):
         if t in wanted:
             for row, mask in zip(made, masks, strict=True):
                 row.append(_small(mask, _size(video)))

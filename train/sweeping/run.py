@@ -16,7 +16,7 @@ from cache_schema.host import files
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.commands import alone_in, one_of_several
-from train.data.compatible import check_compatible
+from train.data.compatible import check_compatible, check_releases
 from train.data.sizes import common_sizes
 from train.distributed import leave
 from train.evaluation.from_cache.contents import list_expressions, pick_rule
@@ -48,6 +48,8 @@ def run(arguments: Namespace) -> None:
     """Do what the command line of `train.sweep` says."""
     sweep = load_sweep(arguments.sweep)
     members = make_members(sweep, arguments.config, arguments.seeds, arguments.cfg_options)
+    if arguments.check:
+        return
     work_dir = Path(arguments.work_dir or Path("work/sweeps") / Path(arguments.sweep).stem)
     start = time.perf_counter()
     with one_of_several(arguments) as device, alone_in(work_dir):
@@ -59,6 +61,7 @@ def run(arguments: Namespace) -> None:
             list_expressions(readers[0])
             both = (caches[names][0], readers[0])
             check_compatible({str(r.path): r.fingerprint for r in both}, mixed_codecs=True)
+            check_releases([*caches[names], readers[0]])
         trained = train_members(
             members, caches, work_dir,
             device=device, resume=arguments.resume, validation=val_caches,
@@ -89,8 +92,6 @@ def open_caches(
 
     Args:
         given: PATH or NAME=PATH.
-        option: that they were given with, for messages.
-        members: of the sweep.
         ram: bytes that each may keep in memory.
 
     Raises:

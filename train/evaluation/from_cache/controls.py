@@ -13,13 +13,16 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from cache_schema.codecs import Codec
 from cache_schema.reader import Video
 from train.evaluation.jf import Outline
 from train.evaluation.protocols.expressions import Score, Tally
 from train.replay import vita_masks
 
 SURE = 0.5  # a video query counts as an object if that is its probability of being any at all
+
+
+class NoDonor(ValueError):
+    """An expression cannot get the text of another."""
 
 
 def donors(videos: Sequence[str], texts: Sequence[str], *, seed: int) -> list[int]:
@@ -36,7 +39,7 @@ def donors(videos: Sequence[str], texts: Sequence[str], *, seed: int) -> list[in
         For each expression the index of its donor.
 
     Raises:
-        ValueError: an expression without any donor (a single video, or all texts the same).
+        NoDonor: an expression has none (a single video, or all texts the same).
     """
     rng = np.random.default_rng(seed)
     video, text = (np.unique(names, return_inverse=True)[1] for names in (videos, texts))
@@ -44,7 +47,7 @@ def donors(videos: Sequence[str], texts: Sequence[str], *, seed: int) -> list[in
     for i in range(len(video)):
         pool = np.flatnonzero((video != video[i]) & (text != text[i]))
         if not len(pool):
-            raise ValueError("no other video has an expression with another text")
+            raise NoDonor("no other video has an expression with another text")
         chosen.append(int(rng.choice(pool)))
     return chosen
 
@@ -125,17 +128,14 @@ class SegmenterControls:
     """The controls that need no head, from one pass over the segmenter's own masks.
 
     Args:
-        video: of the cache.
         targets: for each of the E expressions whether it means anything.
-        codec: of the cache.
-        device: where the masks are computed.
     """
 
     def __init__(
-        self, video: Video, targets: Sequence[bool], *, codec: Codec, device: torch.device | str
+        self, video: Video, targets: Sequence[bool], *, device: torch.device | str
     ) -> None:
         self._sure = every_object(video.video_logits())
-        self._frames = vita_masks(video, codec=codec, device=device)
+        self._frames = vita_masks(video, device=device)
         size = (video.geometry.height, video.geometry.width)
         self._masks, self._truth = PackedMasks(size), PackedMasks(size)
         self._every, self._nothing, self._best = (Tally(targets) for _ in range(3))

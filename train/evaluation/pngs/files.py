@@ -5,7 +5,7 @@ and 255. Ref-DAVIS17: ``<folder>/anno_{0..3}/<video>/<frame>.png``, object ids w
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,11 +41,7 @@ def _plain(part: str) -> str:
 
 
 def write_png(path: Path, data: bytes) -> None:
-    """Write a PNG, and the folders above it.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a PNG, and the folders above it. Raises InputError: the file cannot be written."""
     files.write(path, data, durable=False)
 
 
@@ -144,6 +140,23 @@ class MaskFiles:
             return decode(png)
         except ValueError as error:
             raise InputError(f"the mask {self.path / name} cannot be scored: {error}") from None
+
+
+def what_is_missing(
+    kinds: tuple[str, str, str], video: str, rows: Mapping[str, Sequence[str]], frames: int
+) -> Iterator[tuple[str, str]]:
+    """Kind and name of what a video's files lack: all of it, else whole rows, else frames.
+
+    Args:
+        rows: name of each row to the names of the frames that it lacks.
+        frames: how many a row has to have.
+    """
+    whole = {name for name, gaps in rows.items() if len(gaps) == frames}
+    if len(whole) == len(rows):
+        yield kinds[0], video
+        return
+    for name, gaps in rows.items():
+        yield from [(kinds[1], name)] if name in whole else ((kinds[2], gap) for gap in gaps)
 
 
 def open_masks(path: Path) -> MaskFiles:
