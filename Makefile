@@ -80,28 +80,31 @@ eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 		--checkpoint $(RUN) --out $(OUT) --controls --save-masks \
 		$(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
 
-demo: eval ## the whole loop on the demo world, three heads, with tables, a picture and a page at the end
-	@echo "== heads that know the order of frames"
-	@$(BIN)/python -m train.sweep others --config $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) \
-		--eval-cache $(CACHE)/$(EVAL_SPLIT) --seeds 0 --work-dir $(OUT)/others --resume
-	@set -e; for row in trajectory select; do \
-		$(BIN)/python -m train.evaluate $(TRAIN_CONFIG) --row $$row --cache $(CACHE)/$(EVAL_SPLIT) \
-			--checkpoint $(OUT)/others/$$row/seed-0 --out $(OUT)/$$row --controls --save-masks \
-			> $(OUT)/$$row.txt; \
-	done
-	@echo "== all heads"
-	@$(BIN)/python -m scripts.report --cache $(CACHE)/$(EVAL_SPLIT) --evaluation DMVS=$(OUT) \
+demo: extract ## the whole loop on the demo world, three heads, with tables, a picture and a page at the end
+	@echo "== train the paper's head and one that knows the order of frames, in one pass"
+	@$(BIN)/python -m train.sweep drawing --config demo --cache $(CACHE)/$(TRAIN_SPLIT) --seeds 0 \
+		--work-dir $(OUT)/heads --resume
+	@echo "== train a head that draws no masks"
+	@$(BIN)/python -m train demo_select --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(OUT)/heads/select --resume
+	@echo "== evaluate"
+	@set -e; for head in dmvs/seed-0 trajectory/seed-0 select; do \
+		out=$(OUT)/$${head%/seed-0}; mkdir -p $$out; \
+		$(BIN)/python -m train.evaluate --cache $(CACHE)/$(EVAL_SPLIT) --checkpoint $(OUT)/heads/$$head \
+			--out $$out --controls --save-masks > $$out/figures.txt; \
+	done; cat $(OUT)/dmvs/figures.txt
+	@$(BIN)/python -m scripts.report --cache $(CACHE)/$(EVAL_SPLIT) --evaluation DMVS=$(OUT)/dmvs \
 		trajectory=$(OUT)/trajectory select=$(OUT)/select \
 		--data-root $(DATA) --split $(EVAL_SPLIT) --out $(OUT)/report.html
 	@$(BIN)/python -m scripts.draw_overlays --data-root $(DATA) --split $(EVAL_SPLIT) \
-		--masks $(OUT)/masks --metrics $(OUT)/metrics.json --out $(OUT)/overlays.png \
+		--masks $(OUT)/dmvs/masks --metrics $(OUT)/dmvs/metrics.json --out $(OUT)/overlays.png \
 		--beside trajectory=$(OUT)/trajectory select=$(OUT)/select
-	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(RUN), $(OUT)/others"
-	@echo "figures $(OUT)/metrics.json  page $(OUT)/report.html  picture $(OUT)/overlays.png"
+	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(OUT)/heads"
+	@echo "figures $(OUT)/*/metrics.json  page $(OUT)/report.html  picture $(OUT)/overlays.png"
 
 segment: setup ## masks for your own video and sentence: VIDEO=clip.mp4 TEXT="..."; without, of the demo
-	@$(BIN)/python -m scripts.segment $(if $(VIDEO),"$(VIDEO)" "$(TEXT)" --checkpoint $(RUN) \
-		--out $(OUT)/segment $(if $(filter command%,$(origin WEIGHTS)),--weights $(WEIGHTS))) \
+	@$(BIN)/python -m scripts.segment $(if $(VIDEO),"$(VIDEO)" "$(TEXT)" --out $(OUT)/segment \
+		--checkpoint $(if $(filter command% env%,$(origin RUN)),$(RUN),$(DEMO)/heads/select) \
+		$(if $(filter command%,$(origin WEIGHTS)),--weights $(WEIGHTS))) \
 		$(SEGMENT_OPTIONS)
 
 sweep: check-sweep extract ## train the rows of $(SWEEP) with $(SEEDS) in one pass, score them, make the table

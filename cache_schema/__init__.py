@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cache_schema.host import cli
 from cache_schema.host.early import quiet_interrupts
 
 if TYPE_CHECKING:
-    import os
-
+    from cache_schema.address import Where
     from cache_schema.reader import CacheReader
 
+__all__ = ["cli", "open_cache"]
 __version__ = "0.1.0"
 
 quiet_interrupts()
 
 
-def open_cache(path: str | os.PathLike[str], *, ram_bytes: int = 0) -> CacheReader:
+def open_cache(path: Where, *, ram_bytes: int = 0) -> CacheReader:
     """Open a cache for reading; see `CacheReader`.
 
     Raises:

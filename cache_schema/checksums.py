@@ -69,7 +69,6 @@ def damages(video: h5py.Group, expected: str | None, *, data: bool = True) -> li
     """What is wrong with a video: nothing when it is sound.
 
     Args:
-        video: its group.
         expected: the checksum its manifest line gives; None leaves that test out.
         data: read the values and compare them with their checksums.
 

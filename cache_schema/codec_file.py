@@ -12,23 +12,31 @@ from typing import Any
 import h5py
 
 from cache_schema import manifest
+from cache_schema.checksums import CRC
 from cache_schema.codecs import Codec
-from cache_schema.fingerprint import differences
+from cache_schema.fingerprint import check_same
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import replacing
 from cache_schema.nodes import attribute
-from cache_schema.shard import LIBVER, UnreadableShard, open_shard, read_codec, write_codec
+from cache_schema.shard import (
+    LIBVER,
+    UnreadableShard,
+    check_texts,
+    open_shard,
+    read_codec,
+    texts_crc32,
+    write_codec,
+)
 
 CODEC_FILE = "codec.h5"
+TEXTS = ("codec", "codec_json", "settings")
 
 
 def save(folder: Path, codec: Codec, settings: dict[str, Any]) -> None:
     """Keep a codec that was just fitted; atomic and durable. The folder is made when missing.
 
     Args:
-        folder: of the cache.
-        codec: with its basis, if it has one.
         settings: what it was fitted for, as plain JSON; see `load`.
 
     Raises:
@@ -39,6 +47,7 @@ def save(folder: Path, codec: Codec, settings: dict[str, Any]) -> None:
     with h5py.File(image, "w", libver=LIBVER) as file:
         file.attrs["settings"] = json.dumps(settings, sort_keys=True, allow_nan=False)
         write_codec(file, codec)
+        file.attrs[CRC] = texts_crc32(file, TEXTS)
     with replacing(path) as temporary:
         temporary.write_bytes(image.getvalue())
         if path.exists():  # but not when this process looked, or it would not have fitted
@@ -69,7 +78,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Codec | None:
         codec, fitted_for = _read(path)
     except InputError as error:
         raise InputError(f"{error}: delete it and run the same command again") from error
-    _compare(path, fitted_for, settings)
+    check_same(fitted_for, settings, path)
     return codec
 
 
@@ -90,8 +99,11 @@ def _read(path: Path) -> tuple[Codec, Any]:
     """The codec and the settings in a file."""
     try:
         with h5py.File(path, "r", locking=False) as file:
+            check_texts(file, TEXTS)
             return read_codec(file), json.loads(attribute(file, "settings", str))
-    except (InputError, OSError, RuntimeError, ValueError, RecursionError, SystemError) as error:
+    except system.SystemTrouble:
+        raise
+    except Exception as error:  # HDF5 raises all kinds of exceptions on broken metadata
         system.check(error, path)
         raise InputError(f"{path} cannot be read ({error})") from error
 
@@ -108,15 +120,6 @@ def _from_shard(folder: Path, settings: dict[str, Any]) -> Codec | None:
         made_for, wanted = dict(header.fingerprint.data), dict(settings)
         made_for["codec"] = {"name": header.codec.name}
         wanted["codec"] = {"name": settings["codec"]["name"]}
-        _compare(folder / name, made_for, wanted)
+        check_same(made_for, wanted, folder / name)
         return header.codec
     return None
-
-
-def _compare(path: Path, found: Any, wanted: dict[str, Any]) -> None:
-    found = differences(found, wanted)
-    if found:
-        raise InputError(
-            f"{path} was made with other settings, {'; '.join(found)} (found != expected): "
-            "use those settings again, or another folder"
-        )

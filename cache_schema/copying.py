@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cache_schema.address import Where, local_folder
 from cache_schema.codecs import LIGHT
 from cache_schema.host.cli import InputError
+from cache_schema.own_masks import own_masks
 from cache_schema.reader import CacheReader
-from cache_schema.records import CodecIoU
+from cache_schema.records import RLE, CodecIoU
 from cache_schema.video import Video
 from cache_schema.video_writer import VideoWriter
 from cache_schema.writer import CacheWriter
@@ -31,7 +33,7 @@ class Copied:
 
 
 def copy(
-    source: str | os.PathLike[str],
+    source: Where,
     target: str | os.PathLike[str],
     *,
     videos: Iterable[str] | None = None,
@@ -42,19 +44,20 @@ def copy(
     """Write what is missing of a copy.
 
     Args:
-        source: a cache of any version.
+        source: a cache of any version, a folder or an address.
         target: a folder; one that holds some of the same cache is completed.
         videos: ids, all by default.
-        light: leave out the mask features.
+        light: leave out the mask features, for which the segmenter's own masks are drawn where the
+            source has none.
         part: the n-th of m parts, from 1, with about the same number of frames each.
         shard_bytes: a shard is closed when it is larger than this.
 
     Raises:
         InputError: no such video or part, damage in the source, a target that is something else.
     """
-    source, target = Path(source), Path(target)
-    reader = CacheReader(source)
-    if target.exists() and target.samefile(source):
+    reader, target = CacheReader(source), local_folder(target)
+    source = reader.path
+    if isinstance(source, Path) and target.exists() and target.samefile(source):
         raise InputError(f"{target} is the cache that is to be copied: give another folder")
     ids = reader.video_ids if videos is None else sorted(set(videos))
     for video_id in ids:
@@ -81,7 +84,11 @@ def copy(
             names, geometry = video.frame_names, video.geometry
             with writer.video(video_id, geometry=geometry, frame_names=names) as out:
                 _copy_frames(video, out, light)
-                _copy_rest(video, out, None if light else reader.entries[video_id].codec_iou)
+                masks = video.segmenter_masks()
+                if light and not masks and not reader.light:
+                    masks = own_masks(video, reader.codec)
+                codec_iou = None if light else reader.entries[video_id].codec_iou
+                _copy_rest(video, out, masks, codec_iou)
             copied.videos += 1
             copied.frames += video.num_frames
     return copied
@@ -110,7 +117,12 @@ def _copy_frames(video: Video, out: VideoWriter, light: bool) -> None:
         out.append(video.frame_queries(frames), {} if light else video.mask_features(frames))
 
 
-def _copy_rest(video: Video, out: VideoWriter, codec_iou: CodecIoU | None) -> None:
+def _copy_rest(
+    video: Video,
+    out: VideoWriter,
+    segmenter_masks: dict[int, list[RLE | None]],
+    codec_iou: CodecIoU | None,
+) -> None:
     out.finish(
         video_queries=video.video_queries(),
         video_logits=video.video_logits(),
@@ -121,7 +133,7 @@ def _copy_rest(video: Video, out: VideoWriter, codec_iou: CodecIoU | None) -> No
         expressions=[video.expression(expression_id) for expression_id in video.expression_ids],
         frame_times=video.frame_times(),
         overlaps=video.overlaps(),
-        segmenter_masks=video.segmenter_masks(),
+        segmenter_masks=segmenter_masks,
         codec_iou=codec_iou,
     )
 

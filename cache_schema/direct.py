@@ -2,24 +2,31 @@
 
 A row is one index of the first axis: a frame, a clip. HDF5 is asked once where the rows are; from
 then on they are read with `os.preadv` straight into the array that is wanted, outside HDF5's
-global lock and Python's. Shards are data from outside: nothing is read, and no array is as large,
-as what the file holds.
+global lock and Python's. A worker that looks for what a batch needs says only where its mask
+features lie, and whoever wants them reads them straight to where they are needed. Shards are data
+from outside: nothing is read, and no array is as large, as what the file holds.
 """
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
+from cache_schema.address import Address, Place
+from cache_schema.blocks import RemoteFile
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
-from cache_schema.nodes import where
-from cache_schema.shard import UnreadableShard
+from cache_schema.nodes import readable, where
+from cache_schema.shard import missing
+
+if TYPE_CHECKING:
+    from cache_schema.reader import CacheReader, Video
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,36 +75,29 @@ def locate(dataset: h5py.Dataset, file_size: int) -> Extent:
         InputError: it is not stored as the format says (rows one after the other, or in chunks of
             one row each), or not inside the file.
     """
-    try:
-        return _locate(dataset, file_size)
-    except (OSError, OverflowError, RuntimeError, TypeError, ValueError, SystemError) as error:
-        system.check(error, where(dataset))
-        raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
-
-
-def _locate(dataset: h5py.Dataset, file_size: int) -> Extent:
-    # h5py asks HDF5 anew each time an attribute of a dataset is looked at.
-    shape, dtype, chunks = dataset.shape, dataset.dtype, dataset.chunks
-    size = math.prod(shape) * dtype.itemsize
-    # HDF5 would convert; bytes that are read as they are have to be the numbers themselves.
-    if dataset.id.get_type() != h5py.h5t.py_create(dtype, logical=True):
-        raise InputError(f"{where(dataset)} does not hold plain {dtype} numbers")
-    starts: int | np.ndarray | None = None
-    if chunks is None:
-        starts = dataset.id.get_offset() if size else 0
-        first, end = starts, (starts or 0) + size
-    elif chunks == (1, *shape[1:]) and size:
-        starts = _chunk_starts(dataset.id, len(shape), size // shape[0])
-        first, end = starts.min(), starts.max() + size // shape[0]
-    if starts is None or first < 0:
-        raise InputError(
-            f"{where(dataset)} is stored neither in one piece nor in chunks of one frame"
-        )
-    # Rows may claim the same place: their sum has to fit, too, or a small file could ask for all
-    # the memory there is.
-    if max(end, size) > file_size:
-        raise InputError(f"{where(dataset)} reaches beyond the {file_size} bytes of its file")
-    return Extent(shape, dtype, starts)
+    with readable(dataset):
+        # h5py asks HDF5 anew each time an attribute of a dataset is looked at.
+        shape, dtype, chunks = dataset.shape, dataset.dtype, dataset.chunks
+        size = math.prod(shape) * dtype.itemsize
+        # HDF5 would convert; bytes that are read as they are have to be the numbers themselves.
+        if dataset.id.get_type() != h5py.h5t.py_create(dtype, logical=True):
+            raise InputError(f"{where(dataset)} does not hold plain {dtype} numbers")
+        starts: int | np.ndarray | None = None
+        if chunks is None:
+            starts = dataset.id.get_offset() if size else 0
+            first, end = starts, (starts or 0) + size
+        elif chunks == (1, *shape[1:]) and size:
+            starts = _chunk_starts(dataset.id, len(shape), size // shape[0])
+            first, end = starts.min(), starts.max() + size // shape[0]
+        if starts is None or first < 0:
+            raise InputError(
+                f"{where(dataset)} is stored neither in one piece nor in chunks of one frame"
+            )
+        # Rows may claim the same place: their sum has to fit, too, or a small file could ask for
+        # all the memory there is.
+        if max(end, size) > file_size:
+            raise InputError(f"{where(dataset)} reaches beyond the {file_size} bytes of its file")
+        return Extent(shape, dtype, starts)
 
 
 def _chunk_starts(dataset: h5py.h5d.DatasetID, ndim: int, size: int) -> np.ndarray:
@@ -128,9 +128,7 @@ class RandomAccessFile:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             system.check(error, path)
-            raise UnreadableShard(
-                f"shard {path} cannot be opened (it is missing): run the same extraction again"
-            ) from error
+            raise missing(path) from error
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self.identity = _identity(status)
@@ -171,6 +169,16 @@ class RandomAccessFile:
             done += got
 
 
+def open_file(path: Place) -> RandomAccessFile | RemoteFile:
+    """A shard to be read at any place; `UnreadableShard` if it is missing."""
+    if not isinstance(path, Address):
+        return RandomAccessFile(path)
+    try:
+        return RemoteFile(path)
+    except FileNotFoundError as error:
+        raise missing(path) from error
+
+
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -187,3 +195,48 @@ def as_bytes(array: np.ndarray, shape: Sequence[int], dtype: np.dtype) -> np.nda
         raise ValueError("out has to be contiguous and writable")
     row_bytes = math.prod(array.shape[1:]) * array.itemsize
     return array.reshape(-1).view(np.uint8).reshape(len(array), row_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the mask features of some frames lie.
+
+    Attributes:
+        video: its id.
+        frames: t of the video.
+        shard: name of the file.
+        identity: of the file that this holds for.
+        extents: of each array of the codec, the t frames alone; none in a light cache.
+    """
+
+    video: str
+    frames: list[int]
+    shard: str
+    identity: tuple[int, ...]
+    extents: dict[str, Extent]
+
+
+def find(video: "Video", indices: Iterable[int]) -> Places:
+    """The places of t frames of a video, in any order, repeated or not."""
+    frames = list(video.frames(indices))
+    extents = {name: extent.of(frames) for name, extent in video.mask_extents().items()}
+    return Places(video.id, frames, *video.source, extents)
+
+
+def fill(reader: "CacheReader", places: Places, out: Mapping[str, np.ndarray]) -> None:
+    """Read mask features.
+
+    Args:
+        reader: of the cache that the places are in; threads may share it.
+        places: from `find`, perhaps of another process.
+        out: for each array (t, ...), contiguous, of the stored shape and type.
+
+    Raises:
+        InputError: the shard is gone, cut short, damaged, or another file than before.
+    """
+    file = reader.same_shard(places.shard, places.identity).file
+    for name, extent in places.extents.items():
+        for t, target in enumerate(as_bytes(out[name], extent.shape, extent.dtype)):
+            file.read(extent.start(t), target)
+            key = (places.video, f"mask_features/{name}", places.frames[t])
+            reader.check(key, extent.crcs, t, target)

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cache_schema.host.cli import InputError
+
 HASH = re.compile(r'"([0-9a-f]{12})[0-9a-f]{52}"')
 SHORT = r'"\1..."'
 
@@ -48,6 +50,15 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
         f"{field}: {' != '.join(HASH.sub(SHORT, value) for value in values)}"
         for field, values in found
     ]
+
+
+def check_same(found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
+    """Raise `InputError` naming what differs, in what ``path`` was made with."""
+    if different := differences(found, expected):
+        raise InputError(
+            f"{path} was made with other settings, {'; '.join(different)} (found != expected): "
+            "use those settings again, or another folder"
+        )
 
 
 def _rank(field: str, values: list[str]) -> int:

@@ -11,6 +11,7 @@ from cache_schema.fingerprint import flat
 from cache_schema.manifest import Entry
 from cache_schema.nodes import walk
 from cache_schema.reader import CacheReader
+from cache_schema.records import CodecIoU
 
 
 def summary(reader: CacheReader) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def summary(reader: CacheReader) -> dict[str, Any]:
         "objects": objects,
         "clips": clips,
         "shards": len(shards),
-        "file_bytes": sum((reader.path / name).stat().st_size for name in shards),
+        "file_bytes": sum(reader.shard(name).file.size for name in shards),
         "bytes": kinds.total(),
         "bytes_by_kind": dict(kinds.most_common()),
         "fingerprint": reader.fingerprint_hex,
@@ -66,15 +67,8 @@ def codec_cost(entries: Iterable[Entry]) -> dict[str, float | int] | None:
         ``mean`` over masks, ``worst`` mask, number of ``masks`` and ``videos``; or None.
     """
     costs = [entry.codec_iou for entry in entries if entry.codec_iou]
-    if not costs:
-        return None
-    masks = sum(cost.masks for cost in costs)
-    return {
-        "mean": sum(cost.mean * cost.masks for cost in costs) / masks,
-        "worst": min(cost.worst for cost in costs),
-        "masks": masks,
-        "videos": len(costs),
-    }
+    cost = CodecIoU.over(costs)
+    return cost and asdict(cost) | {"videos": len(costs)}
 
 
 def lines(found: dict[str, Any]) -> list[str]:

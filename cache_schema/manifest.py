@@ -8,12 +8,14 @@ import fcntl
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache_schema.address import Address, Place
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import sync_folder
 from cache_schema.host.lookup import nearest
@@ -23,6 +25,11 @@ from cache_schema.records import CodecIoU
 MANIFEST = "manifest.jsonl"
 SHARD = re.compile(r"shard-(\d{5,9})\.h5")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+#: How a line ends: with the CRC-32 of what it would be without that.
+CRC = re.compile(rb', "crc32": "([0-9a-f]{8})"}')
+CRC_LENGTH = 22
+DAMAGED = "is damaged: its bytes are not those that were written"
+OTHER = "is not a manifest line (JSON of a video or a shard)"
 
 
 @dataclass(frozen=True)
@@ -160,11 +167,11 @@ def codec_iou(value: Any) -> CodecIoU | None:
     raise InputError(f"{value!r} is not the IoU of a codec (mean, worst, masks)")
 
 
-def read(folder: Path) -> Manifest:
+def read(folder: Place) -> Manifest:
     """Read the manifest of a cache; a torn last line (a killed run's) is left out.
 
     Raises:
-        InputError: there is no manifest, or one of its lines is not one.
+        InputError: there is no manifest, or one of its lines is damaged or not one.
     """
     path = folder / MANIFEST
     try:
@@ -174,21 +181,34 @@ def read(folder: Path) -> Manifest:
             f"{folder} is not a cache: {MANIFEST} cannot be read ({error.strerror}){_near(folder)}"
         ) from None
     manifest = Manifest()
-    # What follows the last newline was torn off when a run was killed.
-    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+    *lines, torn = data.split(b"\n")
+    # What a killed run tears off is no whole line with something after it.
+    whole = torn and CRC.fullmatch(torn, max(0, len(torn) - 1 - CRC_LENGTH), len(torn) - 1)
+    for number, line in enumerate([*lines, torn] if whole else lines, 1):
         try:
-            manifest.add(json.loads(line))
-        except (InputError, ValueError, RecursionError):
+            manifest.add(_parse(line))
+        except (InputError, ValueError, RecursionError) as error:
+            what = DAMAGED if str(error) == DAMAGED else OTHER
             raise InputError(
-                f"{path}, line {number} is not a manifest line (JSON of a video or a shard); "
-                "restore or delete that line"
+                f"{path}, line {number} {what}; restore or delete that line, then run the same "
+                "extraction again"
             ) from None
     return manifest
 
 
-def _near(folder: Path) -> str:
+def _parse(line: bytes) -> Any:
+    """A line as JSON; `InputError` if it has a checksum and that is of another."""
+    content = json.loads(line)
+    if isinstance(content, dict) and "crc32" in content:  # older lines have none
+        found = CRC.fullmatch(line, max(0, len(line) - CRC_LENGTH))
+        if not found or int(found[1], 16) != zlib.crc32(line[: found.start()] + b"}"):
+            raise InputError(DAMAGED)
+    return content
+
+
+def _near(folder: Place) -> str:
     """What to say of the caches in a folder that is none, or beside it."""
-    for place in (folder, folder.parent):
+    for place in () if isinstance(folder, Address) else (folder, folder.parent):
         caches = sorted(path.parent.name for path in place.glob(f"*/{MANIFEST}"))
         if caches:
             names = " and ".join(filter(None, (", ".join(caches[:-1]), caches[-1])))
@@ -206,7 +226,7 @@ def heal(folder: Path) -> None:
 def append(folder: Path, lines: Iterable[Entry | SealedShard | dict[str, Any]]) -> None:
     """Append lines and wait until they are on the disk; processes wait for each other."""
     rows = [line if isinstance(line, dict) else line.line() for line in lines]
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    data = b"".join(map(_text, rows))
     descriptor = os.open(folder / MANIFEST, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed
@@ -221,6 +241,12 @@ def append(folder: Path, lines: Iterable[Entry | SealedShard | dict[str, Any]]) 
             raise
     finally:
         os.close(descriptor)
+
+
+def _text(row: dict[str, Any]) -> bytes:
+    """A line with its checksum and its end."""
+    text = json.dumps(row).encode()
+    return text[:-1] + b', "crc32": "%08x"}\n' % zlib.crc32(text)
 
 
 def _cut_torn_line(descriptor: int) -> int:

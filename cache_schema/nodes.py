@@ -7,6 +7,7 @@ or a `SystemTrouble` where the file is not to blame.
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import h5py
@@ -14,6 +15,7 @@ import numpy as np
 
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
+from cache_schema.host.limits import beyond
 
 Node = TypeVar("Node", h5py.Group, h5py.Dataset)
 Value = TypeVar("Value", list, dict)
@@ -106,61 +108,58 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
     return dataset
 
 
+@contextmanager
+def readable(node: h5py.Group | h5py.Dataset) -> Iterator[None]:
+    """Say of what HDF5 raises in the block that the object cannot be read."""
+    try:
+        yield
+    except (OSError, OverflowError, RuntimeError, TypeError, ValueError, SystemError) as error:
+        system.check(error, where(node))
+        raise InputError(f"{where(node)} cannot be read ({error}): run verify") from None
+
+
 def _check_storage(dataset: h5py.Dataset) -> None:
     """Refuse a dataset that is not plain numbers, all of them in this file."""
-    try:
-        _check_plain(dataset)
-    except (OSError, OverflowError, RuntimeError, TypeError, ValueError, SystemError) as error:
-        system.check(error, where(dataset))
-        raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
-
-
-def _check_plain(dataset: h5py.Dataset) -> None:
-    shape, dtype = dataset.shape, dataset.dtype  # h5py asks HDF5 anew each time
-    if shape is None or dtype.kind not in "fiub":
-        raise InputError(f"{where(dataset)} has the type {dtype}, not numbers; refused")
-    made = dataset.id.get_create_plist()
-    if made.get_external_count() or made.get_layout() == h5py.h5d.VIRTUAL:
-        raise InputError(f"{where(dataset)} keeps its data in other files; refused")
-    if made.get_nfilters():
-        raise InputError(f"{where(dataset)} has filters, which no cache has; refused")
-    # Bounds every later allocation by the size of the file, which HDF5 itself does not.
-    stored = dataset.id.get_storage_size()
-    size = math.prod(shape) * dtype.itemsize
-    if stored != size or stored > h5py.h5i.get_file_id(dataset.id).get_filesize():
-        raise InputError(f"{where(dataset)} holds {stored} of its {size} bytes")
+    with readable(dataset):
+        shape, dtype = dataset.shape, dataset.dtype  # h5py asks HDF5 anew each time
+        if shape is None or dtype.kind not in "fiub":
+            raise InputError(f"{where(dataset)} has the type {dtype}, not numbers; refused")
+        made = dataset.id.get_create_plist()
+        if made.get_external_count() or made.get_layout() == h5py.h5d.VIRTUAL:
+            raise InputError(f"{where(dataset)} keeps its data in other files; refused")
+        if made.get_nfilters():
+            raise InputError(f"{where(dataset)} has filters, which no cache has; refused")
+        # Bounds every later allocation by the size of the file, which HDF5 itself does not.
+        stored = dataset.id.get_storage_size()
+        size = math.prod(shape) * dtype.itemsize
+        if stored != size or stored > h5py.h5i.get_file_id(dataset.id).get_filesize():
+            raise InputError(f"{where(dataset)} holds {stored} of its {size} bytes")
+        at_once = size // shape[0] if made.get_layout() == h5py.h5d.CHUNKED and shape[0] else size
+        if much := beyond(at_once, "DMVS_MAX_ARRAY"):
+            raise InputError(f"{where(dataset)} holds {much}")
 
 
 def values(dataset: h5py.Dataset, selection: int | slice | tuple[()] = ()) -> np.ndarray:
     """Read a whole dataset, or an index or range of its first axis; `InputError` if it fails."""
-    try:
+    with readable(dataset):
         if selection != ():
             return dataset[selection]
         array = np.empty(dataset.shape, dataset.dtype)
         if array.size:
             dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
         return array
-    except (OSError, RuntimeError, SystemError) as error:
-        system.check(error, where(dataset))
-        raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
 
 
 def chunk(dataset: h5py.Dataset, row: int) -> bytes:
     """What is stored of a row in a dataset with chunks of one row; `InputError` if it fails."""
-    try:
+    with readable(dataset):
         return dataset.id.read_direct_chunk((row, *[0] * (dataset.id.rank - 1)))[1]
-    except (OSError, RuntimeError, ValueError, SystemError) as error:
-        system.check(error, where(dataset))
-        raise InputError(f"{where(dataset)} cannot be read ({error}): run verify") from None
 
 
 def members(group: h5py.Group) -> list[str]:
     """Names in a group, without following any link."""
-    try:
+    with readable(group):
         return list(group)
-    except (OSError, RuntimeError, SystemError) as error:
-        system.check(error, where(group))
-        raise InputError(f"{where(group)} cannot be read ({error})") from None
 
 
 def walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:

@@ -1,12 +1,12 @@
 """An open shard, and what is known of a video in it, so that HDF5 is asked only once."""
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import h5py
 
-from cache_schema.direct import RandomAccessFile
+from cache_schema.address import Place
+from cache_schema.direct import open_file
 from cache_schema.host.cli import InputError
 from cache_schema.manifest import Entry
 from cache_schema.names import escape
@@ -20,8 +20,8 @@ MAX_NODES = 256  # groups and datasets of a shard that HDF5 keeps open
 class OpenShard:
     """An open shard: a descriptor to read from, and HDF5's view of it once that is needed."""
 
-    def __init__(self, path: Path, expected: Header):
-        self.file = RandomAccessFile(path)
+    def __init__(self, path: Place, expected: Header):
+        self.file = open_file(path)
         self._expected = expected
         basis = expected.codec.basis
         self.dims = {"C_mask": len(basis.mean)} if basis else {}  # of every video
@@ -82,7 +82,7 @@ class VideoIndex:
         self.found: dict[Any, Any] = {}
 
 
-def changed(path: Path) -> InputError:
+def changed(path: Place) -> InputError:
     """What is said of a shard that is not the file that it was."""
     return InputError(
         f"shard {path} has changed while it was in use, which no finished shard does: "

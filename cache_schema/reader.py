@@ -9,18 +9,18 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache_schema import manifest
+from cache_schema.address import Where, place
 from cache_schema.codecs import Codec
 from cache_schema.host.cli import InputError
 from cache_schema.manifest import Entry
 from cache_schema.open_shard import OpenShard, VideoIndex, changed
 from cache_schema.ram import RamTier
-from cache_schema.shard import REPAIR, open_shard
+from cache_schema.shard import open_shard, remedy
 from cache_schema.video import Video
 
 MAX_OPEN = 32  # shards, each with one descriptor of ours and one of HDF5
@@ -28,16 +28,16 @@ MAX_KNOWN = 2048  # videos whose places in their files are remembered; about 45 
 
 
 class CacheReader:
-    """The finished videos of the cache folder ``path``.
+    """The finished videos of the cache at ``path``.
 
     Args:
-        path: the folder.
+        path: the folder, or an address such as ``https://...``, see `Address`.
         ram_bytes: keep queries, clips, tracks, objects and words in memory up to so many bytes,
             least recently used out first; not the mask features. Each process has its own.
         check: compare everything with its checksum when a process first reads it.
 
     Attributes:
-        path: the folder.
+        path: the folder or address.
         dataset, split: what the cache was made of.
         codec: of the mask features.
         facts: of the data set.
@@ -53,8 +53,8 @@ class CacheReader:
         InputError: the folder is no cache, holds no finished video, or is of another version.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, ram_bytes: int = 0, check: bool = True):
-        self.path = Path(path)
+    def __init__(self, path: Where, *, ram_bytes: int = 0, check: bool = True):
+        self.path = place(path)
         known = manifest.read(self.path)
         self.entries = dict(sorted(known.videos.items()))
         self.failures = known.failures
@@ -64,8 +64,8 @@ class CacheReader:
             failed = f"; {first[0]!r} failed: {first[1]}" if first else ""
             raise InputError(f"the cache {self.path} holds no finished video yet{failed}")
         shards = sorted({entry.shard for entry in self.entries.values()})
-        there = [name for name in shards if (self.path / name).exists()]
-        file, self._header = open_shard(self.path / (there or shards)[0])
+        there = (name for name in shards if (self.path / name).exists())
+        file, self._header = open_shard(self.path / next(there, shards[0]))
         file.close()
         self.dataset, self.split = self._header.dataset, self._header.split
         self.codec: Codec = self._header.codec
@@ -162,8 +162,7 @@ class CacheReader:
         if zlib.crc32(data) != crcs[k]:
             raise InputError(
                 f"video {video_id!r} in {self.path / self.entries[video_id].shard} is damaged "
-                f"({name}, row {row}: not the bytes that were written): run "
-                f"{REPAIR.format(self.path)}, then the same extraction again"
+                f"({name}, row {row}: not the bytes that were written): {remedy(self.path)}"
             )
         self._sound[video_id, name] = seen | 1 << row
 

@@ -1,11 +1,14 @@
 """What a cache holds, as plain records of NumPy arrays. Letters as everywhere: T N_v K_w C."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+
+from cache_schema.host.cli import InputError
 
 # One object mask in COCO's compressed run-length form: {"size": [H, W], "counts": str}.
 RLE = dict[str, Any]
@@ -81,14 +84,22 @@ class CodecIoU:
     """What a codec costs a video: IoU of the segmenter's own masks, coded against exact.
 
     Attributes:
-        mean: over the masks.
-        worst: of the masks.
         masks: how many were compared, at least one.
     """
 
     mean: float
     worst: float
     masks: int
+
+    @classmethod
+    def over(cls, costs: Iterable["CodecIoU | None"]) -> "CodecIoU | None":
+        """Over all videos that measured it; None if none did."""
+        known = [cost for cost in costs if cost]
+        masks = sum(cost.masks for cost in known)
+        if not masks:
+            return None
+        mean = sum(cost.mean * cost.masks for cost in known) / masks
+        return cls(mean, min(cost.worst for cost in known), masks)
 
 
 @dataclass
@@ -120,7 +131,6 @@ class Expression:
 
     Attributes:
         expression_id: its id, unique within the video.
-        text: the sentence as it came.
         object_ids: ids of the objects it means; empty without a target.
         annotation_ids: keys of the video's objects whose masks make the ground truth.
         tag: what the sentence needs ('static', 'reversible', ...), '' when unknown.
@@ -142,3 +152,47 @@ class Expression:
     static: np.ndarray
     motion: np.ndarray
     offsets: np.ndarray
+
+
+def pack(rles: list[RLE | None], geometry: Geometry, num_frames: int) -> np.ndarray:
+    """One object's masks as a one-dimensional uint8 array.
+
+    Raises:
+        InputError: not one mask a frame, or a mask of another size than the original frames.
+    """
+    rows = [None if rle is None else _row(rle) for rle in rles]
+    _check(rows, geometry, num_frames)
+    return np.frombuffer(json.dumps(rows, separators=(",", ":")).encode(), np.uint8)
+
+
+def unpack(data: np.ndarray, geometry: Geometry, num_frames: int) -> list[RLE | None]:
+    """The masks back from `pack`, checked in the same way."""
+    try:
+        rows = json.loads(data.tobytes())
+    except (ValueError, RecursionError):
+        raise InputError("its masks are not JSON") from None
+    _check(rows, geometry, num_frames)
+    return rows
+
+
+def _row(rle: RLE) -> Any:
+    # pycocotools gives the counts as bytes; they are ASCII by construction.
+    counts = rle.get("counts")
+    counts = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
+    return {"size": [int(n) for n in rle.get("size", ())], "counts": counts}
+
+
+def _check(rows: Any, geometry: Geometry, num_frames: int) -> None:
+    if not isinstance(rows, list) or len(rows) != num_frames:
+        found = f"{len(rows)} masks" if isinstance(rows, list) else "no list of masks"
+        raise InputError(f"it has {found} for {num_frames} frames")
+    size = [geometry.height, geometry.width]
+    for frame, row in enumerate(rows):
+        if row is None:
+            continue
+        if not isinstance(row, dict) or not isinstance(row.get("counts"), str):
+            raise InputError(f"its mask of frame {frame} is not a compressed COCO RLE")
+        if row.get("size") != size:
+            raise InputError(
+                f"its mask of frame {frame} has the size {row.get('size')}, the video {size}"
+            )

@@ -55,7 +55,6 @@ def recover(folder: Path, header: Header, rank: int, world_size: int) -> Manifes
     """Make a cache ready for writing; everything of it, or only the shards of one rank.
 
     Args:
-        folder: of the cache.
         header: what its shards have to say.
         rank, world_size: only shards with this number modulo ``world_size`` are touched.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema import codec_file, manifest
+from cache_schema.address import local_folder
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import sync_folder
 from cache_schema.host.lock import CacheLock
@@ -25,7 +26,6 @@ def repair(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
     """Verify a cache and drop what is damaged.
 
     Args:
-        path: the folder.
         quick: look for damage as a quick `verify` does; what is found is examined in full.
 
     Returns:
@@ -36,7 +36,7 @@ def repair(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
             is of an older format version, which nothing refills.
         SystemTrouble, MemoryError: part of it cannot be read; nothing has been changed.
     """
-    folder = Path(path)
+    folder = local_folder(path)
     manifest.read(folder)  # before anything is written: is this a cache?
     try:
         lock = CacheLock(folder)

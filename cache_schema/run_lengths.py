@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cache_schema.host.limits import beyond
+
 DIGITS = 7  # of a number: what a mask of 2^31 pixels needs
 
 
@@ -46,6 +48,8 @@ def run_ends(counts: Sequence[str | bytes], size: Sequence[int]) -> list[np.ndar
     # The highest bit of the last digit is the sign, in two's complement.
     runs -= ((digits[lasts] & 16) != 0).astype(np.int64) << (5 * lengths)
     height, width = size
+    if much := beyond(height * width, "DMVS_MAX_PIXELS"):
+        raise ValueError(f"its size of {height}x{width} makes {much}")
     found = []
     for own in np.split(runs, np.searchsorted(lasts, stops[:-1])):
         for chain in (own[1::2], own[2::2]):
@@ -53,7 +57,23 @@ def run_ends(counts: Sequence[str | bytes], size: Sequence[int]) -> list[np.ndar
         ends = np.cumsum(own)
         # Ascending also tells that no sum has gone beyond 64 bits.
         ascending = ends[0] >= 0 and (ends[:-1] <= ends[1:]).all()
-        if not ascending or ends[-1] != height * width:
+        if not ascending or ends[-1] != height * width or min(height, width) < 1:
             raise ValueError(f"its runs do not fill {height}x{width} pixels")
         found.append(ends)
     return found
+
+
+def compress(mask: np.ndarray) -> str:
+    """COCO's compressed string of a mask (H, W) bool."""
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate([[0, 0][: 1 + int(flat[0])], changes, [flat.size]]))
+    runs[3:] -= runs[1:-2].copy()
+    digits = bytearray()
+    for run in runs.tolist():
+        more = True
+        while more:
+            digit, run = run & 31, run >> 5
+            more = run != (-1 if digit & 16 else 0)
+            digits.append(digit + 32 * more + 48)
+    return digits.decode()

@@ -8,34 +8,51 @@ import errno
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
 from cache_schema import migrations, spec
+from cache_schema.address import Address, Place
+from cache_schema.blocks import RemoteFile, Stream
 from cache_schema.checksums import CRC, crc32
 from cache_schema.codecs import CODECS, Basis, Codec, declared_codec
-from cache_schema.fingerprint import Fingerprint, differences
+from cache_schema.fingerprint import Fingerprint, check_same
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
+from cache_schema.host.limits import beyond
 from cache_schema.nodes import attribute, child, json_attribute, members, values, where
 from cache_schema.records import Facts, Geometry, SegmenterFacts
 from cache_schema.spec import FORMAT_VERSION
 
 # No segmenter has nearly as many; a basis is at most 64 MiB by this, and so is a layer.
 MAX_CHANNELS, MAX_LAYERS = 4096, 16
-REPAIR = "`python -m cache_schema verify {} --repair`"
 # HDF5's chunk cache only costs time when a chunk is a frame and every frame is read once.
 OPEN = {"rdcc_nbytes": 0}
 LIBVER = ("v110", "v110")
+#: Texts of the root, of which older versions have only some.
+TEXTS = ("dataset", "split", "codec", "fingerprint_json")
+TEXTS += ("codec_json", "facts_json", "segmenter_json")
 
 
 class UnreadableShard(InputError):
     """A shard that is missing, no HDF5 file, or cut short."""
+
+
+def remedy(cache: Place) -> str:
+    """What is to be done about damage in a cache."""
+    verify = f"run `python -m cache_schema verify {cache}"
+    if isinstance(cache, Address):
+        return f"{verify}`, which reads it all anew, and tell who keeps it if it is damaged there"
+    return f"{verify} --repair`, then the same extraction again"
+
+
+def missing(path: Place) -> UnreadableShard:
+    """What is said of a shard that is not there."""
+    return UnreadableShard(f"shard {path} cannot be opened (it is missing): {remedy(path.parent)}")
 
 
 @dataclass(frozen=True)
@@ -73,19 +90,13 @@ class Header:
         codec = {**self.codec.describe(), **self.codec.declare()}
         return {"dataset": self.dataset, "split": self.split, "codec": codec, **facts}
 
-    def check(self, other: "Header", path: Path) -> None:
+    def check(self, other: "Header", path: Place) -> None:
         """Raise `InputError` naming what differs unless the shard ``path`` has this header."""
-        found = differences(other.fingerprint.data, self.fingerprint.data) or differences(
-            other.names, self.names
-        )
-        if found:
-            raise InputError(
-                f"{path} was made with other settings, {'; '.join(found)} (found != expected): "
-                "use those settings again, or another folder"
-            )
+        check_same(other.fingerprint.data, self.fingerprint.data, path)
+        check_same(other.names, self.names, path)
 
 
-def open_shard(path: Path) -> tuple[h5py.File, Header]:
+def open_shard(path: Place) -> tuple[h5py.File, Header]:
     """Open a finished shard for reading and check its header.
 
     Raises:
@@ -95,14 +106,15 @@ def open_shard(path: Path) -> tuple[h5py.File, Header]:
     """
     try:
         # Finished shards never change, so no lock is needed (and read-only disks refuse one).
-        file = h5py.File(path, "r", locking=False, **OPEN)
+        source = Stream(RemoteFile(path)) if isinstance(path, Address) else path
+        file = h5py.File(source, "r", locking=False, **OPEN)
     except (OSError, RuntimeError, SystemError) as error:
         system.check(error, path)
-        missing = getattr(error, "errno", None) == errno.ENOENT
-        reason = "it is missing" if missing else str(error).split("(", 1)[-1].rstrip(")")
+        if getattr(error, "errno", None) == errno.ENOENT:
+            raise missing(path) from error
+        reason = str(error).split("(", 1)[-1].rstrip(")")
         raise UnreadableShard(
-            f"shard {path} cannot be opened ({reason}): run {REPAIR.format(path.parent)}, "
-            "then the same extraction again"
+            f"shard {path} cannot be opened ({reason}): {remedy(path.parent)}"
         ) from error
     try:
         return file, _read_header(file)
@@ -129,8 +141,7 @@ def _read_header(file: h5py.File) -> Header:
     if version > 2:
         found |= {"facts": _read_facts(file), "segmenter": _read_segmenter(file)}
         found["codec_json"] = json_attribute(file, "codec_json", dict)
-    if CRC in file.attrs and attribute(file, CRC, int) != texts_crc32(file):
-        raise InputError(f"{file.filename}: its texts do not match their checksum")
+    check_texts(file)
     found = migrations.upgrade(found, version)
     codec = declared_codec(found.pop("codec"), found.pop("codec_json"), found.pop("basis"))
     return Header(codec=codec, fingerprint=fingerprint, version=version, **found)
@@ -140,11 +151,16 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def texts_crc32(file: h5py.File) -> int:
-    """CRC-32 of the root's texts, which HDF5 keeps without a checksum."""
-    names = ["dataset", "split", "codec", "fingerprint_json"]
-    names += [n for n in ("codec_json", "facts_json", "segmenter_json") if n in file.attrs]
-    return zlib.crc32(json.dumps([attribute(file, name, str) for name in names]).encode())
+def texts_crc32(file: h5py.File, names: Sequence[str] = TEXTS) -> int:
+    """CRC-32 of the root's texts of these names, which HDF5 keeps without a checksum."""
+    there = [name for name in names if name in file.attrs]
+    return zlib.crc32(json.dumps([attribute(file, name, str) for name in there]).encode())
+
+
+def check_texts(file: h5py.File, names: Sequence[str] = TEXTS) -> None:
+    """Raise `InputError` unless the root's texts are those of its checksum, if it has one."""
+    if CRC in file.attrs and attribute(file, CRC, int) != texts_crc32(file, names):
+        raise InputError(f"{file.filename}: its texts do not match their checksum")
 
 
 def _read_facts(file: h5py.File) -> Facts:
@@ -195,11 +211,7 @@ def _write_array(group: h5py.Group, name: str, layout: spec.Spec, array: np.ndar
 
 
 def read_codec(file: h5py.File) -> Codec:
-    """The codec that `write_codec` wrote.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
+    """The codec that `write_codec` wrote. Raises InputError: it is missing or damaged."""
     basis = _read_basis(child(file, "codec", h5py.Group))
     name = attribute(file, "codec", str)
     known = CODECS.get(name)  # which a file of format version 2 does not declare
@@ -250,4 +262,8 @@ def read_geometry(video: h5py.Group) -> Geometry:
     for name, value in values.items():
         if value < 1:
             raise InputError(f"{where(video)}: attribute {name!r} is {value}")
+    for kind in ("", "resized_", "padded_"):
+        pixels = values[f"{kind}height"] * values[f"{kind}width"]
+        if much := beyond(pixels, "DMVS_MAX_PIXELS"):
+            raise InputError(f"{where(video)}: its {kind}height and {kind}width make {much}")
     return Geometry(**values)

@@ -90,10 +90,7 @@ BASIS = {
     "decoder": Spec(("R", "C_mask"), "float32"),
 }
 # Of the whole shard, under /segmenter/mask_head/<i>: the linear layers of a mask head, if there.
-LAYER = {
-    "weight": Spec(("out", "in"), "float32"),
-    "bias": Spec(("out",), "float32"),
-}
+LAYER = {"weight": Spec(("out", "in"), "float32"), "bias": Spec(("out",), "float32")}
 # Masks of an object or a video query, objects/<id> and segmenter_masks/<n>: UTF-8 JSON, a list with
 # one RLE or null a frame.
 MASKS = Spec(("bytes",), "uint8")

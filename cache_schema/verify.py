@@ -4,6 +4,8 @@ The digest of a whole shard finds any byte that changed. Only where it differs, 
 none, is every dataset compared with its own checksum, which tells the videos that are affected.
 """
 
+import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,15 +15,16 @@ from pathlib import Path
 import h5py
 
 from cache_schema import codec_file, manifest
+from cache_schema.address import Address, Place, Where, place
+from cache_schema.blocks import RemoteFile, Stream
 from cache_schema.checksums import damages
-from cache_schema.fingerprint import file_sha256
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
 from cache_schema.manifest import Entry, Manifest, SealedShard
 from cache_schema.names import escape, unescape
 from cache_schema.nodes import child, members
 from cache_schema.reader import CacheReader
-from cache_schema.shard import REPAIR, Header, UnreadableShard, open_shard
+from cache_schema.shard import Header, UnreadableShard, open_shard, remedy
 from cache_schema.spec import FORMAT_VERSION
 
 
@@ -41,7 +44,7 @@ class Report:
         repaired: what was found has been taken out since.
     """
 
-    path: Path
+    path: Place
     videos: int
     damaged: dict[str, list[str]] = field(default_factory=dict)
     shards: dict[str, str] = field(default_factory=dict)
@@ -69,7 +72,7 @@ class Report:
             yield (
                 "repaired: run the same extraction to bring back what is missing"
                 if self.repaired
-                else f"to repair it, run {REPAIR.format(self.path)}, then the same extraction"
+                else remedy(self.path)
             )
         if self.damaged:
             names = ", ".join(map(repr, self.damaged))
@@ -83,11 +86,11 @@ class Report:
             yield f"{len(self.dropped)} more, dropped before, are to be extracted: {names}"
 
 
-def verify(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
+def verify(path: Where, *, quick: bool = False) -> Report:
     """Check every shard and every video of a cache.
 
     Args:
-        path: the folder.
+        path: the folder or address; of a server all is read anew.
         quick: leave out what reads the data: only sizes, headers, and the names, shapes and
             attributes of what is in the shards.
 
@@ -95,9 +98,11 @@ def verify(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
         InputError: the folder cannot be read as a cache at all.
         SystemTrouble, MemoryError: part of it cannot be read, which proves nothing.
     """
-    folder = Path(path)
-    # First, so that what is finished meanwhile is at worst in the manifest only.
-    there = {p.name for p in folder.glob("shard-*.h5") if manifest.SHARD.fullmatch(p.name)}
+    folder = place(path)
+    # First, so that what is finished meanwhile is at worst in the manifest only. A server has no
+    # list.
+    shards = [] if isinstance(folder, Address) else folder.glob("shard-*.h5")
+    there = {p.name for p in shards if manifest.SHARD.fullmatch(p.name)}
     known = manifest.read(folder)
     report = Report(folder, len(known.videos), dropped=sorted(known.dropped))
     listed: dict[str, list[Entry]] = {name: [] for name in known.shards}
@@ -122,7 +127,8 @@ def verify(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
     if not quick:
         _check_layout(reader, report)
     reader.close()
-    report.codec_file = codec_file.damage(folder, reader.codec)
+    if isinstance(folder, Path):
+        report.codec_file = codec_file.damage(folder, reader.codec)
     return report
 
 
@@ -131,7 +137,7 @@ class Foreign(InputError):
 
 
 def _check_shard(
-    path: Path, entries: list[Entry] | None, known: Manifest, report: Report, quick: bool
+    path: Place, entries: list[Entry] | None, known: Manifest, report: Report, quick: bool
 ) -> None:
     """Check a shard and its videos; ``entries`` is None for one that no line names."""
     sealed = known.shards.get(path.name)
@@ -165,19 +171,21 @@ def _check_shard(
         report.shards[path.name] = wrong
 
 
-def file_damage(path: Path, sealed: SealedShard | None, *, quick: bool) -> str:
+def file_damage(path: Place, sealed: SealedShard | None, *, quick: bool) -> str:
     """What is wrong with a shard as a file, going by its line; '' when nothing is.
 
     Raises:
         SystemTrouble: it cannot be read, which says nothing about it.
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-        if sealed and size != sealed.size:
-            return f"it has {size} bytes instead of {sealed.size}"
-        if sealed and not quick and file_sha256(path) != sealed.sha256:
-            return "its bytes are not those that were written (SHA-256)"
+        with _open(path, anew=not quick) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if sealed and size != sealed.size:
+                return f"it has {size} bytes instead of {sealed.size}"
+            digest = hashlib.file_digest(file, "sha256") if sealed and not quick else None
+            if digest and digest.hexdigest() != sealed.sha256:
+                return "its bytes are not those that were written (SHA-256)"
     except FileNotFoundError:
         return "it is missing"
     except OSError as error:
@@ -186,8 +194,17 @@ def file_damage(path: Path, sealed: SealedShard | None, *, quick: bool) -> str:
     return ""
 
 
+def _open(path: Place, *, anew: bool) -> io.BufferedIOBase:
+    if isinstance(path, Path):
+        return path.open("rb")
+    file = RemoteFile(path)
+    if anew:
+        file.forget()
+    return io.BufferedReader(Stream(file), 1 << 24)
+
+
 @contextmanager
-def open_videos(path: Path) -> Iterator[tuple[Header, h5py.Group, list[str]]]:
+def open_videos(path: Place) -> Iterator[tuple[Header, h5py.Group, list[str]]]:
     """A shard's header, its group of videos and the names in it; raises as `open_shard` does."""
     with ExitStack() as stack:
         with system.undisturbed():
@@ -207,7 +224,7 @@ def video_damage(videos: h5py.Group, entry: Entry, *, data: bool) -> list[str]:
             return [str(error)]
 
 
-def _check_names(path: Path, names: list[str], known: Manifest, report: Report) -> None:
+def _check_names(path: Place, names: list[str], known: Manifest, report: Report) -> None:
     """Every video in a sealed shard is known, if only as dropped or as copied elsewhere."""
     for name in names:
         try:

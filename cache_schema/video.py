@@ -14,9 +14,8 @@ from cache_schema.host.cli import InputError
 from cache_schema.manifest import Entry
 from cache_schema.names import escape, unescape
 from cache_schema.nodes import attribute, json_attribute, members, where
-from cache_schema.objects import unpack
 from cache_schema.open_shard import OpenShard
-from cache_schema.records import RLE, Clip, Expression
+from cache_schema.records import RLE, Clip, Expression, unpack
 
 if TYPE_CHECKING:
     from cache_schema.reader import CacheReader
@@ -33,7 +32,7 @@ class Video:
 
     Attributes:
         id: of the video.
-        geometry: of its frames.
+        codec: of the mask features.
         num_frames: T.
         frame_names: one a frame.
         source: name of its shard, and identity of the file that what is known holds for.
@@ -41,6 +40,7 @@ class Video:
 
     def __init__(self, reader: "CacheReader", entry: Entry):
         self._reader, self._entry, self.id = reader, entry, entry.id
+        self.codec = reader.codec
         self._index = reader.index(entry)
         self.source = entry.shard, self._index.identity
         self.num_frames = self._index.num_frames
@@ -61,9 +61,7 @@ class Video:
         return self._rows(path, extent, self.frames(indices), out, keep=True)
 
     def mask_features(
-        self,
-        indices: Iterable[int] | None = None,
-        out: Mapping[str, np.ndarray] | None = None,
+        self, indices: Iterable[int] | None = None, out: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
         """F_mask of some frames as the codec stores it: name to (t, ...).
 

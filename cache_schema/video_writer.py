@@ -14,8 +14,7 @@ from cache_schema.checksums import CRC
 from cache_schema.codecs import Codec, narrow
 from cache_schema.host.cli import InputError
 from cache_schema.names import check_text, escape, unescape
-from cache_schema.objects import pack
-from cache_schema.records import RLE, Clip, CodecIoU, Expression, Geometry
+from cache_schema.records import RLE, Clip, CodecIoU, Expression, Geometry, pack
 
 
 class VideoWriter:
@@ -23,10 +22,7 @@ class VideoWriter:
 
     Args:
         group: the video's empty group.
-        video_id: its id, for messages.
-        geometry: of its frames.
         frame_names: one a frame; their number is the number of frames to come.
-        codec: of the mask features.
         guard: a context that turns storage errors into `InputError`.
 
     Raises:

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
 
 from cache_schema import manifest
+from cache_schema.address import local_folder
 from cache_schema.checksums import damages
 from cache_schema.codecs import Codec
 from cache_schema.fingerprint import Fingerprint
@@ -36,17 +36,12 @@ class CacheWriter:
     """Writes videos into the cache folder ``path``, continuing what is there; a context manager.
 
     Attributes:
-        codec: of the mask features.
         done: ids of the videos that are safe in the cache.
         failures: id to reason of the videos that failed in an earlier run or in this one.
 
     Args:
         path: the folder; made when missing.
         fingerprint: everything that decides the numbers (plain JSON types).
-        dataset: name of the data set.
-        split: of the data set.
-        codec: of the mask features, with its basis if it has one.
-        facts: of the data set.
         segmenter: what the frozen segmenter says of itself.
         shard_bytes: a shard is closed once it holds this much.
         rank, world_size: of a run of several processes that write one cache at the same time.
@@ -73,7 +68,7 @@ class CacheWriter:
         rank: int = 0,
         world_size: int = 1,
     ):
-        self.path = Path(path)
+        self.path = local_folder(path)
         self.codec = codec
         self._header = Header(dataset, split, codec, Fingerprint(fingerprint), facts, segmenter)
         check_text(dataset, "data set name")
@@ -107,12 +102,7 @@ class CacheWriter:
     def __enter__(self) -> "CacheWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:

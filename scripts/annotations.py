@@ -27,11 +27,7 @@ def open_dataset(name: str, root: str, split: str | None):
 
 
 def with_truth(data) -> Iterator[AnnotatedVideo]:
-    """The videos of a split with ground truth.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The videos of a split with ground truth. Raises InputError: there is none."""
     truth = (getattr(data, name, None) for name in ("masks", "annotations"))
     if all(masks is None for masks in truth):
         raise InputError(

@@ -1,4 +1,4 @@
-"""How fast stage one is: the bare model, the whole of stage one, and each of its parts alone.
+"""How fast stage one is: the bare model, and the whole of stage one.
 
     python -m scripts.bench_extract [CONFIG] [--data-root D --split S] [--weights W]
                                     [--threads N] [--chunk-frames N] [--device X] [--json FILE]
@@ -7,44 +7,32 @@ Without --data-root it draws videos of noise (--videos, --frames, --size). The b
 segmenter on prepared frames, its clips included; stage one is `python -m extract` from images to
 sealed shards, models loaded. They take turns on the same videos, --repeats times, and each turn of
 stage one lies between two of the bare model, with whose mean it is compared. The table gives
-medians. The parts run alone, one after the other, on one thread where stage one gives them one;
-what they are made of is kept in memory, so measure with a few hundred frames.
+medians.
 """
 
 import argparse
-import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from cache_schema.codecs import LOWRANK, get_codec
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import model_threads
 from cache_schema.host.launch import SINGLE
-from cache_schema.writer import CacheWriter
 from extract.__main__ import find_device
-from extract.codecs.calibration import fit_codec
-from extract.codecs.video_tracks import video_tracks
 from extract.config import ExtractConfig, load_config
 from extract.datasets import open_dataset
-from extract.pipeline.coding import code
-from extract.pipeline.inference import VideoRun, infer
-from extract.pipeline.parts import Clips, Failed, Frames
-from extract.pipeline.reading import encode_expressions, read
-from extract.pipeline.run import SHARD_BYTES, extract
-from extract.pipeline.writing import write
-from extract.stage import RANDOM, Stage, clip_bank, load_stage
+from extract.pipeline.inference import infer
+from extract.pipeline.parts import Clips, Failed
+from extract.pipeline.reading import read
+from extract.pipeline.run import extract
+from extract.stage import RANDOM, load_stage
 from scripts.measuring import (
     Figures,
     exhaust,
@@ -104,94 +92,39 @@ def measure(
     device = find_device(arguments.device, SINGLE)
     how = {"chunk_frames": arguments.chunk_frames, "autocast": arguments.autocast}
     stage = load_stage(config, arguments.weights, device, has_text=dataset.facts.has_text, **how)
-    name, segmenter = config.codec["name"], stage.segmenter
-    codec = fit_codec(stage, dataset, 0) if name == LOWRANK else get_codec(name)
-    seconds: dict[str, list[float]] = {}
+    bare, whole = [], []
 
-    def timed(what: str, run: Callable[[], Any], threads: int = arguments.threads) -> Any:
-        """Run something on so many threads, until the device is done with it as well."""
-        torch.set_num_threads(threads)
+    def bare_model() -> None:
+        """Run it until the device is done with it as well."""
         start = time.perf_counter()
-        made = run()
-        synchronise(segmenter.device)
-        seconds.setdefault(what, []).append(time.perf_counter() - start)
-        torch.set_num_threads(arguments.threads)
-        return made
+        exhaust(infer(stage, prepared))
+        synchronise(stage.segmenter.device)
+        bare.append(time.perf_counter() - start)
 
     prepared = list(read(stage, dataset, dataset.ids))
     failed = [part.reason for _, part in prepared if isinstance(part, Failed)]
     if failed:
         raise InputError(f"measure with data that is whole: {failed[0]}")
     results = list(infer(stage, prepared))
-    mute = dataclasses.replace(stage, text=None)
-
-    def parts_alone(out: Path) -> None:
-        """Everything that stage one does beside the frame level of the model."""
-        timed("decode, prepare", lambda: exhaust(read(mute, dataset, dataset.ids)), 1)
-        if stage.text:
-            videos = [dataset.video(video_id) for video_id in dataset.ids]
-            timed("text", lambda: [encode_expressions(stage.text, v) for v in videos], 1)
-        timed("video level, clips", lambda: video_levels(stage, results, clips=True))
-        timed("video level, no clips", lambda: video_levels(stage, results, clips=False))
-        coded = timed("code", lambda: list(code(stage, codec, results)))
-        timed("tracks", lambda: track_all(codec, coded), 1)
-
-        def open_cache() -> CacheWriter:
-            return CacheWriter(
-                out, fingerprint={"codec": codec.describe()}, dataset=config.dataset, split="",
-                codec=codec, facts=dataset.facts,
-                segmenter=segmenter.facts(config.segmenter_type), shard_bytes=SHARD_BYTES,
-            )  # fmt: skip
-
-        timed("tracks and write", lambda: exhaust(write(open_cache, coded)), 1)
-
     for turn in range(arguments.repeats):
-        timed("bare model", lambda: exhaust(infer(stage, prepared)))
+        bare_model()
         summary = extract(
             config, data_root=root, split=arguments.split, weights=arguments.weights,
             out=scratch / f"whole{turn}", device=device, **how,
         )  # fmt: skip
         if summary.failures:
             raise InputError(f"measure with data that is whole: {summary.failures}")
-        seconds.setdefault("stage one", []).append(summary.seconds)
-        parts_alone(scratch / f"parts{turn}")
-    timed("bare model", lambda: exhaust(infer(stage, prepared)))
-    bare, whole = seconds["bare model"], seconds["stage one"]
+        whole.append(summary.seconds)
+    bare_model()
     clips = [part for _, part in results if isinstance(part, Clips)]
     return {
         "machine": machine(device),
-        "config": arguments.config, "codec": codec.describe(), **how, "threads": arguments.threads,
+        "config": arguments.config, "codec": config.codec, **how, "threads": arguments.threads,
         "videos": len(clips), "frames": summary.frames,
-        "clips": sum(len(part.bank) for part in clips), "seconds": seconds,
+        "clips": sum(len(part.bank) for part in clips),
+        "seconds": {"bare model": bare, "stage one": whole},
         "ratios": [(bare[k] + bare[k + 1]) / 2 / whole[k] for k in range(len(whole))],
     }  # fmt: skip
-
-
-def video_levels(stage: Stage, results: list[tuple[str, Any]], *, clips: bool) -> None:
-    """The video level of every video once more, with its clips or without."""
-    for video_id, own in groupby(results, key=itemgetter(0)):
-        head, *parts = (part for _, part in own)
-        bank = clip_bank(video_id, head.shown(), **stage.config.clips)
-        run = VideoRun(stage, len(head.frame_names), bank if clips else bank[:0])
-        for part in parts:
-            if isinstance(part, Frames):
-                run.video.add(part.output)
-        run.clips()
-
-
-def track_all(codec: Any, coded: list[tuple[str, Any]]) -> None:
-    """The tracks of every video, from codes in memory."""
-    for _, own in groupby(coded, key=itemgetter(0)):
-        head, *chunks, clips = (part for _, part in own)
-        frames = [
-            {name: array[k : k + 1] for name, array in chunk.mask_features.items()}
-            for chunk in chunks
-            for k in range(len(chunk.mask_features["values"]))
-        ]
-        video_tracks(
-            frames.__getitem__, codec, clips.mask_embeds, clips.bank, len(frames), head.geometry,
-            head.cells,
-        )  # fmt: skip
 
 
 def lines(figures: Figures) -> list[str]:
@@ -207,9 +140,6 @@ def lines(figures: Figures) -> list[str]:
     }
     said = ("config", "threads", "chunk_frames", "autocast", "videos", "frames", "clips")
     out = [listed(figures["machine"]), listed({n: figures[n] for n in said}), "", *table(rows)]
-    if figures["clips"]:
-        bank = medians["video level, clips"] - medians["video level, no clips"]
-        out.append(f"a clip costs {1000 * bank / figures['clips']:.1f} ms")
     turns = ", ".join(f"{100 * share:.0f}%" for share in figures["ratios"])
     return [*out, f"stage one runs at {turns} of the bare model's frames/s (by turn)"]
 

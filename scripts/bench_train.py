@@ -234,11 +234,7 @@ class Steps:
     """A head that takes steps, with an optimiser of its own."""
 
     def __init__(
-        self,
-        config: Config,
-        device: torch.device,
-        seed: int = 0,
-        sizes: CacheSizes | None = None,
+        self, config: Config, device: torch.device, seed: int = 0, sizes: CacheSizes | None = None
     ) -> None:
         config = config.copy()
         config.train.seed = seed

@@ -5,7 +5,6 @@
 Exit status: 0 all is fine, 1 something is wrong, 2 it cannot be read.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,11 +16,7 @@ from extract.datasets.check import check_split
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.check_data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.check_data", __doc__)
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
     parser.add_argument("--root", required=True, type=Path, help="folder of the data set")
     parser.add_argument("--split", nargs="+", help="default: all that are there")

@@ -5,7 +5,6 @@
 writes DIR/encoder (RoBERTa) and DIR/tagger (stanza's English tagger) and says how to use them.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,11 +16,7 @@ from extract.text.hub import check_reachable
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.fetch_text_models",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.fetch_text_models", __doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where they go")
     parser.add_argument("--encoder", default="roberta-base", help="its name on the hub")
     arguments = parser.parse_args(argv)

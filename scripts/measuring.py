@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, the clock, peak memory, going on after an error, tables."""
+"""What the benchmarks share: options, the clock, memory, kernels, going on after errors, tables."""
 
 import argparse
 import datetime
@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +19,13 @@ import h5py
 import numpy as np
 import torch
 
-from cache_schema.host import files
+from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
 
 Figures = dict[str, Any]
+#: What is called after each `attempt`.
+AFTER: list[Callable[[], None]] = []
 
 
 class _AtLeastOne(argparse.Action):
@@ -37,8 +40,7 @@ def options(
     name: str, doc: str | None, numbers: Iterable[tuple[str, int, str]] = ()
 ) -> argparse.ArgumentParser:
     """A parser with ``--json``, and whole numbers (name, default, meaning) that are at least 1."""
-    parser = argparse.ArgumentParser(prog=f"python -m scripts.{name}", description=doc)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = cli.parser(f"scripts.{name}", doc)
     for option, default, what in numbers:
         number(parser, option, default, f"{what} (default {default})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
@@ -110,9 +112,6 @@ def attempt(
     """Enter a measurement, or the error that stopped it; the others go on.
 
     Args:
-        figures: to enter it into.
-        name: under which.
-        measure: makes it; whatever it raises is entered.
         end: by ``time.perf_counter``: later than that nothing is measured any more.
     """
     try:
@@ -123,6 +122,8 @@ def attempt(
         figures[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:500]}
         if not isinstance(error, TimeoutError):
             traceback.print_exc()
+    for call in AFTER:
+        call()
     print(f"{name}: {figures[name] if len(str(figures[name])) < 400 else 'measured'}", flush=True)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -215,3 +216,48 @@ def _text(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def traced(run: Callable[[], Any], device: torch.device) -> Figures:
+    """Kernels (on a processor: operators, which contain each other) while a function runs."""
+    cuda = device.type == "cuda"
+    kind = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
+    synchronise(device)
+    with torch.profiler.profile(activities=[kind], acc_events=True) as profiler:
+        start = time.perf_counter()
+        run()
+        synchronise(device)
+        wall = time.perf_counter() - start
+    events = profiler.profiler.kineto_results.events()
+    wanted = torch.autograd.DeviceType.CUDA if cuda else torch.autograd.DeviceType.CPU
+    spans = [
+        (each.start_ns() / 1e9, each.duration_ns() / 1e9, each.name())
+        for each in events
+        if each.device_type() == wanted and each.duration_ns() > 0
+    ]
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for _, seconds, name in spans:
+        by_name[name].append(seconds)
+    total = sum(seconds for _, seconds, _ in spans)
+    busy_for, window = union(spans)
+    ranked = sorted(by_name.items(), key=lambda item: -sum(item[1]))
+    return {
+        "wall_ms": 1000 * wall,
+        "kernels": len(spans),
+        "window_ms": 1000 * window,
+        "busy_share": busy_for / window if window else None,
+        "top": [
+            {"name": name[:110], "ms": 1000 * sum(each), "calls": len(each),
+             "share": sum(each) / total}
+            for name, each in ranked[:10]
+        ],
+    }  # fmt: skip
+
+
+def union(spans: list[tuple[float, float, str]]) -> tuple[float, float]:
+    """Seconds that at least one span covers, and from the first's start to the last's end."""
+    covered, end = 0.0, float("-inf")
+    for start, seconds, _ in sorted(spans):
+        covered += max(start + seconds - max(start, end), 0.0)
+        end = max(end, start + seconds)
+    return covered, (end - min(spans)[0]) if spans else 0.0

@@ -20,7 +20,6 @@ def write_caches(folder: Path, sizes: argparse.Namespace, *, exact: bool = True)
     """One in float16, and one in low rank for each of ``sizes.ranks``, with any basis.
 
     Args:
-        folder: to write them into.
         sizes: videos, frames, clip, channels, height, width (of the mask features), ranks.
         exact: whether the one in float16 is wanted.
 

@@ -51,6 +51,8 @@ def main(argv: list[str]) -> int:
     from train.report.build import table, write_report  # takes seconds to load
 
     heads = [_evaluated(*words) for words in named]
+    if len({frozenset(head.metrics["per_expression"]) for head in heads}) > 1:
+        raise InputError("the evaluations are of different expressions; evaluate on one cache")
     write_report(
         Path(arguments.out),
         CacheReader(arguments.cache),
@@ -72,7 +74,9 @@ def _evaluated(name: str, folder: str) -> "Evaluated":
     try:
         metrics = json.loads(path.read_text("utf-8"))
         return Evaluated.of(name, metrics, Predictions(path.with_name("predictions.h5")))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError,
+    ) as error:  # fmt: skip
         raise InputError(
             f"{path} is not the metrics.json of an evaluation by expressions ({error}); run "
             "train.evaluate first"

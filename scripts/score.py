@@ -14,8 +14,9 @@ from pathlib import Path
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from cache_schema.host.cores import CORES
 from scripts.annotations import NAMES, open_dataset, with_truth
-from train.evaluation import parallel, report
+from train.evaluation import report
 from train.evaluation.pngs.davis import score_maps
 from train.evaluation.pngs.expressions import score_masks
 
@@ -46,20 +47,14 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.score",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.score", __doc__)
     parser.add_argument("--dataset", default="mevis", choices=NAMES)
     parser.add_argument("--root", required=True, help="folder of the data set")
     parser.add_argument("--split", help="default: valid_u of MeViS, valid of the others")
     parser.add_argument("--pred", required=True, help="folder or zip of the masks")
     parser.add_argument("--out", required=True, help="metrics.json to write")
     parser.add_argument("--strict", action="store_true", help="stop at the first missing mask")
-    parser.add_argument(
-        "--workers", type=int, default=parallel.cores(), help="processes (default: the cores)"
-    )
+    parser.add_argument("--workers", type=int, default=CORES, help="processes (default: the cores)")
     return parser
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from cache_schema.host.cores import CORES
 from cache_schema.host.lookup import existing
 from cache_schema.reader import CacheReader
 from scripts.annotations import NAMES, open_dataset, without_truth
-from train.evaluation import parallel
 from train.options import DEVICE, check_caches
 from train.records import AnnotatedVideo
 
@@ -33,9 +33,8 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     _check(arguments)
     # What takes seconds to load, now that all is there.
-    from train.evaluation.submissions.check import check, report_lines
     from train.evaluation.submissions.layout import Rejected, pick_layout
-    from train.evaluation.submissions.writer import from_files
+    from train.evaluation.submissions.writer import check, from_files, report_lines
 
     try:
         if arguments.predictions:
@@ -69,7 +68,7 @@ def _release(facts: "Facts") -> str:
 
 def _from_predictions(arguments: argparse.Namespace) -> tuple["Facts", int]:
     from train.commands import pick_device
-    from train.evaluation.submissions.from_cache import from_cache
+    from train.evaluation.submissions.writer import from_cache
     from train.predictions import Predictions
 
     predictions, reader = Predictions(arguments.predictions), CacheReader(arguments.cache)
@@ -80,7 +79,7 @@ def _from_predictions(arguments: argparse.Namespace) -> tuple["Facts", int]:
 
 def _described(arguments: argparse.Namespace) -> tuple["Facts", Iterable[AnnotatedVideo], int]:
     """What is to be handed in, as the cache or the data set itself has it."""
-    from train.evaluation.submissions.from_cache import cache_videos
+    from train.evaluation.submissions.writer import cache_videos
 
     if arguments.cache:
         reader = CacheReader(arguments.cache)
@@ -109,11 +108,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.submit",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.submit", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--predictions", metavar="FILE", help="predictions.h5 of an evaluation")
     what.add_argument("--pred", metavar="DIR", help="folder (or zip) of anybody's masks")
@@ -125,9 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="ZIP", help="submission to write")
     parser.add_argument("--sigma", type=float, help="keep queries above (default: the stored one)")
     parser.add_argument("--device", default="auto", help=DEVICE)
-    parser.add_argument(
-        "--workers", type=int, default=parallel.cores(), help="processes (default: the cores)"
-    )
+    parser.add_argument("--workers", type=int, default=CORES, help="processes (default: the cores)")
     return parser
 
 

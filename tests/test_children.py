@@ -11,8 +11,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from cache_schema.host import cli
-from extract.pipeline.child import Child, cut_off
-from extract.pipeline.prefetch import ahead
+from extract.pipeline.beside import Child, ahead, cut_off
 from tests.processes import LONG, Command
 from train.data import workers
 from train.evaluation import parallel

@@ -6,19 +6,3 @@ from train.data.sizes import common_sizes
 from train.heads import CacheSizes, Head, HeadInputs, HeadOutput, find_head
 from train.predictions import Predictions, PredictionsWriter
 from train.replay import keep, replay
-
-__all__ = [
-    "CacheSizes",
-    "ClipDataset",
-    "Head",
-    "HeadInputs",
-    "HeadOutput",
-    "Predictions",
-    "PredictionsWriter",
-    "collate",
-    "common_sizes",
-    "find_head",
-    "keep",
-    "replay",
-    "video_batch",
-]

@@ -90,6 +90,7 @@ def _is_plain(value: Any) -> bool:
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
         and not (value.is_quantized or value.is_complex() or value.is_meta)
+        and value.nbytes <= value.untyped_storage().nbytes()  # not one number many times
     )
 
 
@@ -99,7 +100,6 @@ def check_state(
     """Refuse a checkpoint whose training state is not such as this run's; torch does not look.
 
     Args:
-        path: of the checkpoint.
         checkpoint: from `read_checkpoint`.
         own: ``optimizer`` and ``param_schedulers`` as this run would write them.
         shapes: of the parameters, in the optimizer's order.

@@ -13,8 +13,8 @@ from typing import Any, get_args, get_type_hints
 from mmengine.config import Config
 
 from cache_schema.host.cli import InputError
-from cache_schema.host.lookup import find_config
-from train.heads import find_head, guess
+from cache_schema.host.lookup import find_config, nearest
+from train.heads import find_head
 from train.places import BASE, CONFIGS, ROWS
 
 #: The least and the most that a number may be, both allowed; every other one: `ANY`.
@@ -163,7 +163,6 @@ def stored_config(
     """The complete config that a checkpoint says it was trained with.
 
     Args:
-        checkpoint: where it is, for messages.
         training: its ``meta["training"]``, whatever it holds.
         options, row: to be put over it, see `load_config`.
 
@@ -287,6 +286,6 @@ def _read(path: Path, what: str) -> dict[str, Any]:
 def _check_name(where: str, name: str, known: Mapping[str, Any], key: str) -> None:
     if name not in known:
         raise InputError(
-            f"{where}: unknown config key {key!r}{guess(name, known)}; known are "
+            f"{where}: unknown config key {key!r}{nearest(name, known)}: known are "
             f"{', '.join(known) or 'none'}"
         )

@@ -16,7 +16,7 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.checkpoint import read_checkpoint, save_checkpoint
 from train.evaluation.from_cache.contents import pick_rule
-from train.evaluation.from_cache.validation import validate
+from train.evaluation.from_cache.head_scores import validate
 from train.evaluation.report import write_metrics
 from train.provenance import describe_run, peak_gpu_memory_mb, peak_memory_mb
 from train.trainable import Losses

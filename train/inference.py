@@ -39,11 +39,8 @@ def predict_video(
     Numbers do not depend on how many heads there are.
 
     Args:
-        reader: of the cache.
-        heads: by name, in eval mode and on the device.
         video_id: the video.
         texts: E expressions, not necessarily the video's own.
-        device: where the heads are.
         shuffle_frames: exchange the frames among their times, in an order that the video's id
             decides: the control for what is owed to the order of frames.
 

@@ -6,7 +6,6 @@ Sizes are the cache's; without one what the config says, or those of a VITA of t
 of RoBERTa-base.
 """
 
-import argparse
 import sys
 from collections import Counter
 
@@ -31,11 +30,7 @@ OVER_A_CACHE = {"LMPM": 13.2, "DsHmp": 22.4}
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.params",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("train.params", __doc__)
     parser.add_argument("config", nargs="?", default=str(BASE), help="default: the paper's size")
     parser.add_argument("--row", help="of an ablation table")
     parser.add_argument("--cache", help="that the head is for")

@@ -25,11 +25,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint, or the latest one of a work folder.
-
-    Raises:
-        InputError: there is none.
-    """
+    """A checkpoint, or the latest one of a work folder. Raises InputError: there is none."""
     path = existing(path, "checkpoint")
     found = latest_checkpoint(path) if path.is_dir() else path
     if found is None:

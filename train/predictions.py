@@ -16,7 +16,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -77,7 +76,6 @@ class PredictionsWriter:
         """Store one expression.
 
         Args:
-            video_id, expression_id: whose.
             scores: (N_m,) after the sigmoid.
             queries: mask embeddings (N_m, C), or sources (N_m,).
 
@@ -98,10 +96,8 @@ class PredictionsWriter:
     def __enter__(self) -> "PredictionsWriter":
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
 
 class Predictions:
@@ -149,7 +145,6 @@ class Predictions:
         """Scores (N_m,) f32, and mask embeddings (N_m, C) f32 or sources (N_m,) int64.
 
         Args:
-            video_id, expression_id: whose.
             sizes: N_v and C, as the cache has them; None takes any.
 
         Raises:

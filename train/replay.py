@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cache_schema.codecs import Codec
 from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Geometry
@@ -66,34 +65,23 @@ def _read_frame(video: Video, t: int, *, device: torch.device | str) -> dict[str
 
 
 def replay(
-    video: Video,
-    groups: Sequence[np.ndarray],
-    *,
-    codec: Codec,
-    device: torch.device | str = "cpu",
+    video: Video, groups: Sequence[np.ndarray], *, device: torch.device | str = "cpu"
 ) -> Iterator[np.ndarray]:
     """Final masks of several expressions, one frame after the other.
 
     Args:
-        video: of the cache.
         groups: for each of G expressions its kept queries: mask embeddings (N, C), or the numbers
             (N,) of video queries, whose own masks are taken. None of them is an empty mask.
-        codec: of the cache.
-        device: where the masks are computed.
 
     Yields:
         (G, H, W) bool, the union over each expression's queries; T times.
     """
-    for (masks,) in replay_rounds(video, [groups], codec=codec, device=device):
+    for (masks,) in replay_rounds(video, [groups], device=device):
         yield masks
 
 
 def replay_rounds(
-    video: Video,
-    rounds: Sequence[Sequence[np.ndarray]],
-    *,
-    codec: Codec,
-    device: torch.device | str = "cpu",
+    video: Video, rounds: Sequence[Sequence[np.ndarray]], *, device: torch.device | str = "cpu"
 ) -> Iterator[Iterator[np.ndarray]]:
     """As `replay`, for several rounds of groups that share the reading of each frame.
 
@@ -112,19 +100,15 @@ def replay_rounds(
         return made
 
     counts = [len(groups) for groups in rounds]
-    for frame in _highest_logits(video, rounds, codec=codec, device=device):
+    for frame in _highest_logits(video, rounds, device=device):
         yield map(masks, frame, counts)
 
 
 def probabilities(
-    video: Video,
-    groups: Sequence[np.ndarray],
-    *,
-    codec: Codec,
-    device: torch.device | str = "cpu",
+    video: Video, groups: Sequence[np.ndarray], *, device: torch.device | str = "cpu"
 ) -> Iterator[np.ndarray]:
     """As `replay`, but how sure the masks are: (G, H, W) float32, 0 without any query."""
-    for (frame,) in _highest_logits(video, [groups], codec=codec, device=device):
+    for (frame,) in _highest_logits(video, [groups], device=device):
         maps = np.zeros((len(groups), video.geometry.height, video.geometry.width), np.float32)
         for found, logits in zip(maps, frame, strict=True):
             if logits is not None:
@@ -133,11 +117,7 @@ def probabilities(
 
 
 def _highest_logits(
-    video: Video,
-    rounds: Sequence[Sequence[np.ndarray]],
-    *,
-    codec: Codec,
-    device: torch.device | str,
+    video: Video, rounds: Sequence[Sequence[np.ndarray]], *, device: torch.device | str
 ) -> Iterator[Iterator[Iterator[Tensor | None]]]:
     """For each frame, round and group the highest logit of its queries, (H, W); None without any.
 
@@ -150,10 +130,10 @@ def _highest_logits(
     ) -> Iterator[Tensor | None]:
         if embeds is None:
             return iter([None] * len(groups))
-        logits = mask_logits(stored, embeds, codec=codec)[0].split([len(g) for g in groups])
+        logits = mask_logits(stored, embeds, codec=video.codec)[0].split([len(g) for g in groups])
         return (to_original(part, video.geometry).amax(0) if len(part) else None for part in logits)
 
-    if codec.dtype is None:  # a light cache
+    if video.codec.dtype is None:  # a light cache
         kept = [group for groups in rounds for group in groups if len(group)]
         if any(group.ndim == 2 for group in kept):
             raise InputError(
@@ -193,7 +173,6 @@ class StoredMasks:
     The segmenter stores those of its best queries; the others have none.
 
     Args:
-        video: of a light cache.
         queries: whose masks are asked for.
 
     Raises:
@@ -229,9 +208,7 @@ class StoredMasks:
         return torch.where(torch.from_numpy(self.mask(t, queries)), torch.inf, -torch.inf)
 
 
-def vita_masks(
-    video: Video, *, codec: Codec, device: torch.device | str = "cpu"
-) -> Iterator[np.ndarray]:
+def vita_masks(video: Video, *, device: torch.device | str = "cpu") -> Iterator[np.ndarray]:
     """The segmenter's own masks of all video queries.
 
     Yields:
@@ -239,14 +216,14 @@ def vita_masks(
     """
     embeds = torch.from_numpy(video.video_mask_embeds()).float().to(device)
     number = embeds.shape[-2]
-    if codec.dtype is None:  # a light cache
+    if video.codec.dtype is None:  # a light cache
         stored = StoredMasks(video, range(number))
         for t in range(video.num_frames):
             yield np.stack([stored.mask(t, [n]) for n in range(number)])
         return
     for t in range(video.num_frames):
         rows = embeds if embeds.ndim == 2 else embeds[t]
-        logits = mask_logits(_read_frame(video, t, device=device), rows, codec=codec)[0]
+        logits = mask_logits(_read_frame(video, t, device=device), rows, codec=video.codec)[0]
         parts = logits.split(CHUNK)
         masks = [(to_original(part, video.geometry) > 0).cpu().numpy() for part in parts]
         yield np.concatenate(masks)

@@ -35,7 +35,6 @@ from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
 from cache_schema.reader import CacheReader
 from train.checkpoint import load_weights, read_checkpoint
-from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
 from train.heads import CacheSizes, Head, find_head
 from train.hooks import Checkpoints, Log, RunFile, Validation
@@ -44,8 +43,6 @@ from train.progress import INTERVAL
 from train.together import Together, grouped
 from train.trainable import Losses, build_head, learning_rate
 from train.trainee import Trainee
-
-__all__ = ["build_runner", "load_config", "load_head"]
 
 #: Numbers the passes of this process.
 _PASSES = itertools.count(1)
@@ -220,11 +217,8 @@ def build_runner(
 
     Args:
         heads: to train; they read the same batches, and are saved at the same iterations.
-        caches: what to train on.
         work_dir: for the log; created. Each head has a folder of its own.
-        device: where to train.
         start: iterations that the heads have behind them.
-        title: of the bar.
         validation: to evaluate heads on, every ``train.val_interval`` iterations.
 
     Raises:
@@ -314,11 +308,7 @@ def build_dataset(
 
 
 def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:
-    """This rank's part of every batch.
-
-    Raises:
-        InputError: the batch cannot be shared evenly.
-    """
+    """This rank's part of every batch. Raises InputError: the batch cannot be shared evenly."""
     batch_size, ranks = config.train.batch_size, get_world_size()
     if batch_size % ranks:
         raise InputError(
@@ -357,18 +347,13 @@ def on_device(loader: DataLoader, device: torch.device) -> Iterator[Batch]:
 
 
 def load_head(
-    config: Config,
-    checkpoint: str | Path,
-    sizes: CacheSizes,
-    device: torch.device | str = "cpu",
+    config: Config, checkpoint: str | Path, sizes: CacheSizes, device: torch.device | str = "cpu"
 ) -> Head:
     """The trained head of a checkpoint, in eval mode; the average of its weights where kept.
 
     Args:
         config: from `load_config`; its model has to be the checkpoint's.
         checkpoint: an ``iter_N.pth`` of this project; only weights are read from it.
-        sizes: of the cache that the head is to read.
-        device: where the head goes.
 
     Raises:
         InputError: the checkpoint does not exist, cannot be read, or holds another head or

@@ -23,6 +23,7 @@ from train.data.sizes import common_sizes
 from train.evaluation import report
 from train.evaluation.from_cache import controls
 from train.evaluation.from_cache.contents import (
+    ReplayTask,
     check_origin,
     has_truth,
     list_expressions,
@@ -30,7 +31,6 @@ from train.evaluation.from_cache.contents import (
 )
 from train.evaluation.from_cache.davis import score_davis
 from train.evaluation.from_cache.expressions import score_expressions
-from train.evaluation.from_cache.task import ReplayTask
 from train.heads import Head, find_head
 from train.inference import predict_video, read_expression
 from train.places import find_checkpoint

@@ -13,7 +13,7 @@ ovis=PATH``, for rows that say which caches they are trained on.
 """
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 
 from cache_schema.host import cli
 from cache_schema.host.lookup import find_config
@@ -36,11 +36,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m train.sweep",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("train.sweep", __doc__)
     parser.add_argument("sweep", help="a name in train/configs/sweeps, or a file")
     parser.add_argument("--cache", nargs="+", required=True, help="PATH or NAME=PATH to train on")
     parser.add_argument("--eval-cache", nargs="+", default=[], help="to score on; none trains only")

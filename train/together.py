@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from mmengine.config import Config
 
 from train.data import Batch
-from train.fetch import Fetch
 from train.losses.points import sample_points
-from train.trainable import Losses
+from train.trainable import Fetch, Losses
 from train.trainee import Trainee
 
 

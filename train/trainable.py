@@ -20,7 +20,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cache_schema.host.cli import InputError
 from train.data import Batch
-from train.fetch import Fetch
 from train.graphed import GraphedHead
 from train.heads import CacheSizes, Head, HeadOutput, find_head
 from train.losses import Criterion, Diverged
@@ -33,8 +32,6 @@ class TrainableHead(BaseModel):
     """The head with its loss, in the form that mmengine's loop calls.
 
     Args:
-        head: the head.
-        criterion: the loss.
         seed: of everything random in a step.
         autocast: the head's reduced precision; the loss is always float32.
         ema_decay: of the running average of the weights; 0 keeps none.
@@ -98,8 +95,6 @@ class TrainableHead(BaseModel):
         """One optimiser step.
 
         Args:
-            batch: on any device.
-            optim_wrapper: of this head's parameters.
             iteration: from 0.
             forward: called instead of this module, for one that is wrapped.
 
@@ -269,3 +264,27 @@ def scheduler_configs(config: Config) -> list[dict[str, Any]]:
         "by_epoch": False,
     }
     return [warmup, main]
+
+
+class Fetch:
+    """Asks for a copy of a tensor at once and waits for it when it is looked at.
+
+    On a CPU it is the tensor itself.
+
+    Args:
+        tensor: of any shape and type, without gradients.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._host = tensor
+        if tensor.is_cuda:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.current_stream(tensor.device).record_event()
+
+    def get(self) -> Tensor:
+        """The copy on the host."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host

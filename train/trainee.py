@@ -57,12 +57,6 @@ class Member:
 class Trainee:
     """A member with all that its training needs.
 
-    Args:
-        member: what is trained.
-        caches: on what.
-        work_dir: of the run or sweep.
-        device: where.
-
     Attributes:
         folder: of its checkpoints and logs.
         facts: about its training, for the checkpoints' ``meta["training"]``.

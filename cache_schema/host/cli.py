@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 
 from cache_schema.host.children import no_survivors
@@ -11,6 +12,13 @@ from cache_schema.host.system import NO_MEMORY, SystemTrouble
 
 class InputError(Exception):
     """Bad input from outside. The message is one sentence: what was found, where, what to do."""
+
+
+def parser(name: str, doc: str | None) -> ArgumentParser:
+    """The parser of ``python -m name``, whose help is the module's docstring as it is written."""
+    return ArgumentParser(
+        prog=f"python -m {name}", description=doc, formatter_class=RawDescriptionHelpFormatter
+    )
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -44,7 +44,6 @@ def find_rank(launcher: str | None, environment: Mapping[str, str] = os.environ)
     Args:
         launcher: one of `LAUNCHERS`; None looks for torchrun's variables. Slurm sets its own in
             every job, so that it has to be named.
-        environment: of the process.
 
     Raises:
         InputError: the launcher's variables are missing or not sensible.

@@ -1,7 +1,8 @@
 """Files, classes and keys by the names that a user writes, and what to say where there is none."""
 
 import importlib
-from collections.abc import Iterable
+import pkgutil
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -43,12 +44,45 @@ def existing(path: str | Path, what: str) -> Path:
     return Path(path)
 
 
-def find_class(spec: str, where: str) -> type:
-    """The class of ``"package.module:Class"``; the folder of the command counts as a place.
+def find_kind(spec: str, where: str, base: type, package: str, apart: Collection[str]) -> type:
+    """The subclass of ``base`` that a configuration names.
 
     Args:
-        spec: as it was written.
-        where: the configuration's key, for messages.
+        spec: a module of ``package``, which has one such class, or ``"package.module:Class"``.
+        base: of the classes.
+        package: its name.
+        apart: what else lies in it.
+
+    Raises:
+        InputError: see `find_class`; there is no such module, or it is no such class.
+    """
+    if ":" in spec:
+        found = find_class(spec, where)
+        if not issubclass(found, base):
+            raise InputError(
+                f"{where} is {spec!r}, which is no {base.__name__.lower()}: derive it from "
+                f"{base.__module__}.{base.__name__}"
+            )
+        return found
+    folder = importlib.import_module(package).__path__
+    known = [module.name for module in pkgutil.iter_modules(folder) if module.name not in apart]
+    if spec not in known:
+        raise InputError(
+            f"unknown {where} {spec!r}{nearest(spec, known)}: known are {', '.join(known)}, and "
+            "package.module:Class"
+        )
+    module = importlib.import_module(f"{package}.{spec}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and f"{value.__module__}.".startswith(f"{module.__name__}.")
+    )
+
+
+def find_class(spec: str, where: str) -> type:
+    """The class of ``"package.module:Class"``; the folder of the command counts as a place.
 
     Raises:
         InputError: it does not read so, the module does not import, or has no such class.

@@ -36,11 +36,7 @@ class Options(Action):
 
 
 def parse(text: str) -> Any:
-    """The value that a word of the command line means.
-
-    Raises:
-        ValueError: brackets do not match.
-    """
+    """The value that a word of the command line means. Raises ValueError: brackets do not match."""
     text = text.strip("'\"").replace(" ", "")
     if text.startswith("(") and text.endswith(")"):
         return tuple(map(parse, _items(text[1:-1])))

@@ -10,9 +10,8 @@ import zipfile
 from pathlib import Path
 
 from cache_schema.host.cli import InputError
+from cache_schema.host.limits import beyond, most
 
-#: Bytes of a pickle at most; weights lie beside it.
-MAX_PICKLE = 1 << 26
 REFUSED = "bytearray"
 
 
@@ -38,16 +37,15 @@ def check_pickle(path: Path) -> None:
 def _pickles(path: Path) -> list[bytes]:
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            return [file.read(MAX_PICKLE)]
+            return [file.read(most("DMVS_MAX_PICKLE"))]
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]
         own = [e for e in entries if e.filename.endswith(".pkl")]
-        if packed or any(e.file_size > MAX_PICKLE for e in own):
-            raise InputError(
-                f"{path} holds compressed parts or a pickle of more than {MAX_PICKLE >> 20} MiB, "
-                "which torch never writes; refused"
-            )
+        if packed:
+            raise InputError(f"{path} holds compressed parts, which torch never writes; refused")
+        if much := beyond(sum(e.file_size for e in own), "DMVS_MAX_PICKLE"):
+            raise InputError(f"{path} holds {much}; refused")
         return [archive.read(entry) for entry in own]
 
 

@@ -35,7 +35,6 @@ def check(error: BaseException, what: str | Path) -> None:
 
     Args:
         error: met while reading, also one in which HDF5 quotes the system.
-        what: was read, for the message.
 
     Raises:
         SystemTrouble: it is the system's, or an interrupt's.

@@ -1,4 +1,10 @@
-"""The low-rank codec of a data set, fitted to a sample of it in the metric of mask embeddings."""
+"""The low-rank codec of a data set: the basis that costs the masks least, fitted to a sample of it.
+
+Mask logits are products e.F of a mask embedding e and a pixel's features F, so of an error dF only
+E|e.dF|^2 = dF^T E[e e^T] dF matters. Plain PCA keeps the directions in which features vary most;
+here they are weighted by how much embeddings look at them: PCA of W F, with W the square root of
+the metric E[e e^T]. Directions that no embedding looks at cost nothing to leave out.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -6,11 +12,56 @@ from itertools import chain, cycle, islice
 
 import numpy as np
 from torch import Tensor
+from tqdm import tqdm
 
-from cache_schema.basis import fit_basis
 from cache_schema.codecs import LOWRANK, Basis, Codec, get_codec
 from cache_schema.host.cli import InputError
-from extract.codecs.mask_codec import NOT_FINITE, iou_by_rank
+from extract.codecs.mask_codec import NOT_FINITE, confident, iou_by_rank
+from extract.datasets import Dataset
+from extract.pipeline.beside import ahead
+from extract.pipeline.inference import clip_of
+from extract.pipeline.parts import Images
+from extract.pipeline.reading import chunks
+from extract.stage import Stage
+
+#: Added to the metric, as a fraction of its mean eigenvalue. It makes W invertible, and leaves some
+#: weight to directions that the embeddings at hand do not use but those of a trained head may.
+RIDGE = 1e-3
+
+
+def fit_basis(mean: np.ndarray, covariance: np.ndarray, metric: np.ndarray, rank: int) -> Basis:
+    """The basis of ``rank`` with the smallest E|e.dF|^2.
+
+    Bases of other ranks from the same moments are prefixes of each other. Computed in float64,
+    with the sign of every direction fixed, so that equal moments give an equal basis.
+
+    Args:
+        mean: of the features, (C,).
+        covariance: of the features, (C, C).
+        metric: E[e e^T] of mask embeddings, (C, C), not zero; the identity gives plain PCA.
+        rank: R, from 1 to C.
+
+    Raises:
+        ValueError: a rank out of range, or a metric that is zero.
+    """
+    channels = len(mean)
+    if not 1 <= rank <= channels:
+        raise ValueError(f"rank {rank} is not from 1 to {channels}")
+    ridge = RIDGE * np.trace(metric) / channels
+    if not ridge > 0:
+        raise ValueError("the metric is zero")
+    weights, axes = np.linalg.eigh(metric + ridge * np.eye(channels))
+    roots = np.sqrt(np.maximum(weights, ridge))  # rounding can leave an eigenvalue below the ridge
+    root, inverse = (axes * roots) @ axes.T, (axes / roots) @ axes.T  # W and W^-1
+    directions = np.linalg.eigh(root @ covariance @ root)[1][:, ::-1]  # V, the strongest first
+    largest = np.abs(directions).argmax(axis=0)
+    directions = directions * np.sign(directions[largest, np.arange(channels)])
+    return Basis(
+        mean=mean.astype(np.float32),
+        encoder=np.ascontiguousarray((root @ directions)[:, :rank], np.float32),
+        decoder=np.ascontiguousarray((directions.T @ inverse)[:rank], np.float32),
+    )
+
 
 #: Of each sample some frames are kept to choose the rank by, in bounded memory.
 KEPT_FRAMES = 2
@@ -119,12 +170,11 @@ class Moments:
             setattr(total, name, value + getattr(other, name))
         return total
 
-    def basis(self, rank: int, *, weighted: bool = True) -> Basis:
-        """The basis that `fit_basis` finds for what was counted; without weights, plain PCA."""
+    def basis(self, rank: int) -> Basis:
+        """The basis that `fit_basis` finds for what was counted."""
         mean = self.sum / self.pixels
         covariance = self.products / self.pixels - np.outer(mean, mean)
-        metric = self.metric / max(self.queries, 1) if weighted else np.eye(len(mean))
-        return fit_basis(mean, covariance, metric, rank)
+        return fit_basis(mean, covariance, self.metric / max(self.queries, 1), rank)
 
 
 class _Half:
@@ -150,3 +200,83 @@ class _Half:
     def ious(self, basis: Basis) -> np.ndarray:
         """`iou_by_rank` of the kept frames, (R, M)."""
         return np.concatenate([iou_by_rank(s.features, s.embeds, basis) for s in self._kept], 1)
+
+
+SAMPLE_SEED = 2
+
+
+def fit_codec(stage: Stage, dataset: Dataset, depth: int) -> Codec:
+    """Run the segmenter on clips of many videos, and fit the configured codec to them.
+
+    Args:
+        dataset: the whole of it, so that every restart would fit the same.
+        depth: see `extract.pipeline.beside.ahead`.
+
+    Raises:
+        InputError: no video can be used, or no basis will do.
+    """
+    wanted = stage.config.codec
+    clips = sample_clips(stage, dataset, wanted["frames"])
+    with (
+        ahead(clips, depth, "calibration") as prepared,
+        tqdm(
+            total=wanted["frames"], desc="fit codec", unit="frame", dynamic_ncols=True, disable=None
+        ) as bar,
+    ):
+        samples = _samples(stage, prepared, bar)
+        return fit(samples, name=wanted["name"], rank=wanted["rank"], iou=wanted["iou"])
+
+
+def sample_clips(stage: Stage, dataset: Dataset, frames: int) -> Iterator[tuple[str, list[Images]]]:
+    """Video ids with prepared clips in chunks, ``frames`` frames in all or as many as there are.
+
+    Videos come in a seeded order, one seeded clip of each; when all have given one, a second clip
+    of other frames of each. Videos that cannot be read are left out: whose turn it is to write
+    them will say so.
+
+    Raises:
+        InputError: no video can be read; the reason is that of the first.
+    """
+    ids, size = dataset.ids, stage.config.clips["frames"]
+    order = np.random.default_rng(SAMPLE_SEED).permutation(len(ids))
+    left, number, reason = frames, 0, None
+    found = True
+    while found:
+        found = False
+        for k in order:
+            try:
+                video = dataset.video(ids[k], objects=False)
+                shuffled = np.random.default_rng([SAMPLE_SEED, k]).permutation(video.num_frames)
+                clip = np.sort(shuffled[number * size :][: min(size, left)])
+                parts = list(chunks(stage, video, clip))
+            except InputError as error:
+                reason = reason or error
+                continue
+            if parts:
+                found = True
+                left -= len(clip)
+                yield ids[k], parts
+            if left == 0:
+                return
+        number += 1
+    if left == frames:
+        raise InputError(f"the codec cannot be fitted, no video can be read: {reason}")
+
+
+def _samples(
+    stage: Stage, clips: Iterable[tuple[str, list[Images]]], bar: tqdm
+) -> Iterator[Sample]:
+    found, reason = False, None
+    for video_id, parts in clips:
+        features, video = clip_of(stage.segmenter, map(stage.prepare, parts))
+        bar.update(len(features))
+        try:
+            stage.check_finite(video_id, mask_features=features, mask_embeds=video.mask_embeds)
+        except InputError as error:  # a video like one that cannot be read
+            reason = reason or error
+            continue
+        found = True
+        sure = confident(video.logits[0])
+        yield Sample(features, video.mask_embeds[0][..., sure, :])
+    if reason and not found:
+        raise reason

@@ -54,7 +54,6 @@ def encode(features: Tensor, codec: Codec) -> dict[str, np.ndarray]:
 
     Args:
         features: (t, C, h, w).
-        codec: with its basis if it has one.
 
     Returns:
         The arrays of ``codec.layout``, each with a leading t.
@@ -153,7 +152,6 @@ class CodedLogits:
     stored as they are, the same product as `extract.segmenters.masks.mask_logits`.
 
     Args:
-        codec: of the frames.
         embeds: (N, C).
     """
 
@@ -220,7 +218,6 @@ def codec_iou(
         exact: mask features (t, C, h, w) before they were coded.
         coded: what `encode` made of them.
         embeds: mask embeddings (N, C), such as those of `confident` queries.
-        codec: with its basis if it has one.
 
     Returns:
         (M,) float64; M is at most t * N.

@@ -36,11 +36,9 @@ def video_tracks(
 
     Args:
         coded: the coded arrays of frame t, each with a leading axis of 1.
-        codec: of the frames.
         embeds: of the whole video and of each clip, (N_v, C), or (T, N_v, C) for its own frames.
         bank: (K, T_c), frames of each clip, sorted.
         num_frames: T.
-        geometry: of the video.
         objects: (T, O, rows, columns), see `object_cells`; None without objects.
 
     Returns:

@@ -66,21 +66,3 @@ def open_dataset(
     for note in getattr(dataset, "notes", ()):
         print(f"warning: {note}", file=sys.stderr)
     return dataset
-
-
-__all__ = [
-    "DATASETS",
-    "RLE",
-    "Dataset",
-    "MeViS",
-    "OneVideo",
-    "RefCOCO",
-    "RefCOCOPlus",
-    "RefCOCOg",
-    "RefDAVIS",
-    "RefYouTubeVOS",
-    "SourceExpression",
-    "SourceVideo",
-    "VideoFolder",
-    "open_dataset",
-]

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from cache_schema.host.cli import InputError
+from cache_schema.host.limits import beyond
+from cache_schema.host.zips import open_zip, read_entry
 
 #: Endings that are read where they lie; what is compressed as a whole has to be unpacked.
 KINDS = (".tar", ".zip")
@@ -38,31 +40,38 @@ class Archive:
                 found = {i.filename: i for i in self._opened().infolist() if not i.is_dir()}
             else:
                 with tarfile.open(path, "r:") as tar:  # refuses what is compressed as a whole
-                    found = {m.name: (m.offset_data, m.size) for m in tar if m.isreg()}
-        except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+                    plain = [m for m in tar if m.isreg() and not m.issparse()]
+                    found = {m.name: (m.offset_data, m.size) for m in plain}
+        except (OSError, tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{path} cannot be read as an archive ({error}); download it again, or unpack it"
             ) from None
-        self._places = {"/".join(PurePosixPath(name).parts[-2:]): v for name, v in found.items()}
+        # As in any archive, the last of two files of one name counts.
+        self._names: dict[str, list[str]] = {}
+        for name in found:
+            self._names.setdefault("/".join(PurePosixPath(name).parts[-2:]), []).append(name)
+        self._found = found
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._names
 
     def read(self, name: str) -> bytes:
         """The bytes of a file.
 
         Raises:
-            OSError: it is not there, or cannot be read.
+            OSError: it is not there, there are two in different folders, or it cannot be read.
         """
-        place = self._places.get(name)
-        if place is None:
+        names = self._names.get(name)
+        if names is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.path}:{name}")
+        if len(names) > 1:
+            raise OSError(errno.EEXIST, f"both {names[0]} and {names[1]} could be meant")
+        place = self._found[names[0]]
         if isinstance(place, zipfile.ZipInfo):
-            try:
-                return self._opened().read(place)
-            except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
-                raise OSError(errno.EIO, str(error)) from None
+            return read_entry(self._opened(), place)
         offset, size = place
+        if much := beyond(size, "DMVS_MAX_UNPACKED"):
+            raise OSError(errno.EFBIG, f"it holds {much}")
         data = os.pread(self._file, size, offset)
         if len(data) < size:
             raise OSError(errno.EIO, "the archive is cut short")
@@ -77,7 +86,7 @@ class Archive:
         """The zip of this process: one that was forked shares its parent's place in the file."""
         with self._lock:
             if self._zip is None or self._zip[0] != os.getpid():
-                self._zip = os.getpid(), zipfile.ZipFile(self.path)
+                self._zip = os.getpid(), open_zip(self.path)
             return self._zip[1]
 
 

@@ -43,7 +43,6 @@ def check_split(name: str, root: Path, split: str | None, *, full: bool = False)
     Args:
         name: key of `DATASETS`.
         root: folder of the data set.
-        split: its split.
         full: decode every frame and mask instead of reading headers.
 
     Raises:

@@ -26,6 +26,13 @@ def existing_folder(path: Path, *, what: str) -> Path:
     return path
 
 
+def existing_file(path: Path) -> Path:
+    """The path itself; InputError if there is no such file."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; check the data root and the split")
+    return path
+
+
 def plain_name(name: Any) -> bool:
     """Whether a name from a data file can stand for a file without leaving its folder."""
     return (
@@ -42,8 +49,7 @@ def read_json(path: Path) -> Any:
     Raises:
         InputError: missing, not UTF-8, malformed (names line and column), or a key stands twice.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; check the data root and the split")
+    existing_file(path)
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_no_twins)
     except json.JSONDecodeError as error:
@@ -77,9 +83,7 @@ class JsonTable:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        if not path.is_file():
-            raise InputError(f"{path} does not exist; check the data root and the split")
+        self.path = existing_file(path)
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty; download it again")
         with path.open("rb") as file:

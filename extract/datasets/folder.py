@@ -21,7 +21,6 @@ class VideoFolder(Dataset):
     """Videos of a folder, in natural order ("2" before "10"). Hidden files are left out.
 
     Args:
-        root: the folder.
         split: name of a sub-folder to use instead, if any.
 
     Raises:
@@ -42,6 +41,9 @@ class VideoFolder(Dataset):
         videos = [p for p in entries if p.is_dir() or p.suffix.lower() in VIDEOS or _is_dead(p)]
         #: What is worth knowing of the folder as a whole.
         self.notes = _left_out(self.folder, entries, videos, VIDEOS)
+        kinds = sorted({p.suffix.lower() for p in videos if p.is_file()})
+        if len(kinds) > 1:
+            self.notes.append(f"{self.folder} has {' and '.join(kinds)}: each is its own video")
         if any(p.suffix.lower() in IMAGES for p in entries if p.is_file()):
             if videos:
                 raise InputError(
@@ -77,15 +79,7 @@ class VideoFolder(Dataset):
         return list(self._paths)
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video. Frames of a file are named 00000, 00001, ...
-
-        Args:
-            video_id: one of `ids`.
-            objects: as for other data sets; here there are none.
-
-        Raises:
-            InputError: no frames, a file that cannot be decoded, or two frames of one name.
-        """
+        """See `Dataset.video`."""
         path = self._paths[video_id]
         if _is_dead(path):
             raise InputError(
@@ -93,13 +87,7 @@ class VideoFolder(Dataset):
                 "mount or download what it leads to"
             )
         if path.is_file():
-            decoder = VideoDecoder(path, video_id=video_id)
-            count = decoder.count()
-            if count == 0:
-                raise InputError(f"video {video_id}: {path} has no frames; check that it plays")
-            return SourceVideo(
-                id=video_id, frame_names=[f"{i:05d}" for i in range(count)], frames=decoder
-            )
+            return video_file(path, video_id)
         entries = _listing(path)
         # A link that leads nowhere is a frame that cannot be read.
         frames = [p for p in entries if p.suffix.lower() in IMAGES and not p.is_dir()]
@@ -119,6 +107,19 @@ class VideoFolder(Dataset):
             frames=ImageFiles(frames, video_id),
             notes=_left_out(path, entries, frames, IMAGES),
         )
+
+
+def video_file(path: Path, video_id: str) -> SourceVideo:
+    """The video of a file; its frames are named 00000, 00001, ...
+
+    Raises:
+        InputError: it cannot be decoded, or has no frames.
+    """
+    decoder = VideoDecoder(path, video_id=video_id)
+    count = decoder.count()
+    if count == 0:
+        raise InputError(f"video {video_id}: {path} has no frames; check that it plays")
+    return SourceVideo(id=video_id, frame_names=[f"{i:05d}" for i in range(count)], frames=decoder)
 
 
 def _is_dead(path: Path) -> bool:

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cache_schema.host.cli import InputError
+from cache_schema.host.limits import beyond
 from extract.datasets.archives import Inside
 
-#: Pixels of an image at most; checked before anything is decoded.
-MAX_PIXELS = 1 << 26
+Image.MAX_IMAGE_PIXELS = None  # our own limit is looked at before anything is decoded
 ORIENTATION = 0x0112
 #: Orientations that exchange height and width.
 SIDEWAYS = (5, 6, 7, 8)
@@ -65,13 +65,11 @@ def read_image(path: Path | Inside, *, video_id: str, turned: bool = True) -> np
     """Decode an image file to (H, W, 3) uint8 RGB.
 
     Args:
-        path: of the file.
-        video_id: for messages.
         turned: as the EXIF orientation says (as detectron2 and OpenCV do), not as it is stored.
 
     Raises:
-        InputError: missing, unreadable, cut short, not an image, or of more than `MAX_PIXELS`;
-            names file and video.
+        InputError: missing, unreadable, cut short, not an image, or of more pixels than are
+            read; names file and video.
     """
     try:
         data = path.read_bytes()
@@ -85,10 +83,10 @@ def read_image(path: Path | Inside, *, video_id: str, turned: bool = True) -> np
             " its permissions"
         ) from None
     height, width, orientation = _header(data)
-    if height * width > MAX_PIXELS:
+    if much := beyond(height * width, "DMVS_MAX_PIXELS"):
         raise InputError(
-            f"video {video_id}: frame {path} says that it is {height}x{width} pixels (height x"
-            f" width), more than {MAX_PIXELS:,}; replace it"
+            f"video {video_id}: frame {path} says that it is {height}x{width} (height x width),"
+            f" {much}; replace it"
         )
     how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -109,8 +107,6 @@ def _header(data: bytes) -> tuple[int, int, int]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.height, image.width, _orientation(image)
-    except Image.DecompressionBombError:
-        return MAX_PIXELS, 2, 1
     except Exception:  # whatever a broken file makes of Pillow: OpenCV decides
         return 0, 0, 1
 
@@ -128,7 +124,7 @@ def orientation(path: Path | Inside) -> int:
     try:
         with path.open("rb") as file, Image.open(file) as image:
             return _orientation(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError):
         return 1  # reading it will say what is wrong
 
 
@@ -140,12 +136,14 @@ def image_header(path: Path | Inside) -> tuple[tuple[int, int], str]:
     """
     try:
         with path.open("rb") as file, Image.open(file) as image:
+            if much := beyond(image.width * image.height, "DMVS_MAX_PIXELS"):
+                raise InputError(f"{path} says that it is {image.height}x{image.width}, {much}")
             return image.size[::-1], image.mode
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is not an image ({len(path.read_bytes())} bytes)") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error})") from None
 
 
@@ -173,6 +171,9 @@ class VideoDecoder:
         capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise self._error("cannot be opened as a video")
+        pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if much := beyond(int(pixels), "DMVS_MAX_PIXELS"):
+            raise self._error(f"has frames of {much}")
         self._next = 0
         return capture
 

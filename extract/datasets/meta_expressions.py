@@ -20,6 +20,17 @@ def times_of(names: list[str]) -> list[int] | None:
     return times if all(a < b for a, b in pairwise(times)) else None
 
 
+def read_videos(path: Path, entry: str) -> dict[str, Any]:
+    """The object "videos" of a JSON file, each of which should read as ``entry``; or InputError."""
+    meta = read_json(path)
+    if not isinstance(meta, dict) or not isinstance(meta.get("videos"), dict):
+        raise InputError(
+            f'{path} has no object "videos" at its top; it should read'
+            f' {{"videos": {{video: {entry}}}}}'
+        )
+    return meta["videos"]
+
+
 class MetaExpressions:
     """The videos of one file. What concerns all of them fails here, what concerns one with it.
 
@@ -29,15 +40,9 @@ class MetaExpressions:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        meta = read_json(path)
-        if not isinstance(meta, dict) or not isinstance(meta.get("videos"), dict):
-            raise InputError(
-                f'{path} has no object "videos" at its top; it should read'
-                ' {"videos": {video: {"frames": [...], "expressions": {...}}}}'
-            )
-        if not meta["videos"]:
+        self._videos = read_videos(path, '{"frames": [...], "expressions": {...}}')
+        if not self._videos:
             raise InputError(f"{path} lists no videos; download it again")
-        self._videos: dict[str, Any] = meta["videos"]
 
     @property
     def ids(self) -> list[str]:

@@ -78,15 +78,7 @@ class MeViS(Dataset):
         return {path.name: file_sha256(path) for path in paths}
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video with its expressions and masks; frames are not touched yet.
-
-        Args:
-            video_id: one of `ids`.
-            objects: whether to read the masks.
-
-        Raises:
-            InputError: anything wrong with this video's annotation; names file, video and key.
-        """
+        """See `Dataset.video`."""
         frames = self.meta.frames(video_id)
         made = [
             self._expression(video_id, i, value)

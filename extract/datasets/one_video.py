@@ -10,8 +10,8 @@ import cv2
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
-from extract.datasets.folder import VideoFolder
-from extract.datasets.frames import FrameSource, ImageFiles, VideoDecoder
+from extract.datasets.folder import VideoFolder, video_file
+from extract.datasets.frames import FrameSource, ImageFiles
 from extract.datasets.records import Dataset, SourceVideo
 
 #: Frames a second of a folder of images, and of a file that does not say when its frames are shown.
@@ -58,7 +58,7 @@ class OneVideo(Dataset):
         if stride < 1:
             raise InputError(f"a stride of {stride} frames leaves none; give 1 or more")
         self._is_file = self.path.is_file()
-        whole = _of_file(self.path) if self._is_file else _of_folder(self.path)
+        whole = video_file(self.path, self.path.stem) if self._is_file else _of_folder(self.path)
         self.indices = list(range(0, whole.num_frames, stride))[: max_frames or None]
         if isinstance(whole.frames, ImageFiles):
             frames = replace(whole.frames, paths=[whole.frames.paths[i] for i in self.indices])
@@ -99,14 +99,6 @@ class OneVideo(Dataset):
         if any(later <= earlier for earlier, later in zip(times, times[1:], strict=False)):
             times = []
         return [times[i] - times[0] if times else i / RATE for i in self.indices]
-
-
-def _of_file(path: Path) -> SourceVideo:
-    decoder = VideoDecoder(path, video_id=path.stem)
-    count = decoder.count()
-    if count == 0:
-        raise InputError(f"{path} has no frames; check that it plays")
-    return SourceVideo(id=path.stem, frame_names=[f"{i:05d}" for i in range(count)], frames=decoder)
 
 
 def _of_folder(path: Path) -> SourceVideo:

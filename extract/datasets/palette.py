@@ -1,5 +1,6 @@
 """Masks as palette PNGs, one a frame: the value of a pixel is the id of the object there."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from cache_schema.host.cli import InputError
+from extract.datasets.frames import image_header
 from extract.datasets.records import RLE, encode_mask
 
 #: Pixels that belong to nobody and count for nobody (DAVIS).
@@ -30,12 +32,31 @@ def mask_paths(folder: Path, video_id: str, frames: list[str]) -> list[Path]:
     return [folder / video_id / f"{name}.png" for name in frames]
 
 
+def true_objects(
+    folder: Path, video_id: str, frames: list[str], targets: Iterable[str], *, needed: bool
+) -> dict[str, list[RLE | None]]:
+    """The objects of a video that sentences mean, and what else its masks show.
+
+    Args:
+        targets: ids; one may be hidden in every frame that is listed.
+        needed: every frame has to have a mask; else a video that lacks some has no ground truth.
+
+    Raises:
+        InputError: see `read_objects`.
+    """
+    paths = mask_paths(folder, video_id, frames)
+    if not needed and not all(path.is_file() for path in paths):
+        return {}
+    return {target: [None] * len(frames) for target in targets} | read_objects(
+        paths, video_id=video_id
+    )
+
+
 def read_objects(paths: list[Path], *, video_id: str) -> dict[str, list[RLE | None]]:
     """All objects of a video, by ascending id.
 
     Args:
         paths: the masks, one a frame.
-        video_id: for error messages.
 
     Returns:
         Object id (as a string, `VOID` included) -> one RLE a frame, None where it has no pixel.
@@ -63,13 +84,12 @@ def read_objects(paths: list[Path], *, video_id: str) -> dict[str, list[RLE | No
 def _read(path: Path, video_id: str) -> np.ndarray:
     """(H, W) uint8 of object ids."""
     try:
+        _, mode = image_header(path)
         with Image.open(path) as image:
-            mode, labels = image.mode, np.asarray(image)
-    except FileNotFoundError:
-        raise InputError(
-            f"video {video_id}: the mask {path} does not exist; complete the download"
-        ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            labels = np.asarray(image)
+    except InputError as error:
+        raise InputError(f"video {video_id}: the mask {error}; download it again") from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(
             f"video {video_id}: the mask {path} is broken ({error}); download it again"
         ) from None

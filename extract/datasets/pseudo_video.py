@@ -102,11 +102,7 @@ def _resized(height: float, width: float, short: int, longest: int) -> tuple[int
 
 
 def _maps(
-    boxes: np.ndarray,
-    size: tuple[int, int],
-    flipped: bool,
-    angles: np.ndarray,
-    centre: np.ndarray,
+    boxes: np.ndarray, size: tuple[int, int], flipped: bool, angles: np.ndarray, centre: np.ndarray
 ) -> np.ndarray:
     """(T, 2, 3): crop to a box, resize to `size`, flip, rotate.
 
@@ -144,11 +140,8 @@ class WarpedImage:
     """Frames of a clip that is made of one image file (a `FrameSource`).
 
     Args:
-        path: the image.
         size: (H, W) that the image must have: that of its annotations.
-        draw: the clip.
         masks: called once, for what `Draw.settle` takes.
-        video_id: for error messages.
     """
 
     path: Path

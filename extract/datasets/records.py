@@ -3,23 +3,16 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
 
 from cache_schema.host.cli import InputError
 from cache_schema.names import check_text
-from cache_schema.records import Facts
+from cache_schema.records import RLE, Facts
 from cache_schema.run_lengths import run_ends
 from extract.datasets.frames import SIDEWAYS, FrameSource, ImageFiles, image_header, orientation
-
-
-class RLE(TypedDict):
-    """A mask of one frame, COCO's compressed run lengths: ``size`` is [H, W]."""
-
-    size: list[int]
-    counts: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +153,11 @@ class Dataset:
     ids: list[str]
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video, with its masks or without; InputError if something is wrong with it."""
+        """A video, with its masks or without; its frames are not touched yet.
+
+        Raises:
+            InputError: anything wrong with its annotation; names file, video and key.
+        """
         raise NotImplementedError
 
     def fingerprint(self) -> dict[str, Any]:

@@ -13,13 +13,26 @@ from pathlib import Path
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
-from extract.datasets.davis_text import FILES, read_sentences
 from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
 from extract.datasets.meta_expressions import MetaExpressions, times_of
-from extract.datasets.palette import mask_paths, object_id, read_objects
+from extract.datasets.palette import object_id, true_objects
 from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
 
+#: Of text, in the order of annotators in expression ids and the benchmark's results; a line reads
+#: ``sequence object "sentence"``. Two people described every object, each twice: from the first
+#: frame alone and from the whole video.
+FILES = (
+    "Davis17_annot1.txt",
+    "Davis17_annot1_full_video.txt",
+    "Davis17_annot2.txt",
+    "Davis17_annot2_full_video.txt",
+)
+#: Names of sequences that the files misspell.
+MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
+
+#: Sequence -> (object id, sentence), by ascending object id.
+Sentences = dict[str, list[tuple[str, str]]]
 #: Sentences of an object: two annotators, each for the first frame and for the whole video.
 ANNOTATORS = len(FILES)
 #: The same split is "val" to DAVIS and "valid" to ReferFormer; both names are taken.
@@ -84,15 +97,7 @@ class RefDAVIS(Dataset):
         return {path.relative_to(self.root).as_posix(): file_sha256(path) for path in self._files}
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video with its expressions and masks; frames are not touched yet.
-
-        Args:
-            video_id: one of `ids`.
-            objects: whether to read the masks.
-
-        Raises:
-            InputError: anything wrong with this video's annotation; names file and video.
-        """
+        """See `Dataset.video`."""
         frames = self.meta.frames(video_id) if self.meta is not None else self._listed(video_id)
         folder = self.images / video_id
         expressions = self._expressions(video_id)
@@ -214,9 +219,35 @@ class RefDAVIS(Dataset):
     ) -> dict[str, list[RLE | None]]:
         if self.annotations is None:
             return {}
-        paths = mask_paths(self.annotations, video_id, frames)
-        if not self.needs_masks and not all(path.is_file() for path in paths):
-            return {}
         targets = [i for expression in expressions for i in expression.annotation_ids]
-        made = read_objects(paths, video_id=video_id)
-        return {target: [None] * len(frames) for target in targets} | made
+        return true_objects(self.annotations, video_id, frames, targets, needed=self.needs_masks)
+
+
+def read_sentences(path: Path) -> Sentences:
+    """One of the four files.
+
+    Raises:
+        InputError: the file is missing, or a line does not say sequence, object and sentence.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; unpack all of davis_text_annotations")
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:  # the files of the second annotator
+        text = data.decode("latin-1")
+    made: Sentences = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        fields = line.split(maxsplit=2)
+        target = object_id(fields[1]) if len(fields) == 3 else None
+        sentence = fields[2].strip().strip('"“”').strip() if target else ""
+        if target is None or not sentence:
+            raise InputError(
+                f"{path}, line {number} is {line.strip()[:60]!r}, not the name of a sequence, the"
+                " id of an object and a sentence"
+            )
+        sequence = MISSPELT.get(fields[0], fields[0])
+        made.setdefault(sequence, []).append((target, sentence))
+    return {name: sorted(of, key=lambda pair: int(pair[0])) for name, of in made.items()}

@@ -11,10 +11,10 @@ from typing import Any
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
-from extract.datasets.files import existing_folder, plain_name, read_json
+from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
-from extract.datasets.meta_expressions import MetaExpressions, times_of
-from extract.datasets.palette import mask_paths, object_id, read_objects
+from extract.datasets.meta_expressions import MetaExpressions, read_videos, times_of
+from extract.datasets.palette import object_id, true_objects
 from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
 
 #: Videos of valid proper; its file lists those of test (305) as well.
@@ -69,15 +69,7 @@ class RefYouTubeVOS(Dataset):
         return {path.relative_to(self.root).as_posix(): file_sha256(path) for path in self._files}
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video with its expressions and masks; frames are not touched yet.
-
-        Args:
-            video_id: one of `ids`.
-            objects: whether to read the masks.
-
-        Raises:
-            InputError: anything wrong with this video's annotation; names file, video and key.
-        """
+        """See `Dataset.video`."""
         frames = self.meta.frames(video_id)
         expressions = [
             self._expression(video_id, i, value)
@@ -119,13 +111,7 @@ class RefYouTubeVOS(Dataset):
         if not path.is_file():
             return {}
         self._files.append(path)
-        meta = read_json(path)
-        if not isinstance(meta, dict) or not isinstance(meta.get("videos"), dict):
-            raise InputError(
-                f'{path} has no object "videos" at its top; it should read'
-                ' {"videos": {video: {"objects": {id: {"category": str}}}}}'
-            )
-        return meta["videos"]
+        return read_videos(path, '{"objects": {id: {"category": str}}}')
 
     def _categories_of(self, video_id: str) -> dict[str, str]:
         entry = self._categories.get(video_id)
@@ -179,9 +165,4 @@ class RefYouTubeVOS(Dataset):
         targets = [i for expression in expressions for i in expression.annotation_ids]
         if self.annotations is None or len(targets) < len(expressions):
             return {}
-        paths = mask_paths(self.annotations, video_id, frames)
-        if not self.needs_masks and not all(path.is_file() for path in paths):
-            return {}
-        made = read_objects(paths, video_id=video_id)
-        # An object may be hidden in every frame that is listed.
-        return {target: [None] * len(frames) for target in targets} | made
+        return true_objects(self.annotations, video_id, frames, targets, needed=self.needs_masks)

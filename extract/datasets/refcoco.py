@@ -130,15 +130,7 @@ class RefCOCO(Dataset):
         return self.images / name, size
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
-        """A video with its expressions and masks; the image is not touched yet.
-
-        Args:
-            video_id: one of `ids`.
-            objects: whether to hand over the masks.
-
-        Raises:
-            InputError: anything wrong with the annotation of its image; names file and key.
-        """
+        """See `Dataset.video`."""
         image_id, variant = (int(part) for part in video_id.split("_"))
         path, size = self.image_path(video_id)
         refs = self._refs[image_id]

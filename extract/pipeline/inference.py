@@ -123,7 +123,6 @@ def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, Vid
     """A clip by itself, from its own first frame.
 
     Args:
-        segmenter: on the device of the images.
         chunks: (t, 3, Hp, Wp) each.
 
     Returns:

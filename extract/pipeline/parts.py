@@ -145,7 +145,6 @@ def by_video(
     """Each video's parts through a generator function; bad input ends the video and no other.
 
     Args:
-        parts: of all videos.
         work: takes a video's id and its parts up to one that failed, and yields other parts.
 
     Raises:

@@ -6,14 +6,16 @@ of HDF5. Reading and writing have processes of their own and the model a thread,
 chunks apart: the slowest sets the pace, and memory does not grow with the length of a video.
 """
 
+import heapq
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import torch
@@ -25,23 +27,20 @@ from cache_schema.host.cores import CORES
 from cache_schema.host.launch import SINGLE, Rank
 from cache_schema.host.lock import CacheLock
 from cache_schema.host.system import SystemTrouble
-from cache_schema.records import CodecIoU
+from cache_schema.records import CodecIoU, Facts
 from cache_schema.writer import CacheWriter
 from extract.arguments import SHARD_BYTES
-from extract.codecs.calibration import fit_codec
+from extract.codecs.fitting import fit_codec
 from extract.config import ExtractConfig
 from extract.datasets import Dataset, open_dataset
 from extract.datasets.mirrored import Mirrored
-from extract.pipeline.child import Child, cut_off
+from extract.pipeline.beside import Child, ahead, cut_off
 from extract.pipeline.coding import code
 from extract.pipeline.continued import go_on
 from extract.pipeline.inference import infer
 from extract.pipeline.parts import CodedFrames, Failed
-from extract.pipeline.prefetch import ahead
 from extract.pipeline.progress import Progress
-from extract.pipeline.ranks import share, wait_for
-from extract.pipeline.readers import reading
-from extract.pipeline.reading import read
+from extract.pipeline.reading import read, reading
 from extract.pipeline.writing import write
 from extract.stage import Stage, load_stage
 
@@ -97,11 +96,9 @@ def extract(
     """Write what is missing of a cache.
 
     Args:
-        config: see `extract.config`.
         data_root, split: where the data set lies.
         weights: a ``.pth``, ``.pkl`` or ``.safetensors`` file, or `extract.stage.RANDOM`.
         out: folder of the cache; one that is there already is completed.
-        device: where the models run.
         chunk_frames: frames that go through the frame level together; None chooses by their size.
             Only a few chunks are in memory.
         shard_bytes: a shard is closed when it is larger than this.
@@ -137,21 +134,9 @@ def extract(
     settings, facts = go_on(out, dataset, settings, has_text=stage.text is not None)
     codec = _codec(stage, dataset, out, settings, queue, rank)
     own = share(dataset, rank)
-
-    def open_cache() -> CacheWriter:
-        return CacheWriter(
-            out,
-            fingerprint=settings | {"codec": codec.describe()},
-            dataset=config.dataset,
-            split=split or "",
-            codec=codec,
-            facts=facts,
-            segmenter=stage.segmenter.facts(config.segmenter_type),
-            shard_bytes=shard_bytes,
-            rank=rank.rank,
-            world_size=rank.world_size,
-        )
-
+    open_cache = partial(
+        new_cache, stage, facts, codec, out, settings, shard_bytes=shard_bytes, rank=rank
+    )
     summary, start = Summary(total=len(own)), time.perf_counter()
     readers = readers or default_readers(stage.segmenter.device)
     with closing(outcomes_of(stage, dataset, codec, open_cache, own, queue, readers)) as outcomes:
@@ -168,6 +153,31 @@ def extract(
     _check_all(summary)
     _look_back(summary, out, dataset)
     return summary
+
+
+def new_cache(
+    stage: Stage,
+    facts: Facts,
+    codec: Codec,
+    out: Path,
+    settings: dict[str, Any],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    rank: Rank = SINGLE,
+) -> CacheWriter:
+    """Open the cache of a stage for writing; ``settings`` and the codec make its fingerprint."""
+    return CacheWriter(
+        out,
+        fingerprint=settings | {"codec": codec.describe()},
+        dataset=stage.config.dataset,
+        split=settings.get("split", ""),
+        codec=codec,
+        facts=facts,
+        segmenter=stage.segmenter.facts(stage.config.segmenter_type),
+        shard_bytes=shard_bytes,
+        rank=rank.rank,
+        world_size=rank.world_size,
+    )
 
 
 def outcomes_of(
@@ -265,16 +275,60 @@ def _look_back(summary: Summary, out: Path, dataset: Dataset) -> None:
     """Fill in what is to be said of the cache as a whole."""
     known = manifest.read(out)
     summary.bytes_on_disk = sum(shard.stat().st_size for shard in out.glob("shard-*.h5"))
-    costs = [entry.codec_iou for entry in known.videos.values() if entry.codec_iou]
-    if masks := sum(cost.masks for cost in costs):
-        summary.codec_iou = CodecIoU(
-            mean=sum(cost.mean * cost.masks for cost in costs) / masks,
-            worst=min(cost.worst for cost in costs),
-            masks=masks,
-        )
+    summary.codec_iou = CodecIoU.over(entry.codec_iou for entry in known.videos.values())
     if set(dataset.ids) <= known.videos.keys() | known.failures.keys():
         with suppress(InputError):  # another rank is at work
             CacheLock(out).release()
             summary.unfinished = {i: known.failures[i] for i in dataset.ids if i in known.failures}
             if not (summary.unfinished or known.complete):
                 manifest.append(out, [{"complete": len(known.videos)}])
+
+
+T = TypeVar("T")
+
+#: Seconds between two looks for what rank 0 prepares, and until rank 0 is taken for dead.
+PAUSE = 1.0
+PATIENCE = 6 * 3600.0
+
+
+def share(dataset: Dataset, rank: Rank) -> list[str]:
+    """The videos of a rank, in the data set's order.
+
+    Longest first, each goes to the rank with the fewest frames so far. All videos take part, also
+    those that are in the cache already: every rank finds the same shares whenever it starts.
+    """
+    if rank.world_size == 1:
+        return dataset.ids
+    lengths = {video_id: _num_frames(dataset, video_id) for video_id in dataset.ids}
+    loads = [(0, k) for k in range(rank.world_size)]
+    own = set()
+    for video_id in sorted(lengths, key=lambda video_id: -lengths[video_id]):
+        load, least = loads[0]
+        heapq.heapreplace(loads, (load + lengths[video_id], least))
+        if least == rank.rank:
+            own.add(video_id)
+    return [video_id for video_id in lengths if video_id in own]
+
+
+def _num_frames(dataset: Dataset, video_id: str) -> int:
+    try:
+        return dataset.video(video_id, objects=False).num_frames
+    except InputError:  # whose share it is will say so
+        return 0
+
+
+def wait_for(look: Callable[[], T | None], what: str) -> T:
+    """What rank 0 prepares for the others, as soon as ``look`` finds it.
+
+    Raises:
+        InputError: it does not come.
+    """
+    end = time.monotonic() + PATIENCE
+    while (found := look()) is None:
+        if time.monotonic() > end:
+            raise InputError(
+                f"rank 0 has not prepared {what} in {PATIENCE / 3600:g} hours: see what it says, "
+                "then run the same command again"
+            )
+        time.sleep(PAUSE)
+    return found

@@ -16,9 +16,6 @@ class Transfer:
     Attributes:
         beside: whether results are on a CUDA device, where many small steps and many waits cost
             more than few large ones.
-
-    Args:
-        device: where the model runs.
     """
 
     def __init__(self, device: torch.device) -> None:

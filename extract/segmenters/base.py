@@ -5,8 +5,6 @@ time and with a state of its own, then over what the frames of a clip have said 
 ``segmenter.type`` of a configuration picks a module of this folder, or ``package.module:Class``.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
-from cache_schema.host.lookup import find_class, nearest
+from cache_schema.host.lookup import find_kind, nearest
 from cache_schema.records import SegmenterFacts
 from extract.segmenters.preprocessing import Preprocessor
 
@@ -164,6 +162,11 @@ class Segmenter(nn.Module):
         """Where the weights are, and where images have to be."""
         return next(self.parameters()).device
 
+    def _narrow(self) -> torch.autocast:
+        """The context of what may multiply in the narrow type."""
+        narrow = self.autocast
+        return torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None)
+
     def facts(self, name: str) -> SegmenterFacts:
         """What a cache says of the segmenter that a configuration calls ``name``."""
         layers = [(layer.weight, layer.bias) for layer in self.mask_head]
@@ -194,32 +197,8 @@ def best_queries(logits: Tensor, keep: int | None) -> Tensor:
 
 
 def find_segmenter(name: str) -> type[Segmenter]:
-    """The class that ``segmenter.type`` names.
-
-    Raises:
-        InputError: there is none of the name, or it is no segmenter.
-    """
-    if ":" in str(name):
-        found = find_class(name, "segmenter.type")
-        if not issubclass(found, Segmenter):
-            raise InputError(
-                f"segmenter.type is {name!r}, which is no segmenter: derive it from "
-                "extract.segmenters.base.Segmenter"
-            )
-        return found
-    folder = [str(Path(__file__).parent)]
-    known = sorted({module.name for module in pkgutil.iter_modules(folder)} - SHARED)
-    if name not in known:
-        raise InputError(
-            f"unknown segmenter.type {name!r}{nearest(name, known)}: known are {', '.join(known)}, "
-            "and package.module:Class"
-        )
-    module = importlib.import_module(f"extract.segmenters.{name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Segmenter) and value is not Segmenter
-    )
+    """The class that ``segmenter.type`` names; InputError if there is none."""
+    return find_kind(str(name), "segmenter.type", Segmenter, __package__, SHARED)
 
 
 def configure(kind: type, values: Mapping[str, Any], where: str = "segmenter") -> Any:
@@ -227,8 +206,6 @@ def configure(kind: type, values: Mapping[str, Any], where: str = "segmenter") -
 
     Args:
         kind: such as `Segmenter.Config`.
-        values: key to value.
-        where: the configuration's key, for messages.
 
     Raises:
         InputError: naming an unknown or missing key, or a value of another type.

@@ -55,11 +55,6 @@ def to_original(logits: Tensor, geometry: Geometry) -> Tensor:
     return maps.reshape(*logits.shape[:-2], *original)  # (..., H, W)
 
 
-def tracks(logits: Tensor, geometry: Geometry) -> Tensor:
-    """Where each query's mask is in each frame: the first that `measure` returns."""
-    return measure(logits, geometry)[0]
-
-
 def measure(
     logits: Tensor, geometry: Geometry, objects: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +62,6 @@ def measure(
 
     Args:
         logits: (T, N, h, w).
-        geometry: of the video.
         objects: (T, O, rows, columns), see `object_cells`; none by default.
 
     Returns:
@@ -141,7 +135,6 @@ def object_cells(objects: Mapping[str, list[RLE | None]], geometry: Geometry) ->
 
     Args:
         objects: one RLE or None a frame, at the original size.
-        geometry: of the video.
 
     Returns:
         (T, O, rows, columns) float16, 0 to 1, for the cells of `cells_of`; None without objects.

@@ -53,18 +53,6 @@ class Preprocessor:
         self.mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
 
-    def __call__(self, frame: np.ndarray) -> tuple[Tensor, Geometry]:
-        """Prepare one frame.
-
-        Args:
-            frame: (H, W, 3) uint8 RGB.
-
-        Returns:
-            The image, (3, Hp, Wp) float32 on the CPU, and the sizes of each step.
-        """
-        resized = torch.from_numpy(np.array(self.resize(frame)))  # a copy: PIL's is read-only
-        return self.normalise(resized[None])[0], self.geometry(*frame.shape[:2])
-
     def resize(self, frame: np.ndarray) -> np.ndarray:
         """The first step: (H, W, 3) uint8 to (H', W', 3) uint8; the frame itself if it fits."""
         height, width = self.resized_size(*frame.shape[:2])

@@ -235,11 +235,6 @@ class VidEoMT(Segmenter):
         embeds = [self.model.mask_head(frame) for frame in frame_queries.unbind(1)]
         return VideoOutput(frame_queries.mean(1), logits.mean(1), torch.stack(embeds, 1))
 
-    def _narrow(self) -> torch.autocast:
-        """The context of what may multiply in the narrow type."""
-        narrow = self.autocast
-        return torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None)
-
 
 def library(name: str) -> Any:
     """A class ``Videomt<name>`` of `transformers`.

@@ -44,7 +44,6 @@ class WordDecoupler:
         folder_or_language: a folder in the layout of stanza's resources (`resources.json`,
             `en/pos/*.pt`, ...), read without any network; or ``en`` for stanza's own folder in the
             user's home, which is filled from its hub when a model is missing.
-        device: where it runs.
 
     Raises:
         InputError: no such folder, no tagger in it, or a file that is no model.

@@ -36,7 +36,6 @@ class TextEncoder:
     Args:
         name_or_folder: a folder in the layout of `save_pretrained`, read without any network; or
             a model's name on the Hugging Face hub, such as ``roberta-base``.
-        device: where it runs.
 
     Raises:
         InputError: no such folder or model, another architecture, weights that leave parameters

@@ -19,7 +19,6 @@ def check_reachable(url: str, *, what: str, advice: str = ADVICE) -> None:
 
     Args:
         url: of the hub; with a proxy set, as libraries read it, the proxy is asked.
-        what: is to be fetched, for the message.
         advice: how to do without the network.
 
     Raises:

@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ import torch
 
 from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
+from scripts import measuring
 from scripts.measuring import Figures, errors, lines, listed, machine, options
 
 #: Parts in the order of their worth, and after how many seconds each is stopped.
@@ -103,15 +103,7 @@ def measure(part: str, settings: argparse.Namespace) -> None:
     if not sys.stdin.readline():
         return  # nobody waits for it any more
     device, figures = torch.device(settings.device), {}
-    ended = threading.Event()
-
-    def keep() -> None:
-        while not ended.wait(1.0):
-            with suppress(RuntimeError):  # a figure came in between
-                write(settings.json, figures)
-
-    keeper = threading.Thread(target=keep, daemon=True)
-    keeper.start()
+    measuring.AFTER.append(lambda: write(settings.json, figures))
     for run in {
         "sound": [sound.measure],
         "stage_two": [stage_two.measure],
@@ -120,8 +112,6 @@ def measure(part: str, settings: argparse.Namespace) -> None:
         "profile": [stage_two.profile, stage_one.profile],
     }[part]:
         run(settings, device, figures)
-    ended.set()
-    keeper.join()
     write(settings.json, figures)
     print("\n".join(["", f"== {part}", *lines(figures)]), flush=True)
 

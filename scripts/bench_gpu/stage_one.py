@@ -10,34 +10,32 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from cache_schema.codecs import Codec
+from extract.codecs.fitting import fit_codec
+from extract.config import load_config
 from extract.datasets import VideoFolder
-from extract.pipeline.run import default_readers
-from extract.segmenters.vita import forms
-from scripts.bench_gpu.stage_one_parts import (
-    FULL,
-    TINY,
-    Bench,
-    bare,
-    busy,
-    changed,
-    draw_videos,
-    kernels,
-    library,
-    loaded,
-    model,
-    prepared,
-    whole,
-)
-from scripts.measuring import Figures, attempt
+from extract.pipeline.inference import infer
+from extract.pipeline.parts import Failed, Images
+from extract.pipeline.reading import read
+from extract.pipeline.run import default_readers, new_cache, outcomes_of
+from extract.segmenters.vita.graphs import Graphs
+from extract.stage import RANDOM, Stage, allow_tf32, load_stage, precision
+from scripts.bench_extract import draw
+from scripts.measuring import Figures, attempt, exhaust, peak_mb, seconds_each, traced
 
+#: What MeViS has: videos, and frames of each.
+MEVIS = 2006 * 80
 #: Seconds for everything, in turns, of which each backbone may use its share.
 TURNS = 65.0
 #: Precisions by the names of ``--autocast``.
@@ -46,13 +44,59 @@ PRECISIONS = ("none", "tf32", "bfloat16+tf32", "float16+tf32")
 WHOLE = ("bfloat16+tf32", "none")
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured.
+
+    Attributes:
+        presets: with the share of the time by whose end each is done.
+        drawn: frames that are drawn; every video shows them all.
+        videos: of the pipeline's run at most.
+        chunk: frames that go through the model together.
+        seconds: that a measurement takes.
+    """
+
+    presets: dict[str, float]
+    drawn: int = 80
+    size: tuple[int, int] = (720, 1280)
+    videos: int = 16
+    chunk: int = 16
+    seconds: float = 0.6
+    whole_seconds: float = 2.5
+
+
+FULL = Sizes({"mevis_r50": 0.62, "mevis_swinl": 1.0})
+TINY = Sizes({"demo": 1.0}, 6, (48, 64), 3, 2, 0.05, 0.1)
+
+
+@dataclass
+class Bench:
+    """One backbone with its data; `stage` has the precision that is measured."""
+
+    stage: Stage
+    dataset: VideoFolder
+    codec: Codec | None
+    sizes: Sizes
+    folder: Path
+
+    @property
+    def device(self) -> torch.device:
+        return self.stage.segmenter.device
+
+    def use(self, autocast: str) -> None:
+        """Measure in this precision from now on."""
+        segmenter = self.stage.segmenter
+        segmenter.autocast, tf32 = precision(autocast)
+        segmenter._graphs = Graphs(segmenter._frames)  # with errors of their own
+        allow_tf32(tf32)
+        self.stage = replace(self.stage, autocast=autocast)
+
+
 def measure(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
     """Enter rates in frames a second, memory in MB.
 
     Args:
         settings: ``tiny`` is for tests.
-        device: where the models run.
-        figures: filled as they come.
     """
     sizes, start = TINY if settings.tiny else FULL, time.perf_counter()
     figures |= {
@@ -68,7 +112,8 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
             found = figures[preset] = {}
 
             def run(preset: str = preset, found: Figures = found, end: float = end) -> float:
-                bench = prepared(preset, device, settings.tiny, root, Path(name))
+                stage, dataset = loaded(preset, device, settings.tiny), VideoFolder(root, None)
+                bench = Bench(stage, dataset, fit_codec(stage, dataset, 1), sizes, Path(name))
                 _measure(bench, found, end, detailed=preset == next(iter(sizes.presets)))
                 return time.perf_counter() - start
 
@@ -77,11 +122,10 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
 
 def _measure(bench: Bench, figures: Figures, end: float, *, detailed: bool) -> None:
     """All of one backbone, what matters most first."""
-    bare_model = partial(bare, bench, bench.sizes.chunk, graphs=True)
     for autocast in PRECISIONS if detailed else ("none", "bfloat16+tf32"):
         found = figures[autocast] = {}
         bench.use(autocast)
-        attempt(found, "bare", bare_model, end=end)
+        attempt(found, "bare", partial(bare, bench, graphs=True), end=end)
         found["graphs"] = bench.stage.segmenter._graphs.error or "captured"
         attempt(found, "library", partial(library, bench), end=end)
         _compare(found, "bare", "library")
@@ -93,46 +137,16 @@ def _measure(bench: Bench, figures: Figures, end: float, *, detailed: bool) -> N
         attempt(found, "whole", partial(whole, bench, rate), end=end)
         _compare(found, "whole", "bare")
         _compare(found, "whole", "model")
-    bench.use(WHOLE[0])
     if detailed:
+        bench.use(WHOLE[0])
         attempt(figures[WHOLE[0]], "busy", partial(busy, bench), end=end)
-        eager = partial(bare, bench, bench.sizes.chunk, graphs=False)
-        attempt(figures[WHOLE[0]], "eager", eager, end=end)
-    variants = figures["variants"] = {}
-    for autocast, name, run in _variants(bench, detailed):
-        bench.use(autocast)
-        attempt(variants, f"{name}, {autocast}", run, end=end)
+        attempt(figures[WHOLE[0]], "eager", partial(bare, bench, graphs=False), end=end)
 
 
 def _compare(found: Figures, this: str, that: str) -> None:
     """Enter how fast one is as a multiple of another, if there are both."""
     if "rate" in found[this] and "rate" in found[that]:
         found[f"{this} / {that}"] = found[this]["rate"] / found[that]["rate"]
-
-
-def _variants(
-    bench: Bench, detailed: bool
-) -> Iterator[tuple[str, str, Callable[[], dict[str, float]]]]:
-    """Choices that only a measurement decides: precision, name, the bare model with another one."""
-
-    def form(
-        owner: Any, name: str, value: Any, chunk: int = bench.sizes.chunk
-    ) -> Callable[[], dict[str, float]]:
-        def run() -> dict[str, float]:
-            with changed(bench.stage, owner, name, value):
-                return bare(bench, chunk, graphs=True)
-
-        return run
-
-    if not detailed:
-        yield WHOLE[0], "the library's Swin", form(forms, "SWIN", False)
-        return
-    yield WHOLE[0], "deformable attention without a kernel", form(forms, "KERNEL", False)
-    yield WHOLE[0], "torch's group norm", form(forms, "GROUP_NORM", False)
-    for size in bench.sizes.chunks:
-        yield WHOLE[0], f"chunks of {size}", form(bench.stage, "chunk_frames", size, size)
-    yield WHOLE[0], "cudnn.benchmark", form(torch.backends.cudnn, "benchmark", True)
-    yield "none", "channels last", form(forms, "CHANNELS_LAST", True)
 
 
 def profile(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
@@ -148,8 +162,118 @@ def profile(settings: argparse.Namespace, device: torch.device, figures: Figures
             stage = loaded(preset, device, settings.tiny)
             bench = Bench(stage, VideoFolder(root, None), None, sizes, Path(name))
             bench.use(autocast)
-            return kernels(bench)
+            images = images_of(bench)
+            for _ in range(2):  # what is made once has been made
+                bench.stage.segmenter.frames(images)
+            return traced(lambda: bench.stage.segmenter.frames(images), device)
 
         for preset in sizes.presets:
             for autocast in ("none", "bfloat16+tf32"):
                 attempt(figures, f"{preset}, {autocast}", partial(run, preset, autocast))
+
+
+def draw_videos(root: Path, sizes: Sizes) -> Path:
+    """Folders of the same JPEG files, each drawn once."""
+    draw(root, 1, sizes.drawn, *sizes.size)
+    frames = sorted((root / "video0").iterdir())
+    for number in range(1, sizes.videos):
+        (root / f"video{number}").mkdir()
+        for k, frame in enumerate(frames):
+            os.link(frames[(k + number) % len(frames)], root / f"video{number}" / frame.name)
+    return root
+
+
+@lru_cache(maxsize=2)
+def loaded(preset: str, device: torch.device, tiny: bool) -> Stage:
+    options = {"dataset": "folder", "codec": {"name": "lowrank-int8", "frames": 4 if tiny else 32}}
+    options["codec.rank"] = 8 if tiny else 64
+    config = load_config(preset, options)
+    chunk = (TINY if tiny else FULL).chunk
+    return load_stage(config, RANDOM, str(device), has_text=False, chunk_frames=chunk)
+
+
+def images_of(bench: Bench) -> Tensor:
+    """A chunk of the first video on the device, (t, 3, Hp, Wp)."""
+    stage = replace(bench.stage, text=None)
+    parts = read(stage, bench.dataset, bench.dataset.ids[:1])
+    return stage.prepare(next(part for _, part in parts if isinstance(part, Images)))
+
+
+def rate_of(bench: Bench, run: Callable[[], Any], frames: int) -> dict[str, float]:
+    """Frames a second of a function that does some of them, and peak memory."""
+    exhaust(run() for _ in range(2))
+    took: list[float] = []
+    peak = peak_mb(bench.device, lambda: took.append(seconds_each(
+        run, bench.device, turn=bench.sizes.seconds, warm_up=1, wait=True
+    )))  # fmt: skip
+    return {"rate": frames / took[0], "peak MB": peak}
+
+
+def bare(bench: Bench, *, graphs: bool) -> dict[str, float]:
+    """The frame level of VITA."""
+    vita, images = bench.stage.segmenter, images_of(bench)
+    vita.graphs = graphs
+    try:
+        return rate_of(bench, lambda: vita.frames(images), len(images))
+    finally:
+        vita.graphs = True
+
+
+def library(bench: Bench) -> dict[str, float]:
+    """The library's own forward pass, with the same weights."""
+    vita, images = bench.stage.segmenter, images_of(bench)
+
+    def run() -> None:
+        with vita._narrow():
+            vita.frame_model(pixel_values=images)
+
+    with torch.inference_mode():
+        return rate_of(bench, run, len(images))
+
+
+def model(bench: Bench) -> dict[str, float]:
+    """What `infer` does of one video in memory, with its clips."""
+    parts = list(read(bench.stage, bench.dataset, bench.dataset.ids[:1]))
+    return rate_of(bench, lambda: exhaust(infer(bench.stage, parts)), bench.sizes.drawn)
+
+
+def pipeline(bench: Bench, videos: int) -> Iterator[None]:
+    """Stage one from JPEG files to sealed shards: after each of so many videos, as it is done."""
+    ids, readers = bench.dataset.ids[:videos], default_readers(bench.device)
+    with TemporaryDirectory(dir=bench.folder) as out:
+        stage, data, codec = bench.stage, bench.dataset, bench.codec
+        open_cache = partial(new_cache, stage, data.facts, codec, Path(out) / "cache", {})
+        run = outcomes_of(stage, data, codec, open_cache, ids, 1, readers)
+        with closing(run) as outcomes:
+            next(outcomes)
+            for _, outcome in outcomes:
+                if isinstance(outcome, Failed):
+                    raise RuntimeError(outcome.reason)
+                yield
+
+
+def whole(bench: Bench, rate: float) -> dict[str, float]:
+    """How fast the pipeline is.
+
+    Args:
+        rate: frames a second of the model, from which follows how many videos there is time for.
+    """
+    sizes, start = bench.sizes, time.perf_counter()
+    videos = min(max(int(sizes.whole_seconds * rate / sizes.drawn), 3), sizes.videos)
+    with closing(pipeline(bench, videos)) as done:
+        ends = [time.perf_counter() for _ in done]
+        seconds = time.perf_counter() - start
+    rate = (videos - 1) * sizes.drawn / max(ends[-1] - ends[0], 1e-9)
+    return {
+        "rate": rate,
+        "rate with ends": videos * sizes.drawn / seconds,
+        "videos": videos,
+        "hours for MeViS": MEVIS / rate / 3600,
+    }
+
+
+def busy(bench: Bench) -> Figures:
+    """Of two videos in the middle of the pipeline's run; `busy_share` is that of the whole."""
+    with closing(pipeline(bench, 4)) as done:
+        next(done)
+        return traced(lambda: exhaust(islice(done, 2)), bench.device)

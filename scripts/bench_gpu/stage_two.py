@@ -16,9 +16,8 @@ from mmengine.hooks import Hook
 
 from cache_schema.reader import CacheReader
 from scripts import bench_train
-from scripts.bench_gpu.kernels import traced
 from scripts.bench_train import ITERATIONS, Steps, as_loaded, in_the_loop, load
-from scripts.measuring import Figures, attempt, peak_mb, seconds_each, synchronise
+from scripts.measuring import Figures, attempt, peak_mb, seconds_each, synchronise, traced
 from scripts.random_caches import EXACT, write_caches
 from train.config import load_row
 from train.config import merge as merge_row

@@ -55,7 +55,7 @@ def _take_the_demo(arguments: Namespace) -> None:
         ) from None
     arguments.video = str(DEMO / "data" / "valid_u" / "JPEGImages" / name)
     arguments.sentences = list(dict.fromkeys(sentences))
-    arguments.checkpoint = arguments.checkpoint or str(DEMO / "run")
+    arguments.checkpoint = arguments.checkpoint or str(DEMO / "heads/select")
     arguments.out = arguments.out or str(DEMO / "segment")
 
 

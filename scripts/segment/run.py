@@ -54,7 +54,7 @@ def run(arguments: Namespace) -> None:
             stack.enter_context(Results(out, number, sentence, video.video(name), seconds))
             for number, sentence in enumerate(arguments.sentences, 1)
         ]
-        frames = replay(reader.video(name), groups, codec=reader.codec, device=device)
+        frames = replay(reader.video(name), groups, device=device)
         for t, masks in enumerate(frames):
             image = video.video(name).read_frame(t)
             for result, mask in zip(results, masks, strict=True):

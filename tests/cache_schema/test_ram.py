@@ -52,19 +52,23 @@ def everything(reader):
         yield from map(video.expression, video.expression_ids)
 
 
+def assert_all_same(reader, other):
+    for a, b in zip(everything(reader), everything(other), strict=True):
+        if isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype and np.array_equal(a, b)
+        elif isinstance(a, dict):
+            assert a == b
+        else:
+            assert_same(a, b)
+
+
 @pytest.mark.parametrize("ram_bytes", [1, 5000, 1 << 20])
 @pytest.mark.parametrize("codec", ["float32", "lowrank-int8"])
 def test_results_are_the_same_with_any_memory(tmp_path, ram_bytes, codec):
     write_cache(tmp_path, num_frames=[5, 3], codec=codec, shard_bytes=1)
     plain, kept = CacheReader(tmp_path), CacheReader(tmp_path, ram_bytes=ram_bytes)
     for _ in range(2):
-        for a, b in zip(everything(plain), everything(kept), strict=True):
-            if isinstance(a, np.ndarray):
-                assert a.dtype == b.dtype and np.array_equal(a, b)
-            elif isinstance(a, dict):
-                assert a == b
-            else:
-                assert_same(a, b)
+        assert_all_same(plain, kept)
     assert plain.ram.bytes == 0 and kept.ram.bytes <= ram_bytes
 
 

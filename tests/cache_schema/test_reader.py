@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from cache_schema import reader as reader_module
 from cache_schema.copying import copy
+from cache_schema.direct import fill, find
 from cache_schema.host.cli import InputError
-from cache_schema.places import fill, find
 from cache_schema.reader import CacheReader
 from tests.cache_schema.helpers import examples, flip, in_child, payloads
 from tests.cache_schema.test_names import STORABLE

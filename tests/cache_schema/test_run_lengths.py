@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from cache_schema.run_lengths import run_ends
+from cache_schema.run_lengths import compress, run_ends
 
 
 def encoded(mask: np.ndarray) -> bytes:
@@ -40,6 +40,7 @@ def test_masks_come_out_as_they_went_in(masks: list[np.ndarray]) -> None:
         found = run_ends(given_as, masks[0].shape)
         for mask, ends in zip(masks, found, strict=True):
             assert np.array_equal(pixels(ends, *mask.shape), mask)
+    assert [compress(mask).encode() for mask in masks] == texts
 
 
 def test_large_masks_have_long_numbers() -> None:
@@ -54,6 +55,7 @@ def test_large_masks_have_long_numbers() -> None:
     found = run_ends([encoded(mask) for mask in masks], (480, 854))
     for mask, ends in zip(masks, found, strict=True):
         assert np.array_equal(pixels(ends, 480, 854), mask)
+        assert compress(mask).encode() == encoded(mask)
 
 
 def test_empty_runs_are_allowed() -> None:

@@ -6,9 +6,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
+from cache_schema.records import Geometry
 from extract.config import ExtractConfig, load_config
 from extract.demo.layout import write_split
+from extract.segmenters.preprocessing import Preprocessor
 
 DEMO = Path(__file__).parents[2] / "extract/configs/demo.py"
 
@@ -22,6 +25,12 @@ def small_data(root: Path, videos: int = 2) -> Path:
     """A split `train` of the demo world; returns the root."""
     write_split(root, "train", videos, seed=11)
     return root
+
+
+def prepare(preprocess: Preprocessor, frame: np.ndarray) -> tuple[torch.Tensor, Geometry]:
+    """A frame (H, W, 3) uint8 as an image (3, Hp, Wp) float32, and the sizes of each step."""
+    resized = torch.from_numpy(np.array(preprocess.resize(frame)))  # a copy: PIL's is read-only
+    return preprocess.normalise(resized[None])[0], preprocess.geometry(*frame.shape[:2])
 
 
 def edit(path: Path, change: Any) -> None:

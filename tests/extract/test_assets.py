@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from stage_one import DEMO
+from stage_one import DEMO, prepare
 
 from extract.config import load_config
 from extract.demo.world import make_scene
@@ -22,7 +22,7 @@ def stage():
 
 def queries_of(stage, frames: np.ndarray):
     """Frame queries (T, N_f, C), mask features (T, C, h, w) and the geometry of a video."""
-    prepared = [stage.preprocess(frame) for frame in frames]
+    prepared = [prepare(stage.preprocess, frame) for frame in frames]
     output = stage.segmenter.frames(torch.stack([image for image, _ in prepared]))[0]
     return output.frame_queries, output.mask_features, prepared[0][1]
 

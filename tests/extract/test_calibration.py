@@ -10,7 +10,7 @@ from cache_schema.codecs import get_codec
 from cache_schema.host.cli import InputError
 from cache_schema.host.launch import Rank
 from cache_schema.reader import CacheReader
-from extract.codecs.calibration import fit_codec, sample_clips
+from extract.codecs.fitting import fit_codec, sample_clips
 from extract.codecs.mask_codec import CodedLogits, encode
 from extract.datasets import VideoFolder
 from extract.pipeline import run as pipeline

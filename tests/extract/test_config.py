@@ -126,7 +126,7 @@ def test_other_codecs_are_refused_by_name(tmp_path: Path, codec: Any, words: lis
     [
         ({"clips.range": 0}, "range of at least 1 or None"),
         ({"clips.range": "near"}, "range of at least 1 or None"),
-        ({"clips.rnge": 3}, "unknown key 'clips.rnge' \(did you mean 'range'"),
+        ({"clips.rnge": 3}, r"unknown key 'clips.rnge' \(did you mean 'range'"),
         ({"mirror": True}, "mirror is True, give words, pixels or None"),
         ({"mirror": "wrds"}, "mirror is 'wrds', give words, pixels or None"),
     ],

@@ -132,3 +132,14 @@ def test_a_link_that_leads_nowhere_fails_alone(tmp_path: Path) -> None:
     assert VideoFolder(tmp_path).video("whole").size() == (8, 8)
     with pytest.raises(InputError, match="video lost: .* is a link to gone"):
         VideoFolder(tmp_path).video("lost")
+
+
+def test_videos_of_several_kinds_are_said(tmp_path: Path) -> None:
+    """They may be copies of one."""
+    for name in ("a.avi", "b.m4v"):
+        video_file(tmp_path / "a.avi")
+        (tmp_path / "a.avi").replace(tmp_path / name)
+    video_file(tmp_path / "a.avi")
+    report = check_split("folder", tmp_path, None)
+    assert report.videos == 2 and report.frames == 8 and not report.wrong
+    assert ".avi and .m4v" in report.notes[0]

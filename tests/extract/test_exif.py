@@ -10,7 +10,6 @@ from PIL import Image
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
-from extract.datasets import frames
 from extract.datasets.frames import ORIENTATION, SIDEWAYS, image_header, read_image
 from extract.datasets.mevis import MeViS
 from extract.datasets.records import encode_mask
@@ -80,7 +79,7 @@ def test_a_picture_that_says_it_is_huge_is_not_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     cv2.imwrite(str(tmp_path / name), np.zeros((20, 30, 3), np.uint8))
-    monkeypatch.setattr(frames, "MAX_PIXELS", 599)
+    monkeypatch.setenv("DMVS_MAX_PIXELS", "599")
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(InputError, match="20x30 pixels .* more than 599"):
+    with pytest.raises(InputError, match="20x30 .*600 pixels .*more than 599 .*DMVS_MAX_PIXELS"):
         read_image(tmp_path / name, video_id="v")

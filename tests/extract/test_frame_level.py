@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from stage_one import DEMO
+from stage_one import DEMO, prepare
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import (
@@ -20,8 +20,8 @@ from extract.segmenters.masks import mask_logits, to_original
 from extract.segmenters.preprocessing import Preprocessor
 from extract.segmenters.vita import VITA, VITAConfig, deformable_kernel, forms
 from extract.segmenters.vita import pixel_decoder as pixel_decoder_module
+from extract.segmenters.vita.backbone import swin_maps
 from extract.segmenters.vita.deformable import sample, sampling_grid, value_table
-from extract.segmenters.vita.swin import swin_maps
 from extract.segmenters.vita.tokens import first_rows, map_of, resize, tokens_of
 
 BACKBONES = {
@@ -154,14 +154,12 @@ def test_swin_by_gathers_equals_the_library(
         assert (mine - theirs).abs().max() < allowed
 
 
-@pytest.mark.parametrize("form", ["INTERPOLATE", "SWIN"])
 @pytest.mark.parametrize("size", [(64, 96), (75, 101)])
 def test_the_forms_for_a_gpu_equal_the_library(
-    vita: VITA, monkeypatch: pytest.MonkeyPatch, form: str, size: tuple[int, int]
+    vita: VITA, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(forms, "gpu", lambda tensor: True)
-    for other in {"INTERPOLATE", "SWIN", "KERNEL"} - {form}:
-        monkeypatch.setattr(forms, other, False)
+    monkeypatch.setattr(forms, "KERNEL", False)
     frames = images(3, 3, *size)
     assert_close(vita.frames(frames)[0], *by_the_library(vita, frames))
 
@@ -259,7 +257,7 @@ def test_autocast_changes_little_and_puts_out_float32(dtype: torch.dtype) -> Non
     vita = VITA.load(config, DEMO.parents[1] / "assets" / "vita_tiny.safetensors")
     preprocess = Preprocessor(None, None, config.pixel_mean, config.pixel_std)
     drawn, _ = make_scene((0, 2, 0)).draw()
-    prepared = [preprocess(frame) for frame in drawn[:4]]
+    prepared = [prepare(preprocess, frame) for frame in drawn[:4]]
     frames = torch.stack([image for image, _ in prepared])
     seen, masks = [], []
     for vita.autocast in (None, dtype):

@@ -10,7 +10,7 @@ from torch import Tensor
 from extract.config import load_config
 from extract.segmenters.base import configure
 from extract.segmenters.vita import VITA, VITAConfig, forms, graphs
-from extract.segmenters.vita.constants import constant, holding
+from extract.segmenters.vita.forms import constant, holding
 from extract.segmenters.vita.graphs import Graphs
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -118,12 +118,12 @@ def test_the_frame_level_is_the_same_by_graphs(vita: VITA, dtype: torch.dtype | 
 
 
 @on_cuda
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_frame_level_is_the_same_on_a_gpu(
-    vita: VITA, monkeypatch: pytest.MonkeyPatch, channels_last: bool
+    vita: VITA, monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(forms, "CHANNELS_LAST", channels_last)
+    monkeypatch.setattr(forms, "layout", lambda device: layout)
     images = torch.randn(2, 3, 96, 160)
     expected = vita.frames(images)[0]
     found = copy.deepcopy(vita).cuda().frames(images.cuda())[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stage_one import DEMO, small_config
+from stage_one import DEMO, prepare, small_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -163,7 +163,7 @@ def stage():
 
 def images_of(stage, indices) -> Iterator[Tensor]:
     source = Squares(Path(), None).video("left")
-    return (stage.preprocess(source.read_frame(int(t)))[0][None] for t in indices)
+    return (prepare(stage.preprocess, source.read_frame(int(t)))[0][None] for t in indices)
 
 
 def test_a_cache_says_what_its_data_set_and_segmenter_are(written, stage):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from stage_one import DEMO, image_folder, small_config, small_data
+from stage_one import DEMO, image_folder, prepare, small_config, small_data
 
 from cache_schema import manifest
 from cache_schema.host.cli import InputError
@@ -15,7 +15,7 @@ from extract.datasets import MeViS, VideoFolder
 from extract.datasets.records import encode_mask
 from extract.pipeline.reading import chunks
 from extract.pipeline.run import extract
-from extract.segmenters.masks import mask_logits, to_original, tracks
+from extract.segmenters.masks import mask_logits, measure, to_original
 from extract.stage import RANDOM, clip_bank, load_stage
 from train.replay import vita_masks
 
@@ -46,15 +46,15 @@ def stage():
 
 def direct(stage, source):
     """What VITA says without any cache: queries, features, video output, masks (N_v, T, H, W)."""
-    images = torch.stack([stage.preprocess(source.read_frame(t))[0] for t in range(12)])
-    geometry = stage.preprocess(source.read_frame(0))[1]
+    images = torch.stack([prepare(stage.preprocess, source.read_frame(t))[0] for t in range(12)])
+    geometry = prepare(stage.preprocess, source.read_frame(0))[1]
     frames = [stage.segmenter.frames(chunk)[0] for chunk in images.split(8)]
     queries = torch.cat([f.frame_queries for f in frames])
     features = torch.cat([f.mask_features for f in frames])
     video = stage.segmenter.video(queries[None])
     logits = mask_logits(features, video.mask_embeds[0])  # (T, N_v, h, w)
     masks = torch.stack([to_original(frame, geometry) > 0 for frame in logits], dim=1)
-    return queries, video, masks.numpy(), tracks(logits, geometry)
+    return queries, video, masks.numpy(), measure(logits, geometry)[0]
 
 
 def test_the_cache_holds_what_the_models_say(exact, stage, data):
@@ -102,7 +102,7 @@ def test_masks_from_an_exact_cache_are_vitas_own_to_the_pixel(exact, stage, data
     _, cache = exact
     for source in MeViS(data, "train"):
         _, _, masks, _ = direct(stage, source)
-        replayed = np.stack(list(vita_masks(cache.video(source.id), codec=cache.codec)), axis=1)
+        replayed = np.stack(list(vita_masks(cache.video(source.id))), axis=1)
         assert np.array_equal(replayed, masks)
         assert 0.01 < masks.mean() < 0.99  # random weights, but not trivial masks
 
@@ -112,7 +112,7 @@ def test_masks_from_a_float16_cache_differ_in_at_most_a_thousandth(stage, data, 
     cache = CacheReader(tmp_path / "cache")
     for source in MeViS(data, "train"):
         _, _, masks, _ = direct(stage, source)
-        replayed = np.stack(list(vita_masks(cache.video(source.id), codec=cache.codec)), axis=1)
+        replayed = np.stack(list(vita_masks(cache.video(source.id))), axis=1)
         assert (replayed != masks).mean() <= 1e-3
 
 

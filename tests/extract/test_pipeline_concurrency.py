@@ -25,11 +25,10 @@ from extract.__main__ import main
 from extract.codecs import video_tracks as video_tracks_module
 from extract.datasets import MeViS
 from extract.pipeline import coding, reading, writing
-from extract.pipeline import readers as readers_module
+from extract.pipeline import reading as readers_module
 from extract.pipeline import run as pipeline
-from extract.pipeline.child import Child
+from extract.pipeline.beside import Child, ahead
 from extract.pipeline.parts import Images
-from extract.pipeline.prefetch import ahead
 from extract.pipeline.run import extract
 from extract.pipeline.transfer import Transfer
 from extract.segmenters.base import FrameOutput

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from stage_one import prepare
 
 from cache_schema.host.cli import InputError
 from extract.segmenters.preprocessing import Preprocessor
@@ -35,7 +36,7 @@ def test_no_bound_on_the_long_side() -> None:
 
 def test_frames_as_they_are_are_normalised_and_padded_with_zeros() -> None:
     frame = noise(33, 40)
-    image, geometry = Preprocessor(None, None, MEAN, STD)(frame)
+    image, geometry = prepare(Preprocessor(None, None, MEAN, STD), frame)
     assert image.shape == (3, 64, 64)
     assert image.dtype == torch.float32
     expected = (frame.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
@@ -59,7 +60,7 @@ def test_frames_together_are_bitwise_what_each_is_alone(
     assert resized.dtype == np.uint8
     images = preprocess.normalise(torch.from_numpy(resized))
     for frame, small, image in zip(frames, resized, images, strict=True):
-        assert torch.equal(image, preprocess(frame)[0])
+        assert torch.equal(image, prepare(preprocess, frame)[0])
         # By hand, in the order of the reference.
         pixels = small.transpose(2, 0, 1).astype(np.float32)
         expected = (pixels - preprocess.mean.numpy()) / preprocess.std.numpy()
@@ -70,13 +71,13 @@ def test_frames_together_are_bitwise_what_each_is_alone(
 
 def test_sizes_are_known_before_the_frames() -> None:
     preprocess = Preprocessor(40, 64, MEAN, STD)
-    image, geometry = preprocess(np.zeros((57, 101, 3), np.uint8))
+    image, geometry = prepare(preprocess, np.zeros((57, 101, 3), np.uint8))
     assert preprocess.geometry(57, 101) == geometry
     assert image.shape == (3, geometry.padded_height, geometry.padded_width)
 
 
 def test_a_frame_that_fits_is_not_padded() -> None:
-    image, geometry = Preprocessor(64, None, MEAN, STD)(noise(128, 192))
+    image, geometry = prepare(Preprocessor(64, None, MEAN, STD), noise(128, 192))
     assert image.shape == (3, 64, 96)
     assert (geometry.padded_height, geometry.padded_width) == (64, 96)
 
@@ -85,7 +86,7 @@ def test_shrinking_averages() -> None:
     """Antialiasing: a fine checkerboard becomes grey, where plain sampling would keep it."""
     board = np.indices((128, 128)).sum(0) % 2 * 255
     frame = np.repeat(board[..., None], 3, axis=-1).astype(np.uint8)
-    image, _ = Preprocessor(32, None, (0, 0, 0), (1, 1, 1))(frame)
+    image, _ = prepare(Preprocessor(32, None, (0, 0, 0), (1, 1, 1)), frame)
     assert image.min() > 120 and image.max() < 135
 
 

@@ -14,8 +14,8 @@ from extract.arguments import presets
 from extract.config import load_config
 from extract.segmenters.base import configure, find_segmenter
 from extract.segmenters.vita import VITA, VITAConfig
+from extract.segmenters.vita.convert import sizes_of
 from extract.segmenters.vita.key_mapping import published, rename
-from extract.segmenters.vita.sizes import sizes_of
 from extract.segmenters.vita.weights import UNUSED, translate
 
 LAYOUTS = json.loads(

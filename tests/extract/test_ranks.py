@@ -22,8 +22,8 @@ from cache_schema.reader import CacheReader
 from cache_schema.verify import verify
 from extract.__main__ import find_device, main
 from extract.datasets import VideoFolder
-from extract.pipeline import ranks
-from extract.pipeline.ranks import share, wait_for
+from extract.pipeline import run as pipeline
+from extract.pipeline.run import share, wait_for
 from tests.cache_schema.helpers import contents, examples
 
 ROOT = DEMO.parents[2]
@@ -96,10 +96,10 @@ def test_shares_are_all_of_it_once_and_nearly_equal(lengths, world_size):
 
 
 def test_waiting_ends_with_what_was_waited_for_or_a_sentence(monkeypatch):
-    monkeypatch.setattr(ranks, "PAUSE", 0.001)
+    monkeypatch.setattr(pipeline, "PAUSE", 0.001)
     found = iter([None, None, "it"])
     assert wait_for(lambda: next(found), "it") == "it"
-    monkeypatch.setattr(ranks, "PATIENCE", 0.01)
+    monkeypatch.setattr(pipeline, "PATIENCE", 0.01)
     with pytest.raises(InputError, match="rank 0 has not prepared the codec"):
         wait_for(lambda: None, "the codec")
 

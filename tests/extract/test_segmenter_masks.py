@@ -7,7 +7,7 @@ from pycocotools import mask as coco
 
 from cache_schema.records import Geometry
 from extract.segmenters import masks
-from extract.segmenters.masks import cells_of, mask_logits, object_cells, to_original, tracks
+from extract.segmenters.masks import cells_of, mask_logits, measure, object_cells, to_original
 
 # resized without change to 24x40 and padded to 32x64: 6x10 of 8x16 cells are image
 GEOMETRY = Geometry(
@@ -64,7 +64,7 @@ def test_tracks_measure_the_box_area_and_certainty() -> None:
     logits[1, 0, 0, 9] = 1.0
     logits[1, 0, 5, 0] = 2.0
     logits[0, 1, 7, 12] = 9.0  # in the padding only
-    found = tracks(logits, GEOMETRY)
+    found = measure(logits, GEOMETRY)[0]
     assert found.shape == (2, 2, 6)
     assert found.dtype == torch.float16
     sure = torch.tensor(3.0).sigmoid().item()
@@ -78,11 +78,11 @@ def test_tracks_measure_the_box_area_and_certainty() -> None:
 
 def test_tracks_do_not_depend_on_what_is_measured_together(monkeypatch) -> None:
     logits = 3 * noise(2, 5, 8, 16) - 2
-    together = tracks(logits, GEOMETRY)
+    together = measure(logits, GEOMETRY)[0]
     monkeypatch.setattr(masks, "CACHED_CELLS", 120)  # two masks of 60 cells
-    assert torch.equal(tracks(logits, GEOMETRY), together)
-    assert torch.equal(tracks(logits[:1, 3:4], GEOMETRY), together[3:4, :1])
-    assert tracks(logits[:, :0], GEOMETRY).shape == (0, 2, 6)
+    assert torch.equal(measure(logits, GEOMETRY)[0], together)
+    assert torch.equal(measure(logits[:1, 3:4], GEOMETRY)[0], together[3:4, :1])
+    assert measure(logits[:, :0], GEOMETRY)[0].shape == (0, 2, 6)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stage_one import DEMO, small_config, small_data
+from stage_one import DEMO, prepare, small_config, small_data
 from torch import Tensor
 from torch.nn import functional as F
 
-from cache_schema.codecs import get_codec
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
@@ -162,7 +161,9 @@ def own(stage, data) -> tuple:
     """Features, video level and frame queries of the first video, by itself."""
     dataset = open_dataset("mevis", data, "train")
     video = dataset.video(dataset.ids[0])
-    images = [stage.preprocess(video.read_frame(t))[0][None] for t in range(video.num_frames)]
+    images = [
+        prepare(stage.preprocess, video.read_frame(t))[0][None] for t in range(video.num_frames)
+    ]
     features, said = clip_of(stage.segmenter, images)
     queries = stage.segmenter.frames(torch.cat(images))[0].frame_queries
     return video.id, features, said, queries
@@ -220,7 +221,7 @@ def test_masks_of_a_cache_are_the_segmenters_to_the_pixel(cache, stage, data):
     best = best_queries(said.logits[0], 4)
     expected = masks_of(features, said.mask_embeds[0][:, best], sides)
     assert 0.05 < expected.mean() < 0.95
-    found = np.stack(list(vita_masks(stored, codec=get_codec("float32"))))
+    found = np.stack(list(vita_masks(stored)))
     assert np.array_equal(found, expected)
 
 
@@ -231,7 +232,7 @@ def test_masks_of_a_light_cache_are_the_same(cache, tmp_path, stage, data):
     full, light = CacheReader(cache), CacheReader(out)
     for video_id in light.video_ids:
         stored = light.video(video_id)
-        expected = np.stack(list(vita_masks(full.video(video_id), codec=get_codec("float32"))))
+        expected = np.stack(list(vita_masks(full.video(video_id))))
         assert sorted(stored.segmenter_masks()) == [0, 1, 2, 3]
         for n, masks in stored.segmenter_masks().items():
             assert masks == [encode_mask(m) if m.any() else None for m in expected[:, n]]
@@ -257,7 +258,7 @@ def test_the_loop_to_scores(cache, tmp_path):
 def test_frames_become_squares_as_the_librarys_processor_makes_them():
     frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
     preprocess = VidEoMT(tiny()).preprocessor(None, None)
-    image, geometry = preprocess(frame)
+    image, geometry = prepare(preprocess, frame)
     assert image.shape == (3, 64, 64) and geometry.padded_width == 64
     pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
     resized = F.interpolate(pixels, size=(64, 64), mode="bilinear", antialias=True)[0]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stage_one import prepare
 from vita_cases import SHIPPED, cases, config_of, model_of, unpacked
 
 from extract.segmenters.masks import mask_logits, to_original
@@ -23,7 +24,9 @@ def test_agrees_with_the_original(case: Path) -> None:
     # 0 says: no resizing
     short, longest = (int(golden[key]) or None for key in ("resize_min", "resize_max"))
     preprocess = Preprocessor(short, longest, vita.config.pixel_mean, vita.config.pixel_std)
-    images, geometries = zip(*(preprocess(frame) for frame in golden["frames"]), strict=True)
+    images, geometries = zip(
+        *(prepare(preprocess, frame) for frame in golden["frames"]), strict=True
+    )
     geometry = geometries[0]
     resized = (geometry.resized_height, geometry.resized_width)
     assert resized == tuple(golden["input_image_size"])
@@ -74,7 +77,7 @@ def test_resizes_as_the_original(case: Path) -> None:
     if "resized_t0" not in golden:
         pytest.skip("the case has frames as they are")
     plain = Preprocessor(int(golden["resize_min"]), int(golden["resize_max"]), (0, 0, 0), (1, 1, 1))
-    image, geometry = plain(golden["frames"][0])
+    image, geometry = prepare(plain, golden["frames"][0])
     image = image[:, : geometry.resized_height, : geometry.resized_width]
     np.testing.assert_array_equal(image.numpy(), golden["resized_t0"])
 

@@ -11,9 +11,7 @@ from scripts import bench_extract
 TINY = ["--videos", 2, "--frames", 3, "--size", 48, 64, "--threads", 1, "--device", "cpu"]
 
 
-def test_every_part_is_measured_in_every_turn(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_both_are_measured_in_every_turn(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "figures.json"
     assert cli.run(bench_extract.main, ["demo", *map(str, TINY), "--json", str(out)]) == 0
     figures = json.loads(out.read_text())

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from cache_schema.host import cli
-from extract.segmenters.vita import forms
 from scripts.bench_gpu import __main__ as bench
 from scripts.bench_gpu import sound, stage_one, stage_two
-from scripts.bench_gpu.kernels import union
-from scripts.measuring import errors
+from scripts.measuring import errors, union
 
 CPU = torch.device("cpu")
 TINY = argparse.Namespace(tiny=True, device="cpu", turn=0.0)
@@ -64,9 +62,7 @@ def test_stage_one_is_measured() -> None:
     assert found["bfloat16+tf32"]["eager"]["rate"] > 0
     assert "busy_share" in found["bfloat16+tf32"]["busy"]  # here, other threads are not traced
     assert all(found[name]["bare / library"] > 0 for name in stage_one.PRECISIONS)
-    assert all(each["rate"] > 0 for each in found["variants"].values())
     json.dumps(figures)
-    assert forms.CHANNELS_LAST is None  # as before
 
 
 def test_the_profile_names_what_ran() -> None:

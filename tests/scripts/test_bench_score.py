@@ -1,4 +1,4 @@
-"""The benchmark of scoring: both ways say the same; no time is asserted."""
+"""The benchmark of scoring runs through; no time is asserted."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,7 @@ from cache_schema.host import cli
 from scripts import bench_score
 
 
-def test_both_ways_score_every_kind_of_masks_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_every_kind_of_masks_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "figures.json"
     sizes = ["--videos", "1", "--frames", "2", "--repeats", "1", "--workers", "1"]
     assert cli.run(bench_score.main, [*sizes, "--json", str(out)]) == 0
@@ -19,8 +17,7 @@ def test_both_ways_score_every_kind_of_masks_the_same(
     assert (figures["videos"], figures["frames"], figures["workers"]) == (1, 2, 1)
     assert len(figures["rows"]) == len(bench_score.WRITERS) * len(bench_score.SHARING) == 4
     for row in figures["rows"].values():
-        assert row["difference"] < 1e-9
-        assert row["ratio"] == pytest.approx(row["reference ms"] / row["ours ms"])
+        assert row["ms"] > 0 and 0.5 < row["J&F"] < 1
     table = capsys.readouterr().out
     assert all(writer in table for writer in bench_score.WRITERS)
 

@@ -12,12 +12,13 @@ from cache_schema.codecs import get_codec
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from tests.synthetic import write_cache
+from tests.train.plain_loss import at_points, true_at_points
 from train.__main__ import main
 from train.heads import HeadOutput
 from train.losses import HeadCriterion, SelectionCriterion, Supervision, Targets, sample_points
 from train.losses.assignment import by_overlap, own_matches, own_overlaps
-from train.losses.plain import at_points, point_bce, point_dice, true_at_points
-from train.masks import pairs, supervision
+from train.losses.criterion import point_bce, point_dice
+from train.masks import supervision
 from train.masks.logits import MaskFeatures, mask_logits
 from train.masks.supervision import Match
 
@@ -124,8 +125,7 @@ def test_terms_by_overlap_are_weighted_means_over_all_positives() -> None:
 def test_several_heads_at_once_give_what_each_gives_alone(
     assignment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (pairs, supervision):
-        monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
+    monkeypatch.setattr(supervision, "on_cpu", lambda tensor: False)
     world = World(targets=2, without=1)
     heads = [world.outputs() for _ in range(2)]
     criterion = HeadCriterion(assignment=assignment, num_points=16)

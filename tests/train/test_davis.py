@@ -206,7 +206,7 @@ def test_a_cache_is_scored_as_davis_scores(
         size = (video.geometry.height, video.geometry.width)
         truth = davis.SequenceTruth(video.objects(), size=size, where=video_id)
         strict = np.zeros((len(kept), 2, video.num_frames))
-        for t, found in enumerate(probabilities(video, kept, codec=reader.codec)):
+        for t, found in enumerate(probabilities(video, kept)):
             for annotator in range(4):
                 # The protocol in the plainest words: 0.1 for the background, argmax.
                 sure = np.where(found[annotator::4] < 0.5, 0, found[annotator::4])

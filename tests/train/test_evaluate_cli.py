@@ -15,9 +15,9 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import write_cache, write_head
+from tests.train.scores import video_scores
 from train import evaluate
 from train.config import load_config
-from train.evaluation import jf
 from train.evaluation.from_cache.contents import pick_rule
 from train.evaluation.pngs.files import mask_name
 from train.evaluation.protocols.expressions import Truth
@@ -110,8 +110,8 @@ def test_scores_are_those_of_the_replayed_masks(place: Path, done: tuple[Path, d
             scores, embeds = predictions.get(video_id, expression_id)
             kept = embeds[keep(scores, rule="threshold", sigma=0.5)]
             some += len(kept)
-            masks = np.stack(list(replay(video, [kept], codec=reader.codec)))[:, 0]
-            region, boundary = jf.video_scores(true[:, i], masks)
+            masks = np.stack(list(replay(video, [kept])))[:, 0]
+            region, boundary = video_scores(true[:, i], masks)
             entry = metrics["per_expression"][f"{video_id}/{expression_id}"]
             assert entry["J"] == pytest.approx(region.mean(), abs=1e-3)
             assert entry["F"] == pytest.approx(boundary.mean(), abs=1e-2)

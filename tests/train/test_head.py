@@ -12,8 +12,7 @@ import torch
 from train.config import load_config
 from train.heads import CacheSizes, Head, HeadInputs
 from train.heads.dmvs import DMVS
-from train.heads.parts.attention import Attention
-from train.heads.parts.frames import CHUNK_FRAMES, read_frames
+from train.heads.parts.attention import CHUNK_FRAMES, Attention, read_frames
 from train.heads.parts.initialisation import VideoInitialisation, class_scores
 from train.places import ROWS
 from train.trainable import build_head

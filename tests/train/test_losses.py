@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cache_schema.codecs import get_codec
+from tests.train.plain_loss import plain_losses
 from train.losses import (
     Binary,
     Diverged,
@@ -21,10 +22,9 @@ from train.losses import (
     sample_points,
 )
 from train.losses.criterion import class_sums
-from train.losses.plain import plain_losses
 from train.losses.points import uncertain_points, uniform_points
 from train.losses.vita import Similarity, similarity_loss, vita_losses
-from train.masks import pairs, stack, supervision, tables
+from train.masks import stack, supervision, tables
 from train.masks.bilinear import sample
 from train.masks.logits import MaskFeatures
 from train.masks.supervision import Match
@@ -383,8 +383,7 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
         torch.testing.assert_close(together, plain)
         torch.testing.assert_close(found, gradients(plain, layers), rtol=1e-4, atol=1e-6)
     with monkeypatch.context() as on_a_gpu:
-        for module in (pairs, supervision):
-            on_a_gpu.setattr(module, "on_cpu", lambda tensor: False)
+        on_a_gpu.setattr(supervision, "on_cpu", lambda tensor: False)
         on_a_gpu.setattr(tables, "LOGITS", 200)  # several blocks
         there = losses_of(loss, layers, maps, targets, random=constant_points)
         torch.testing.assert_close(there, together)

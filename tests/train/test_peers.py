@@ -17,10 +17,10 @@ from train.checkpoint import read_checkpoint
 from train.config import complete
 from train.data import ClipDataset, collate
 from train.heads import CacheSizes, Head, HeadInputs, HeadOutput, find_head
-from train.heads.parts.hierarchy import HierarchicalMotion, aligned, halved
+from train.heads.dshmp import HierarchicalMotion, aligned, halved
 from train.losses.contrast import CONTRAST_DIM, ContrastiveCriterion, contrastive_losses
 from train.losses.points import sample_points
-from train.losses.similarity import frame_matches
+from train.losses.vita import frame_matches
 from train.masks.supervision import Match
 from train.params import OVER_A_CACHE
 from train.places import latest_checkpoint

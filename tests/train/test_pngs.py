@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cache_schema.host.limits import most
 from train.evaluation.pngs import png as codec
 
 FILTERS = {
@@ -102,7 +103,7 @@ def test_broken_files_are_told_apart() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             codec.PNG.parse(data)
-    huge = _by_pillow(Image.new("1", (codec.MAX_PIXELS + 1, 1)))
+    huge = _by_pillow(Image.new("1", (most("DMVS_MAX_PIXELS") + 1, 1)))
     with pytest.raises(ValueError, match="its header says"):
         codec.PNG.parse(huge)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
+from cache_schema.copying import copy
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from extract.segmenters import masks as stage_one
@@ -29,7 +30,7 @@ def test_own_masks_are_stage_ones(written: tuple[list[SyntheticVideo], CacheRead
         features, embeds = map(torch.from_numpy, (video.mask_features, video.video_mask_embeds))
         logits = stage_one.mask_logits(features, embeds)  # (T, N_v, h, w)
         expected = (stage_one.to_original(logits, video.geometry) > 0).numpy()
-        found = np.stack(list(replay.vita_masks(reader.video(video.id), codec=reader.codec)))
+        found = np.stack(list(replay.vita_masks(reader.video(video.id))))
         assert found.shape == (len(video.frame_names), 9, 45, 67) and found.dtype == bool
         if reader.codec.name == "float32":
             np.testing.assert_array_equal(found, expected)
@@ -43,9 +44,9 @@ def test_the_mask_of_an_expression_is_the_union_of_its_queries(
     videos, reader = written
     video = reader.video(videos[0].id)
     embeds = video.video_mask_embeds().astype(np.float32)
-    own = np.stack(list(replay.vita_masks(video, codec=reader.codec)))  # (T, N_v, H, W)
+    own = np.stack(list(replay.vita_masks(video)))  # (T, N_v, H, W)
     kept = [[0, 3], [], [5], [1, 2, 4, 8]]
-    found = np.stack(list(replay.replay(video, [embeds[k] for k in kept], codec=reader.codec)))
+    found = np.stack(list(replay.replay(video, [embeds[k] for k in kept])))
     for number, queries in enumerate(kept):
         union = own[:, queries].any(1)
         # Another number of rows in the product may round differently.
@@ -64,11 +65,11 @@ def test_frames_are_read_one_by_one_as_they_are_asked_for(
     )
     video = reader.video(videos[0].id)
     embeds = video.video_mask_embeds().astype(np.float32)
-    stream = replay.replay(video, [embeds], codec=reader.codec)
+    stream = replay.replay(video, [embeds])
     next(stream)
     next(stream)
     assert asked == [[0], [1]]
-    nothing = list(replay.replay(video, [embeds[:0]] * 2, codec=reader.codec))
+    nothing = list(replay.replay(video, [embeds[:0]] * 2))
     assert asked == [[0], [1]] and np.shape(nothing) == (5, 2, 45, 67) and not np.any(nothing)
 
 
@@ -77,9 +78,9 @@ def test_parts_of_any_size_give_the_same_masks(
 ) -> None:
     videos, reader = written
     video = reader.video(videos[1].id)
-    expected = list(replay.vita_masks(video, codec=reader.codec))
+    expected = list(replay.vita_masks(video))
     monkeypatch.setattr(replay, "CHUNK", 2)
-    np.testing.assert_array_equal(list(replay.vita_masks(video, codec=reader.codec)), expected)
+    np.testing.assert_array_equal(list(replay.vita_masks(video)), expected)
 
 
 def test_what_is_kept() -> None:
@@ -109,11 +110,11 @@ def test_rounds_give_the_masks_that_each_gives_alone(
     embeds = video.video_mask_embeds().astype(np.float32)
     rounds = [[embeds[k] for k in kept] for kept in ([[0, 3], [5]], [[], []], [[1], [], [2, 8]])]
     together = [
-        list(frame) for frame in replay.replay_rounds(video, rounds, codec=reader.codec)
+        list(frame) for frame in replay.replay_rounds(video, rounds)
     ]  # T, rounds of (G, H, W)
     assert len(together) == 5
     for number, groups in enumerate(rounds):
-        alone = list(replay.replay(video, groups, codec=reader.codec))
+        alone = list(replay.replay(video, groups))
         np.testing.assert_array_equal([frame[number] for frame in together], alone)
     assert not together[0][1].any() and together[0][2].any()
 
@@ -123,11 +124,11 @@ def test_video_queries_bring_their_own_masks(
 ) -> None:
     videos, reader = written
     video = reader.video(videos[0].id)
-    own = np.stack(list(replay.vita_masks(video, codec=reader.codec)))  # (T, N_v, H, W)
+    own = np.stack(list(replay.vita_masks(video)))  # (T, N_v, H, W)
     kept = [np.array([3, 7]), np.array([], int), np.array([5])]
-    found = np.stack(list(replay.replay(video, kept, codec=reader.codec)))
+    found = np.stack(list(replay.replay(video, kept)))
     embeds = video.video_mask_embeds().astype(np.float32)
-    drawn = np.stack(list(replay.replay(video, [embeds[k] for k in kept], codec=reader.codec)))
+    drawn = np.stack(list(replay.replay(video, [embeds[k] for k in kept])))
     np.testing.assert_array_equal(found, drawn)
     assert not found[:, 1].any() and (found[:, 0] != own[:, [3, 7]].any(1)).mean() < 1e-3
 
@@ -144,8 +145,8 @@ def test_mask_embeddings_that_change_from_frame_to_frame(tmp_path: Path) -> None
         reader = CacheReader(tmp_path / path)
         own = reader.video(video.id)
         if chosen:
-            return np.stack(list(replay.replay(own, [np.array([1, 2])], codec=reader.codec)))
-        return np.stack(list(replay.vita_masks(own, codec=reader.codec)))
+            return np.stack(list(replay.replay(own, [np.array([1, 2])])))
+        return np.stack(list(replay.vita_masks(own)))
 
     for chosen in (False, True):
         changing = masks("changing", chosen=chosen)
@@ -164,17 +165,39 @@ def test_a_light_cache_gives_the_masks_that_it_stores(tmp_path: Path) -> None:
         for t, code in enumerate(codes):
             stored[t, n] = False if code is None else coco.decode(code)
     assert stored[:, :2].any((2, 3)).any(0).all() and not stored[:, 2:].any()
-    np.testing.assert_array_equal(list(replay.vita_masks(read, codec=reader.codec)), stored)
+    np.testing.assert_array_equal(list(replay.vita_masks(read)), stored)
     kept = [np.array([0, 1, 3]), np.array([], int), np.array([1])]
-    found = np.stack(list(replay.replay(read, kept, codec=reader.codec)))
+    found = np.stack(list(replay.replay(read, kept)))
     np.testing.assert_array_equal(found[:, 0], stored.any(1))
     np.testing.assert_array_equal(found[:, 2], stored[:, 1])
     assert not found[:, 1].any()
-    sure = next(replay.probabilities(read, kept, codec=reader.codec))
+    sure = next(replay.probabilities(read, kept))
     np.testing.assert_array_equal(sure, found[0].astype(np.float32))
     embeds = np.zeros((1, 16), np.float32)
     with pytest.raises(InputError, match="light"):
-        next(replay.replay(read, [embeds], codec=reader.codec))
+        next(replay.replay(read, [embeds]))
+
+
+@pytest.mark.parametrize("codec", ["float32", "int8", "lowrank-int8"])
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_light_copy_gives_the_masks_of_the_full_cache(
+    tmp_path: Path, codec: str, moving: bool
+) -> None:
+    video = make_video(0, codec=codec)
+    video.segmenter_masks = {}
+    if moving:  # embeddings that change from frame to frame
+        steps = np.linspace(1, -1, 6, dtype=np.float32)
+        video.video_mask_embeds = steps[:, None, None] * video.video_mask_embeds
+    video.video_mask_embeds[..., 3, :] = 0  # no pixel is inside
+    with open_writer(tmp_path / "full", codec=codec) as writer:
+        write_video(writer, video)
+    copy(tmp_path / "full", tmp_path / "light", light=True)
+    full, light = (
+        np.stack(list(replay.vita_masks(reader.video(video.id), codec=reader.codec)))
+        for reader in map(CacheReader, (tmp_path / "full", tmp_path / "light"))
+    )
+    assert full[:, :3].any((2, 3)).all() and not light[:, 3].any()
+    assert (full != light).sum() <= 2  # pixels whose logit is 0 but for rounding
 
 
 def test_stored_masks_that_are_not_there_or_broken_are_named(tmp_path: Path) -> None:
@@ -186,4 +209,4 @@ def test_stored_masks_that_are_not_there_or_broken_are_named(tmp_path: Path) -> 
             write_video(writer, video)
         reader = CacheReader(tmp_path / path)
         with pytest.raises(InputError, match=message):
-            list(replay.replay(reader.video(video.id), [np.array([0])], codec=reader.codec))
+            list(replay.replay(reader.video(video.id), [np.array([0])]))

@@ -69,7 +69,7 @@ def test_what_stops_a_worker_stops_training(caches: list[CacheReader], tmp_path:
 
 
 def test_places_of_another_file_are_refused(caches: list[CacheReader]) -> None:
-    from cache_schema.places import fill, find
+    from cache_schema.direct import fill, find
 
     video = caches[0].video(caches[0].video_ids[0])
     places = find(video, [0, 2])

@@ -23,8 +23,6 @@ from train import evaluate
 from train.evaluation.pngs.files import map_name, mask_name
 from train.evaluation.pngs.png import encode_labels, encode_mask
 from train.evaluation.submissions import writer as submission
-from train.evaluation.submissions.check import check, report_lines
-from train.evaluation.submissions.from_cache import cache_videos, from_cache
 from train.evaluation.submissions.layout import (
     MEVIS,
     REF_DAVIS,
@@ -33,6 +31,7 @@ from train.evaluation.submissions.layout import (
     Problem,
     pick_layout,
 )
+from train.evaluation.submissions.writer import cache_videos, check, from_cache, report_lines
 from train.predictions import Predictions
 from train.records import AnnotatedVideo, ExpressionRef
 

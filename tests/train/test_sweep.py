@@ -308,6 +308,12 @@ def test_every_sweep_of_the_project_fits_the_configs(name: str) -> None:
     assert not own.paper or set(own.paper) == set(own.rows)
 
 
+@pytest.mark.parametrize("head", ["", "trajectory", "select", "vita_rvos", "dshmp"])
+def test_each_head_has_its_config_for_mevis(head: str) -> None:
+    config = load_config(f"mevis_{head}" if head else "mevis")
+    assert config.model.type == (head or "dmvs") and config.train.max_iters == 40000
+
+
 def test_every_row_says_only_what_differs() -> None:
     rows = sorted(path.stem for path in ROWS.glob("*.py"))
     assert len(rows) > 10

@@ -10,6 +10,7 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from tests import synthetic
 from tests.train.protocol_caches import CONFIG, SIZES, write_cache
+from tests.train.scores import score_heads
 from train import replay
 from train.config import load_config
 from train.evaluate import main
@@ -19,7 +20,6 @@ from train.evaluation.from_cache.contents import list_expressions
 from train.evaluation.from_cache.head_scores import (
     collect_metrics,
     from_json,
-    score_heads,
     score_videos,
     to_json,
 )

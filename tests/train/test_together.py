@@ -9,7 +9,7 @@ from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from train.config import load_config
 from train.losses import Diverged
-from train.masks import pairs, supervision
+from train.masks import supervision
 from train.runner import build_dataset, build_loader
 from train.together import Together, kind_of
 from train.trainee import Member, Trainee
@@ -47,8 +47,7 @@ def weights(trainee: Trainee) -> torch.Tensor:
 def test_steps_together_end_where_steps_alone_end(
     reader: CacheReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (pairs, supervision):
-        monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
+    monkeypatch.setattr(supervision, "on_cpu", lambda tensor: False)
     alone, beside = trainees(tmp_path, reader), trainees(tmp_path, reader)
     assert len({kind_of(trainee.member.config) for trainee in alone}) == 1
     config = alone[0].member.config
@@ -71,8 +70,7 @@ def test_steps_together_end_where_steps_alone_end(
 def test_no_head_takes_a_step_when_one_has_diverged(
     reader: CacheReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (pairs, supervision):
-        monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
+    monkeypatch.setattr(supervision, "on_cpu", lambda tensor: False)
     heads = trainees(tmp_path, reader)
     with torch.no_grad():
         heads[1].model.head.class_head.weight.fill_(torch.nan)

@@ -18,7 +18,7 @@ from train.__main__ import main
 from train.checkpoint import read_checkpoint
 from train.config import load_config, stored_config
 from train.evaluate import main as evaluate
-from train.evaluation.from_cache.validation import validate
+from train.evaluation.from_cache.head_scores import validate
 from train.hooks import best_so_far
 from train.params import main as params
 from train.places import checkpoints

@@ -10,9 +10,9 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import SIZES, write_cache, write_head
+from tests.train.scores import score_heads
 from train.config import load_config
-from train.evaluation.from_cache.head_scores import score_heads
-from train.evaluation.from_cache.validation import choose_videos, validate
+from train.evaluation.from_cache.head_scores import choose_videos, validate
 from train.heads import Head
 from train.hooks import best_so_far
 from train.trainable import build_head

@@ -2,16 +2,5 @@
 
 from train.data.batch import Batch, Sample, collate, video_batch
 from train.data.dataset import ClipDataset
-from train.data.sampler import CounterBatches
+from train.data.mixture import CounterBatches
 from train.data.staging import Stager, stage
-
-__all__ = [
-    "Batch",
-    "ClipDataset",
-    "CounterBatches",
-    "Sample",
-    "Stager",
-    "collate",
-    "stage",
-    "video_batch",
-]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cache_schema.codecs import Codec
-from cache_schema.places import Places
+from cache_schema.direct import Places
 from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.targets import ClipRuns
@@ -31,9 +31,7 @@ class Sample:
         tracks: (N_v, T, 6).
         mask_embeds: (N_v, C_mask) or (T, N_v, C_mask).
         mask_features: the coded frames, each (T, ...); of a staged sample their places.
-        codec: of the mask features.
         cache: its number among the caches.
-        expression: the expression.
         targets: the objects it means that the clip shows; of a staged sample their runs.
         overlaps: of each video query with each target, (N_v, M); see `Batch`.
         ids: (4,); see `Batch`.

@@ -7,17 +7,17 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cache_schema.direct import Places, find
 from cache_schema.host.cli import InputError
-from cache_schema.places import Places, find
 from cache_schema.reader import CacheReader, Video
 from cache_schema.records import Clip, Expression
 from train.data.batch import Sample
-from train.data.buffers import Buffers
 from train.data.compatible import check_compatible
 from train.data.mixture import Mixture
 from train.data.sizes import common_sizes
 from train.data.targets import ClipRuns, clip_runs, clip_targets
 from train.losses import Targets
+from train.memory import Buffers
 
 
 class ClipDataset(Dataset):

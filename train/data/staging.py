@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cache_schema.direct import Places, fill
 from cache_schema.host.cores import SPARE_THREADS
-from cache_schema.places import Places, fill
 from cache_schema.reader import CacheReader
 from train.data.batch import Batch, Sample, head_inputs, of_each
-from train.data.buffers import torch_dtype
 from train.data.targets import ClipRuns, paint_all, toggles
 from train.heads.base import HeadInputs
 from train.masks.logits import MaskFeatures
+from train.memory import torch_dtype
 
 #: Batches that are ready or being made while training is at one.
 AHEAD = 2
@@ -100,12 +100,7 @@ def room(layout: Layout) -> int:
 
 
 class Stager:
-    """Brings staged batches to a device.
-
-    Args:
-        caches: that the samples are from.
-        device: where they go.
-    """
+    """Brings staged batches to a device."""
 
     def __init__(self, caches: Sequence[CacheReader], device: torch.device) -> None:
         self.caches, self.device = list(caches), device
@@ -176,7 +171,6 @@ class Moved:
     """A batch on the device.
 
     Attributes:
-        batch: the batch.
         blocks: the memory that it lies in.
         ready: when it is there; None if it is there already.
     """

@@ -11,8 +11,8 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Expression
 from cache_schema.run_lengths import run_ends
-from train.data.buffers import Buffers
 from train.masks.targets import Targets
+from train.memory import Buffers
 from train.run_lengths import has_pixels, paint
 
 
@@ -81,8 +81,6 @@ def clip_runs(video: Video, expression: Expression, indices: np.ndarray) -> Clip
     """The same masks as runs, not painted yet.
 
     Args:
-        video: where the objects are.
-        expression: names them by annotation id.
         indices: (T,) frames of the clip.
 
     Raises:

@@ -102,22 +102,3 @@ def scores(truth: Outline, prediction: Outline) -> tuple[float, float]:
     if not precision + recall:
         return region, 0.0
     return region, 2 * precision * recall / (precision + recall)
-
-
-def video_scores(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """J and F of every frame.
-
-    Args:
-        truth, prediction: (T, H, W), any type; what is not zero is object.
-
-    Returns:
-        J, F: (T,) float64.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    if truth.shape != prediction.shape or truth.ndim != 3:
-        raise ValueError(f"masks of shapes {truth.shape} and {prediction.shape}, not one (T, H, W)")
-    found = [scores(Outline(g), Outline(p)) for g, p in zip(truth, prediction, strict=True)]
-    region, boundary = np.array(found, dtype=np.float64).reshape(-1, 2).T
-    return region, boundary

@@ -1,7 +1,6 @@
 """One function over many tasks, in several processes, with few tasks in memory at a time."""
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
@@ -12,11 +11,6 @@ import cv2
 from cache_schema.host import children
 
 Task, Result = TypeVar("Task"), TypeVar("Result")
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(

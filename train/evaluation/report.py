@@ -27,7 +27,6 @@ def table(content: Mapping, name: str = "DMVS") -> str:
 
     Args:
         content: metrics.json, by whichever protocol.
-        name: of the first row.
     """
     if "annotators" in content:
         return _davis_table(content)

@@ -121,14 +121,20 @@ class Head(nn.Module):
         reads: fields of `HeadInputs` that it needs. What no head of a pass reads is not loaded.
         loss: its criterion; the keyword-only arguments are the keys of the section ``loss``.
         recorded: whether its passes may be CUDA graphs: nothing in them waits for the host.
-        RANGES: key to the least and the most that it may be.
+        RANGES: key to the least and the most that it may be; here of keys that many heads have.
         CHOICES: key to the words that it may be, or that it may hold.
     """
 
     reads: ClassVar[tuple[str, ...]]
     loss: ClassVar[type[Criterion]] = HeadCriterion
     recorded: ClassVar[bool] = True
-    RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **dict.fromkeys(("hidden_dim", "text_dim", "mask_dim", "num_heads"), (1, 1 << 16)),
+        **dict.fromkeys(("num_layers", "encoder_layers", "window_size"), (1, 1000)),
+        "num_motion_queries": (1, 1 << 14),
+        "feedforward_dim": (1, 1 << 18),
+        "dropout": (0, 1),
+    }
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     @classmethod

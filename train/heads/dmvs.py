@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cache_schema.host.cli import InputError
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
+from train.heads.parts.attention import check_heads, three_layers
 from train.heads.parts.decoder import READS, Memory, MotionQueryDecoder
 from train.heads.parts.encoder import ENCODERS, MotionExpressionEncoder
 from train.heads.parts.initialisation import INITIALISATIONS
@@ -32,7 +33,6 @@ class DMVS(Head):
     nothing of the sentence, so a class loss on them could only teach the class head to ignore it.
 
     Args:
-        sizes: of the caches.
         hidden_dim: the head's channels C. The segmenter's queries are projected where they have
             another number of them, else taken as they are.
         text_dim, mask_dim: the caches', which may be stated: another number is refused.
@@ -53,13 +53,6 @@ class DMVS(Head):
     """
 
     reads = ("frame_queries", "video_queries", "video_logits")
-    RANGES: ClassVar = {
-        **dict.fromkeys(("hidden_dim", "text_dim", "mask_dim", "num_heads"), (1, 1 << 16)),
-        "num_motion_queries": (1, 1 << 14),
-        "num_layers": (1, 1000),
-        "feedforward_dim": (1, 1 << 18),
-        "dropout": (0, 1),
-    }
     CHOICES: ClassVar = {
         "encoder": ENCODERS,
         "initialisation": tuple(INITIALISATIONS),
@@ -116,13 +109,7 @@ class DMVS(Head):
             dropout=dropout,
         )
         self.class_head = nn.Linear(hidden_dim, 1)
-        self.mask_head = nn.Sequential(
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, sizes.mask_dim),
-        )
+        self.mask_head = three_layers(hidden_dim, sizes.mask_dim)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -175,15 +162,6 @@ class DMVS(Head):
             HeadOutput(self.class_head(decoded).squeeze(-1), self.mask_head(decoded), sources)
             for decoded in layers
         ]
-
-
-def check_heads(model: Mapping[str, Any]) -> None:
-    """Refuse attention heads that do not share the channels evenly, with an `InputError`."""
-    dim, heads = model["hidden_dim"], model["num_heads"]
-    if dim % heads:
-        raise InputError(
-            f"config key model.hidden_dim is {dim}, which model.num_heads = {heads} does not divide"
-        )
 
 
 @torch.no_grad()

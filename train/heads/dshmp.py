@@ -7,18 +7,18 @@ Segmentation" (CVPR 2024). `train/README.md` says what a cache leaves of it.
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
 from torch.nn import functional
 
 from cache_schema.host.cli import InputError
 from train.heads.base import CacheSizes, HeadInputs, HeadOutput
-from train.heads.parts.attention import Attention
-from train.heads.parts.frames import CHUNK_FRAMES
-from train.heads.parts.fusion import Fusion
-from train.heads.parts.hierarchy import HierarchicalMotion
+from train.heads.parts.attention import CHUNK_FRAMES, Attention, three_layers
+from train.heads.parts.object_tokens import Words
 from train.heads.parts.text import keys_with_stand_in
-from train.heads.vita_rvos import VitaRVOS, three_layers
+from train.heads.vita_rvos import VitaRVOS
 from train.losses.contrast import CONTRAST_DIM, ContrastiveCriterion
 
 MOTION_SHARE = 0.1  # of what the queries read in the motion words at first
@@ -28,7 +28,6 @@ class DsHmp(VitaRVOS):
     """`VitaRVOS` with hierarchical motion, fusion and learned queries; 22.4 M parameters.
 
     Args:
-        sizes: of the caches.
         num_heads, feedforward_dim: see `VitaRVOS`; the fusion has half of both.
         window_size: frames of the encoder's windows, whose motion is looked at together.
         dropout: of the projected text, of the fusion and of the queries' start.
@@ -134,3 +133,167 @@ class DsHmp(VitaRVOS):
 def fusion_sizes(feedforward_dim: int, num_heads: int) -> tuple[int, int]:
     """Channels and heads of the fusion."""
     return feedforward_dim // 2, max(1, num_heads // 2)
+
+
+class Fusion(nn.Module):
+    """Attention in both directions over one table of likenesses, added with a learned small scale.
+
+    Args:
+        dim: channels C of both sides.
+        inner_dim: channels in between.
+        num_heads: must divide them.
+        dropout: of the attention weights, and of what a sample adds as a whole.
+    """
+
+    def __init__(self, dim: int, inner_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.frame_norm, self.word_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.frame_query, self.word_key, self.frame_value, self.word_value = (
+            nn.Linear(dim, inner_dim) for _ in range(4)
+        )
+        self.frame_out, self.word_out = nn.Linear(inner_dim, dim), nn.Linear(inner_dim, dim)
+        self.frame_scale = nn.Parameter(torch.full((dim,), 1e-4))
+        self.word_scale = nn.Parameter(torch.full((dim,), 1e-4))
+        self.dropout = nn.Dropout(dropout)
+        for layer in self.children():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, frames: Tensor, frame_mask: Tensor, words: Tensor, word_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Fuse.
+
+        Args:
+            frames: (B, S, C), all frame queries.
+            frame_mask: (B, S) bool, at least one True a row.
+            words: (B, K, C).
+            word_mask: (B, K) bool, at least one True a row.
+
+        Returns:
+            Both sides, normalised and with what they have read.
+        """
+        frames, words = self.frame_norm(frames), self.word_norm(words)
+        query, key, frame_value, word_value = (
+            layer(side).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer, side in (
+                (self.frame_query, frames),
+                (self.word_key, words),
+                (self.frame_value, frames),
+                (self.word_value, words),
+            )
+        )  # (B, heads, S or K, D) each
+        logits = (query @ key.mT).float() / query.shape[-1] ** 0.5  # (B, heads, S, K)
+        least = torch.finfo(logits.dtype).min
+        to_words = logits.masked_fill(~word_mask[:, None, None], least).softmax(dim=3)
+        to_frames = logits.masked_fill(~frame_mask[:, None, :, None], least).softmax(dim=2)
+        for_frames = self.dropout(to_words).to(query.dtype) @ word_value
+        for_words = self.dropout(to_frames).to(query.dtype).mT @ frame_value
+        frame_more = self.frame_scale * self.frame_out(for_frames.transpose(1, 2).flatten(2))
+        word_more = self.word_scale * self.word_out(for_words.transpose(1, 2).flatten(2))
+        return frames + self._drop_path(frame_more), words + self._drop_path(word_more)
+
+    def _drop_path(self, more: Tensor) -> Tensor:
+        """Leave out what some samples add (stochastic depth)."""
+        return more * self.dropout(more.new_ones(len(more), 1, 1))
+
+
+class HierarchicalMotion(nn.Module):
+    """What is added to every frame query of a window: the motion of its object, as words see it.
+
+    Frame queries are aligned from frame to frame. Then a stage lets the words look for the frames
+    of each of them (softmax over *frames*, normalised over words) and averages neighbouring frames,
+    until one is left.
+
+    Args:
+        dim: channels C.
+        window: frames W.
+        align: frame query n of a frame is not n in the next.
+    """
+
+    def __init__(self, dim: int, window: int, *, align: bool = True) -> None:
+        super().__init__()
+        self.align = align
+        self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
+        stages = max(1, (window - 1).bit_length())
+        self.maps = nn.ModuleList(nn.Linear(dim, dim) for _ in range(stages))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(stages))
+        self.gate = nn.Sequential(
+            nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, dim, bias=False), nn.Tanh()
+        )
+
+    def forward(self, tokens: Tensor, real: Tensor, words: Words) -> Tensor:
+        """See `EncoderLayer.forward`; words of motion and the sentence. Returns (n, W, N_f, C)."""
+        order, tracks = None, tokens
+        if self.align:
+            order = aligned(tokens.detach(), real)[..., None]  # (n, W, N_f, 1)
+            tracks = torch.take_along_dim(tokens, order, dim=2)
+        found = self.query(tracks.transpose(1, 2))  # (n, N_f, W, C)
+        key, value = self.key(words[0]), self.value(words[0])
+        for linear, norm in zip(self.maps, self.norms, strict=True):
+            weights = frame_weights(found, key, real, words[1])  # (n, N_f, w, K)
+            found = norm(linear(torch.einsum("nfwk,nkc->nfwc", weights, value)) + found)
+            found, real = halved(found, real)
+        motion = (self.gate(found) * found).transpose(1, 2)  # (n, 1, N_f, C)
+        if order is not None:
+            motion = torch.take_along_dim(motion, order.argsort(dim=2), dim=2)
+        return tokens + motion
+
+
+def frame_weights(queries: Tensor, keys: Tensor, real: Tensor, word_mask: Tensor) -> Tensor:
+    """How much each frame of a track reads each word.
+
+    Args:
+        queries: (n, N_f, w, C).
+        keys: (n, K, C).
+        real: (n, w) bool.
+        word_mask: (n, K) bool.
+
+    Returns:
+        (n, N_f, w, K): the frames' share of each word, divided by their sum over words.
+    """
+    logits = torch.einsum("nfwc,nkc->nfwk", queries, keys).float() / queries.shape[-1] ** 0.5
+    logits = logits.masked_fill(~real[:, None, :, None], torch.finfo(logits.dtype).min)
+    shares = logits.softmax(dim=2) * word_mask[:, None, None]
+    return (shares / (shares.sum(dim=3, keepdim=True) + 1e-8)).to(queries.dtype)
+
+
+def halved(tokens: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Averages of two neighbouring frames, of those that are real.
+
+    Args:
+        tokens: (n, N_f, w, C).
+        real: (n, w) bool.
+
+    Returns:
+        The same with half of w, rounded up.
+    """
+    odd = tokens.shape[2] % 2
+    tokens = functional.pad(tokens, (0, 0, 0, odd)).unflatten(2, (-1, 2))
+    real = functional.pad(real, (0, odd)).unflatten(1, (-1, 2))  # (n, w / 2, 2)
+    shares = real / real.sum(dim=2, keepdim=True).clamp_min(1)
+    return (tokens * shares[:, None, ..., None].to(tokens.dtype)).sum(dim=3), real.any(dim=2)
+
+
+@torch.no_grad()
+def aligned(tokens: Tensor, real: Tensor) -> Tensor:
+    """Which frame query goes on which in the next frame: Hungarian on the cosine.
+
+    Args:
+        tokens: (n, W, N_f, C).
+        real: (n, W) bool; into and out of padding they go on by their number.
+
+    Returns:
+        (n, W, N_f) int64: of each frame the query that the first frame's query n has become.
+    """
+    unit = functional.normalize(tokens.float(), dim=-1)
+    alike = np.nan_to_num((unit[:, :-1] @ unit[:, 1:].mT).cpu().numpy())  # (n, W - 1, N_f, N_f)
+    real = real.cpu().numpy()
+    order = np.broadcast_to(np.arange(tokens.shape[2]), tokens.shape[:3]).copy()
+    for own, likeness, there in zip(order, alike, real, strict=True):
+        for t, both in enumerate(there[1:] & there[:-1]):
+            step = linear_sum_assignment(likeness[t], maximize=True)[1] if both else own[0]
+            own[t + 1] = step[own[t]]
+    return torch.from_numpy(order).to(tokens.device)

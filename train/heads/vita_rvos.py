@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
-from train.heads.dmvs import check_heads
+from train.heads.parts.attention import check_heads, three_layers
 from train.heads.parts.object_tokens import ObjectDecoderLayer, ObjectEncoder
 from train.heads.parts.text import TextProjection
-from train.losses.similarity import SimilarityCriterion
+from train.losses.vita import SimilarityCriterion
 
 
 class VitaRVOS(Head):
@@ -25,7 +25,6 @@ class VitaRVOS(Head):
     cross-entropy that cross-entropy, with the same weights.
 
     Args:
-        sizes: of the caches.
         hidden_dim: the head's channels C.
         num_motion_queries: N_m.
         num_layers: decoder layers.
@@ -41,13 +40,6 @@ class VitaRVOS(Head):
     reads_words: ClassVar[bool] = (
         False  # by the decoder, which then classifies without the sentence
     )
-    RANGES: ClassVar = {
-        **dict.fromkeys(("hidden_dim", "num_heads"), (1, 1 << 16)),
-        "num_motion_queries": (1, 1 << 14),
-        **dict.fromkeys(("num_layers", "encoder_layers", "window_size"), (1, 1000)),
-        "feedforward_dim": (1, 1 << 18),
-        "dropout": (0, 1),
-    }
 
     def __init__(
         self,
@@ -133,10 +125,3 @@ class VitaRVOS(Head):
                 "query_embeds": self.query_embed(layers[-1]),
             }
         return found
-
-
-def three_layers(dim: int, out_dim: int) -> nn.Sequential:
-    """Three linear layers with ReLU between them."""
-    return nn.Sequential(
-        nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim)
-    )

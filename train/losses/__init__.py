@@ -1,23 +1,9 @@
-"""What heads learn from: `plain.py` is the set loss in a page, `head.py` what a head calls."""
+"""What heads learn from: `criterion.py` is the set loss, `head.py` what a head calls."""
 
 from train.losses.assignment import Diverged
-from train.losses.classification import Binary, Softmax
-from train.losses.criterion import SetCriterion
+from train.losses.criterion import Binary, SetCriterion, Softmax
 from train.losses.head import Criterion, HeadCriterion
 from train.losses.points import sample_points
 from train.losses.selection import SelectionCriterion
 from train.masks.supervision import Supervision
 from train.masks.targets import Targets
-
-__all__ = [
-    "Binary",
-    "Criterion",
-    "Diverged",
-    "HeadCriterion",
-    "SelectionCriterion",
-    "SetCriterion",
-    "Softmax",
-    "Supervision",
-    "Targets",
-    "sample_points",
-]

@@ -13,7 +13,7 @@ from torch.nn import functional
 from cache_schema.host.cli import InputError
 from train.losses.criterion import Average
 from train.losses.points import RandomPoints
-from train.losses.similarity import SimilarityCriterion
+from train.losses.vita import SimilarityCriterion
 from train.masks.supervision import Matches
 
 if TYPE_CHECKING:
@@ -97,7 +97,6 @@ class ContrastiveCriterion(SimilarityCriterion, nn.Module):
 
         Args:
             embeds: (B, N_m, `CONTRAST_DIM`).
-            matches: of each sample.
             ids: see `Batch.ids`.
             random: source of random numbers, of which each sample has its own.
             average: see `SetCriterion.compare`.

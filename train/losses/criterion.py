@@ -1,21 +1,108 @@
 """The set loss: match predictions with targets, then classify and compare masks at points.
 
-`train.losses.plain` is its definition. Here samples of one size and all layers go together, and how
-logits and truth at points are had is the part of `train.masks`. The maps of all queries are needed
-for the matching only, where no gradient is kept; the loss computes the few matched ones again.
+`tests/train/plain_loss.py` is its definition. Here samples of one size and all layers go together,
+and how logits and truth at points are had is the part of `train.masks`. The maps of all queries are
+needed for the matching only, where no gradient is kept; the loss computes the few matched ones
+again.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from train.losses.assignment import assign, check_finite
-from train.losses.classification import Binary, Softmax
-from train.losses.plain import point_bce, point_dice
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.masks.supervision import Group, Match, Matches, Supervision
+
+
+def _matched(layers: Sequence[Matches]) -> tuple[Tensor, Tensor, Tensor]:
+    """Layer, sample and query of every match, layer by layer and sample by sample."""
+    queries = [match.queries for matches in layers for match in matches]
+    rows = np.repeat(np.arange(len(queries)), [len(own) for own in queries])
+    layer, sample = map(torch.from_numpy, divmod(rows, len(layers[0])))
+    return layer, sample, torch.cat(queries)
+
+
+@dataclass
+class Softmax:
+    """K classes and "no object", as VITA is trained.
+
+    Attributes:
+        num_classes: K.
+        no_object_weight: weight of the last class in the mean.
+    """
+
+    num_classes: int
+    no_object_weight: float = 0.1
+
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits (G, L, N, K + 1) and labels (G, M) to the matching cost (G, L, N, M)."""
+        G, L, N, _ = logits.shape
+        return -logits.softmax(dim=-1).gather(3, labels[:, None, None].expand(G, L, N, -1))
+
+    def losses(
+        self, logits: Tensor, labels: Sequence[Tensor], matches: Sequence[Matches]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of each query times its weight, and the weight.
+
+        Args:
+            logits: (L, B, N, K + 1).
+            labels: of each sample, (M,).
+
+        Returns:
+            (L, B, N) both; the sum of one divided by that of the other is the weighted mean.
+        """
+        classes = torch.full(logits.shape[:3], self.num_classes)
+        classes[_matched(matches)] = torch.cat(
+            [
+                own.cpu()[match.targets]
+                for layer in matches
+                for own, match in zip(labels, layer, strict=True)
+            ]
+        )
+        classes = classes.to(logits.device, non_blocking=True)
+        weight = logits.new_ones(self.num_classes + 1)
+        weight[-1] = self.no_object_weight
+        loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
+        return loss.view(classes.shape), weight[classes]
+
+
+@dataclass
+class Binary:
+    """Meant by the sentence or not: one logit a query, Eq. (9).
+
+    Attributes:
+        no_object_weight: weight of the queries that match nothing in the mean.
+    """
+
+    no_object_weight: float = 0.1
+
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits (G, L, N) and labels (G, M), whose values do not matter, to (G, L, N, M)."""
+        return -logits.sigmoid()[..., None].expand(-1, -1, -1, labels.shape[1])
+
+    def losses(
+        self, logits: Tensor, labels: Sequence[Tensor], matches: Sequence[Matches]
+    ) -> tuple[Tensor, Tensor]:
+        """As `Softmax.losses`, with logits (L, B, N); matches may have weights."""
+        where = _matched(matches)
+        meant = torch.zeros(logits.shape)
+        meant[where] = 1.0
+        meant = meant.to(logits.device, non_blocking=True)
+        own: Tensor | float = 1.0
+        if matches[0][0].weights is not None:
+            own = torch.zeros(logits.shape)
+            own[where] = torch.cat([match.weights for layer in matches for match in layer])
+            own = own.to(logits.device, non_blocking=True)
+        weight = torch.where(meant > 0, own, self.no_object_weight)
+        loss = F.binary_cross_entropy_with_logits(logits, meant, weight, reduction="none")
+        return loss, weight
+
 
 Average = Callable[[Tensor], Tensor]
 """Counts (n,) of this process to their mean over all processes."""
@@ -37,6 +124,13 @@ class SetCriterion:
             the mean over samples of the mean over queries, as LMPM, DsHmp and VITA have it, who
             train with one sample a GPU.
     """
+
+    RANGES: ClassVar = {
+        "num_points": (1, 1e7),
+        "oversample_ratio": (1, 1000),
+        "importance_ratio": (0, 1),
+    }
+    CHOICES: ClassVar = {"class_term": ("mean", "per_sample")}
 
     classification: Binary | Softmax
     _: KW_ONLY
@@ -94,12 +188,7 @@ class SetCriterion:
 
     @torch.no_grad()
     def match(
-        self,
-        logits: Tensor,
-        embeds: Tensor,
-        truth: Supervision,
-        *,
-        random: RandomPoints,
+        self, logits: Tensor, embeds: Tensor, truth: Supervision, *, random: RandomPoints
     ) -> list[Matches]:
         """The matches of each layer, of logits (L, B, N) or (L, B, N, K + 1) and embeddings
         (B, L, N, C); see `compare`.
@@ -129,7 +218,6 @@ class SetCriterion:
             logits: (L, B, N) or (L, B, N, K + 1), of the whole batch.
             embeds: (B, L, N, C), of the whole batch.
             group: G samples of it.
-            random: source of random points.
 
         Returns:
             (G, L, N, largest M).
@@ -223,3 +311,16 @@ def class_sums(losses: Tensor, weights: Tensor, kind: str) -> tuple[Tensor, Tens
 def _summed(values: Tensor, share: Tensor | None) -> Tensor:
     """Sum over instances (I,): of all, or of each head's by its share (heads, I)."""
     return values.sum() if share is None else share @ values
+
+
+def point_bce(logits: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over points: (I, P), (I, P) to (I,)."""
+    return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1)
+
+
+def point_dice(logits: Tensor, truth: Tensor) -> Tensor:
+    """Dice loss with smoothing 1: (I, P), (I, P) to (I,)."""
+    predictions = logits.sigmoid()
+    overlap = 2.0 * (predictions * truth).sum(dim=1)
+    total = predictions.sum(dim=1) + truth.sum(dim=1)
+    return 1.0 - (overlap + 1.0) / (total + 1.0)

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from cache_schema.host.cli import InputError
 from train.losses.assignment import by_overlap, own_matches, own_overlaps
-from train.losses.classification import Binary
-from train.losses.criterion import Average, SetCriterion
+from train.losses.criterion import Average, Binary, SetCriterion
 from train.losses.points import RandomPoints
 from train.masks.supervision import joined
 
@@ -45,7 +44,6 @@ class Criterion(Protocol):
 
         Args:
             outputs: of the head, one a decoder layer, float32.
-            batch: what it was said of.
             random: source of random points, see `train.losses.points`.
             average: gives the mean of counts over processes; what a term is divided by goes
                 through it, so that several processes take the step that one would.
@@ -65,16 +63,8 @@ class HeadCriterion(SetCriterion):
     """
 
     reads = ("mask_features", "overlaps", "video_logits")
-    RANGES: ClassVar = {
-        "num_points": (1, 1e7),
-        "oversample_ratio": (1, 1000),
-        "importance_ratio": (0, 1),
-        "overlap_threshold": (0.01, 1),
-    }
-    CHOICES: ClassVar = {
-        "assignment": ("hungarian", "overlap"),
-        "class_term": ("mean", "per_sample"),
-    }
+    RANGES: ClassVar = {"overlap_threshold": (0.01, 1)}
+    CHOICES: ClassVar = {"assignment": ("hungarian", "overlap")}
 
     def __init__(
         self,

@@ -31,7 +31,6 @@ def sample_points(seeds: Sequence[int], device: torch.device | str) -> RandomPoi
 
     Args:
         seeds: of each sample of the batch.
-        device: where the numbers are drawn.
     """
     on_cpu = torch.device(device).type == "cpu"
     draw = [_numpy_draw(seed) if on_cpu else _torch_draw(seed, device) for seed in seeds]

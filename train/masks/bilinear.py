@@ -30,8 +30,6 @@ def neighbours(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor,
 
     Args:
         points: (..., 2).
-        height: of the map.
-        width: of the map.
 
     Returns:
         Column x and row y of each pixel, (..., 4) int64, and its weight, (..., 4): zero where the

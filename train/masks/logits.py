@@ -21,7 +21,6 @@ def project(embeds: Tensor, codec: Codec) -> tuple[Tensor, Tensor | None]:
 
     Args:
         embeds: (..., C).
-        codec: of the mask features, with its basis if it has one.
 
     Returns:
         (..., R) to multiply the scaled values with, and (...) to add to the logits; without a
@@ -52,7 +51,6 @@ def mask_logits(
     Args:
         stored: the coded frames as the cache holds them, ``values`` (t, R, h, w), t >= 1.
         embeds: (N, C) float32.
-        codec: of the cache.
 
     Returns:
         (t, N, h, w) float32, on the device of the embeddings.
@@ -74,7 +72,6 @@ class MaskFeatures:
 
     Args:
         stored: as for `mask_logits`.
-        codec: of the cache.
     """
 
     def __init__(self, stored: Mapping[str, Tensor | np.ndarray], codec: Codec) -> None:

@@ -53,7 +53,7 @@ class Evaluated:
         """
         run = metrics["run"]
         sigma = run["sigma"][0] if isinstance(run["sigma"], list) else run["sigma"]
-        metrics["per_tag"], metrics["per_expression"], metrics["J&F"]  # noqa: B018
+        _check(metrics)
         kind = run["config"].get("model", {}).get("type", "dmvs")
         kind = "DMVS" if kind == "dmvs" else kind.rpartition(":")[2]
         return cls(name or kind, metrics, predictions, float(sigma), run.get("keep"))
@@ -73,6 +73,18 @@ class _Page:
     expressions: list[dict] = field(default_factory=list)
     videos: list[dict] = field(default_factory=list)
     sweep: dict | None = None
+
+
+def _check(metrics: Mapping[str, Any]) -> None:
+    """Raise some error unless all that the page shows is there and a number."""
+    tags = metrics["per_tag"]
+    shown = [metrics["num_expressions"], *(tags[tag]["num_expressions"] for tag in tags)]
+    for row in (metrics, *metrics.get("controls", {}).values()):
+        shown += [row["J&F"], row["J"], row["F"], *(row["per_tag"][tag]["J&F"] for tag in tags)]
+    shown += [scores["J&F"] for scores in metrics["per_expression"].values()]
+    shown += [metrics[name] for name in ("N-acc", "T-acc") if metrics.get(name) is not None]
+    if odd := [value for value in shown if type(value) not in (int, float) or not 0 <= value < 1e9]:
+        raise ValueError(f"{odd[0]!r:.40} is no figure")
 
 
 def write_report(
@@ -220,7 +232,7 @@ def _said(
         groups.append(queries[keep(scores, **how)])
     made: list[list[str | None]] = [[] for _ in ids]
     wanted = set(times)
-    for t, masks in enumerate(replay(video, groups, codec=reader.codec)):
+    for t, masks in enumerate(replay(video, groups)):
         if t in wanted:
             for row, mask in zip(made, masks, strict=True):
                 row.append(_small(mask, _size(video)))

@@ -10,59 +10,38 @@ over expressions (`train.sweeping.bootstrap`).
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import write
 from train.evaluation.report import align
 from train.sweeping.bootstrap import LEVEL, RESAMPLES, compare
-from train.sweeping.plot import draw
 
 FIGURES = ("J&F", "J", "F")
 ACCURACIES = ("N-acc", "T-acc")  # not in the table, but in the files
 
 
-def write_report(
-    folder: Path,
-    results: Mapping[str, Sequence[Mapping]],
-    *,
-    reference: str,
-    parameters: Mapping[str, int],
-    seconds: Mapping[str, float],
-    dropped: Mapping[str, str] | None = None,
-    paper: Mapping[str, tuple[float, float, float]] | None = None,
-) -> str:
+def write_report(folder: Path, results: Mapping[str, Sequence[Mapping]], **about: Any) -> str:
     """Write sweep.csv, sweep.md, sweep.png and sweep.json, each in one piece.
 
     Args:
-        folder: where to; created.
-        results: variant to the content of metrics.json of each of its seeds, at least one.
-        reference: the variant that the others are compared with.
-        parameters: learnable ones of each variant.
-        seconds: that each variant took.
-        dropped: what is missing of the sweep, and why.
-        paper: variant to J&F, J and F in percent as published; None unless the cache is of the
-            data that they were measured on.
+        folder: created.
+        results, about: see `summarise`.
 
     Returns:
         The table as text.
 
     Raises:
-        InputError: no variant was left, the variants were scored on different expressions, or the
-            folder cannot be written to.
+        InputError: see `summarise`; or the folder cannot be written to.
     """
-    content = summarise(
-        results,
-        reference=reference,
-        parameters=parameters,
-        seconds=seconds,
-        dropped=dropped,
-        paper=paper,
-    )
+    content = summarise(results, **about)
     raw = json.dumps({**content, **_raw(results)}, allow_nan=False) + "\n"
     files = {
         "sweep.json": raw.encode(),
@@ -84,7 +63,16 @@ def summarise(
     dropped: Mapping[str, str] | None = None,
     paper: Mapping[str, tuple[float, float, float]] | None = None,
 ) -> dict:
-    """The figures of the table, shares from 0 to 1; arguments and errors as `write_report`.
+    """The figures of the table, shares from 0 to 1.
+
+    Args:
+        results: variant to the content of metrics.json of each of its seeds, at least one.
+        reference: the variant that the others are compared with.
+        parameters: learnable ones of each variant.
+        seconds: that each variant took.
+        dropped: what is missing of the sweep, and why.
+        paper: variant to J&F, J and F in percent as published; None unless the cache is of the
+            data that they were measured on.
 
     Returns:
         ``reference`` (None if it was dropped), ``num_expressions`` and those of each tag as
@@ -93,6 +81,9 @@ def summarise(
         of ``N-acc`` and ``T-acc`` where there are such expressions,
         its ``difference`` to the reference (``mean``, ``low``, ``high``), ``parameters``,
         ``seconds`` and ``paper``.
+
+    Raises:
+        InputError: no variant was left, or they were scored on different expressions.
     """
     if not any(results.values()):
         raise InputError(
@@ -251,3 +242,55 @@ def _record(name: str, v: Mapping) -> dict:
         "seconds": v["seconds"],
         **{f"paper {key}": (v["paper"] or {}).get(key) for key in FIGURES},
     }
+
+
+INK, OWN, REFERENCE = "0.35", "tab:blue", "tab:orange"
+OFFSET = 0.28  # between the seeds' dots and the mean
+
+
+def draw(content: Mapping) -> bytes:
+    """A PNG of what `train.sweeping.report.summarise` returned.
+
+    One line a variant, the first on top: a dot for each seed, the mean with one standard deviation
+    to both sides, a vertical line at the reference's mean, and a diamond for the paper's figure.
+    """
+    variants = content["variants"]
+    figure = Figure(figsize=(7.5, 1.3 + 0.34 * len(variants)), layout="constrained")
+    axes = figure.subplots()
+    reference = content["reference"]
+    if reference is not None:
+        axes.axvline(100 * variants[reference]["J&F"]["mean"], color=REFERENCE, linewidth=1)
+    for y, (name, variant) in enumerate(variants.items()):
+        spread, colour = variant["J&F"], REFERENCE if name == reference else OWN
+        axes.errorbar(
+            100 * spread["mean"], y, xerr=100 * (spread["std"] or 0), fmt="o", color=colour,
+            markersize=6, capsize=3, linewidth=1.4, zorder=3,
+        )  # fmt: skip
+        if variant["seeds"] > 1:
+            dots = [100 * value for value in spread["values"]]
+            axes.plot(dots, [y + OFFSET] * len(dots), ".", color=INK, markersize=4, alpha=0.8)
+        if variant["paper"]:
+            axes.plot(variant["paper"]["J&F"], y, "D", color=INK, markersize=5, fillstyle="none")
+    axes.set_yticks(range(len(variants)), list(variants))
+    axes.set_ylim(len(variants) - 0.4, -0.6)  # the first on top
+    axes.grid(axis="x", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+    axes.set_xlabel("J&F in percent")
+    figure.supxlabel(textwrap.fill(_legend(content), 100), fontsize=8, color=INK)
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", dpi=150)
+        return file.getvalue()
+
+
+def _legend(content: Mapping) -> str:
+    variants = content["variants"].values()
+    parts = ["mean"]
+    if any(variant["seeds"] > 1 for variant in variants):
+        parts = ["mean ± standard deviation over seeds", "small dots: seeds"]
+    if content["reference"] is not None:
+        parts.append(f"line: {content['reference']}")
+    if any(variant["paper"] for variant in variants):
+        parts.append("diamonds: the paper")
+    return "; ".join(parts)

@@ -92,8 +92,6 @@ def open_caches(
 
     Args:
         given: PATH or NAME=PATH.
-        option: that they were given with, for messages.
-        members: of the sweep.
         ram: bytes that each may keep in memory.
 
     Raises:

@@ -85,10 +85,7 @@ def load_sweep(name: str | Path) -> Sweep:
 
 
 def make_members(
-    sweep: Sweep,
-    config: str | Path,
-    seeds: Sequence[int],
-    options: Mapping[str, Any] | None = None,
+    sweep: Sweep, config: str | Path, seeds: Sequence[int], options: Mapping[str, Any] | None = None
 ) -> list[Member]:
     """Every row with every seed.
 

@@ -3,5 +3,3 @@
 from extract.segmenters.vita.config import VITAConfig
 from extract.segmenters.vita.head import VITAHead
 from extract.segmenters.vita.model import VITA
-
-__all__ = ["VITA", "VITAConfig", "VITAHead"]

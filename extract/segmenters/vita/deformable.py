@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extract.segmenters.vita.constants import constant
+from extract.segmenters.vita.forms import constant
 from extract.segmenters.vita.tokens import Shape
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extract.segmenters.vita.constants import constant
+from extract.segmenters.vita.forms import constant
 from extract.segmenters.vita.tokens import Shape
 
 SOURCE = Path(__file__).with_suffix(".cu")

@@ -1,21 +1,16 @@
-"""Which form of an operation a CUDA device takes, where the one for processors may lose there.
+"""Which form of an operation a device takes, and tensors that depend on a frame's size only."""
 
-Graphs that were captured before a change keep the form they have.
-"""
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-#: Resizing by means of cells and by `torch.nn.functional.interpolate`, not by `embedding_bag`.
-INTERPOLATE = True
-#: Group norm of maps with channels last by `pixel_decoder`, not by torch.
-GROUP_NORM = True
-#: A Swin by `extract.segmenters.vita.swin`, not as the library wrote it.
-SWIN = True
 #: Deformable attention by `deformable_kernel`, not by `deformable`; False once it failed.
 KERNEL = True
-#: Convolutions with channels last: True, False, or None for where they run on tensor cores.
-CHANNELS_LAST: bool | None = None
 
 
 def gpu(tensor: Tensor) -> bool:
@@ -28,9 +23,39 @@ def layout(device: torch.device) -> torch.memory_format:
 
     Tensor cores want channels last, and a processor does as well.
     """
-    last = CHANNELS_LAST
-    if device.type == "cpu":
-        last = True
-    elif last is None:
-        last = torch.is_autocast_enabled(device.type) or torch.backends.cudnn.allow_tf32
+    narrow = torch.is_autocast_enabled(device.type) or torch.backends.cudnn.allow_tf32
+    last = device.type == "cpu" or narrow
     return torch.channels_last if last else torch.contiguous_format
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_thread = threading.local()
+
+
+def constant(maxsize: int) -> Callable[[F], F]:
+    """`functools.lru_cache` for the sizes used last, whose results `holding` notes."""
+
+    def decorate(function: F) -> F:
+        cached = lru_cache(maxsize)(function)
+
+        @wraps(function)
+        def call(*args: Any) -> Any:
+            made = cached(*args)
+            if (held := getattr(_thread, "held", None)) is not None:
+                held.append(made)
+            return made
+
+        return call
+
+    return decorate
+
+
+@contextmanager
+def holding() -> Iterator[list[Any]]:
+    """Collect all constants that this thread uses, for who reads them after they left the cache."""
+    _thread.held = []
+    try:
+        yield _thread.held
+    finally:
+        _thread.held = None

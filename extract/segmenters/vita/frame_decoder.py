@@ -18,9 +18,15 @@ may see a cell that it did not see, or the other way round.
 import torch
 from torch import Tensor, nn
 
-from extract.segmenters.vita.attention import attend, multihead
 from extract.segmenters.vita.pixel_decoder import Pixels
-from extract.segmenters.vita.tokens import map_of, position_tokens, resize, tokens_of
+from extract.segmenters.vita.tokens import (
+    attend,
+    map_of,
+    multihead,
+    position_tokens,
+    resize,
+    tokens_of,
+)
 
 
 def decode_queries(transformer: nn.Module, mask_projection: nn.Module, pixels: Pixels) -> Tensor:

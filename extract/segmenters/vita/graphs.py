@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from extract.segmenters.vita.constants import holding
+from extract.segmenters.vita.forms import holding
 
 #: Graphs that are kept, the ones used last.
 GRAPHS = 8
@@ -24,7 +24,6 @@ class _Graph:
     """A captured call.
 
     Attributes:
-        graph: to be replayed.
         images: (t, ...), what it reads.
         outputs: (t, ...) each, what it writes.
         constants: tensors that it reads and that nobody else may keep.
@@ -107,10 +106,7 @@ class Graphs:
             torch.cuda.stream(current),
             holding() as constants,
             torch.cuda.graph(
-                graph,
-                pool=self._pool,
-                stream=self._stream,
-                capture_error_mode="thread_local",
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ),
         ):
             outputs = self._function(images)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extract.segmenters.base import VideoOutput
-from extract.segmenters.vita.attention import multihead
 from extract.segmenters.vita.config import VITAConfig
+from extract.segmenters.vita.tokens import multihead
 
 #: Windows that go through a layer together: a long video then takes no more memory than a short
 #: one, its queries aside.

@@ -71,11 +71,7 @@ level_embed\.(.+)                                    level_embed.\1
 # The video head has the same names.
 TABLES = [
     ("backbone.", BACKBONE, SWIN + RESNET),
-    (
-        "sem_seg_head.pixel_decoder.",
-        "frame_model.model.pixel_level_module.decoder.",
-        PIXEL_DECODER,
-    ),
+    ("sem_seg_head.pixel_decoder.", "frame_model.model.pixel_level_module.decoder.", PIXEL_DECODER),
     ("sem_seg_head.predictor.", "frame_model.model.transformer_module.", PREDICTOR),
     ("sem_seg_head.predictor.", "frame_model.", r"class_embed\.(.+) class_predictor.\1"),
     ("vita_module.", "head.", r"(.+) \1"),

@@ -95,11 +95,6 @@ class VITA(Segmenter):
             mask_embeds=output.mask_embeds.float(),
         )
 
-    def _narrow(self) -> torch.autocast:
-        """The context of what may multiply in the narrow type."""
-        narrow = self.autocast
-        return torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None)
-
     def _mask_features(self, finest: Tensor) -> Tensor:
         """VITA's projection of the finest map, (t, C, h, w) -> (t, C_mask, h, w) contiguous.
 

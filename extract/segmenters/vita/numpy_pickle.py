@@ -32,7 +32,7 @@ def load_arrays(path: Path) -> Any:
         return _arrays(_Unpickler(file).load())
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # the one in C takes memory for any number that is said
     def find_class(self, module: str, name: str) -> Any:
         # NumPy 2 has renamed its core
         known = _KNOWN.get((module.replace("numpy.core.", "numpy._core."), name))

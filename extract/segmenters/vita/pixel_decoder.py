@@ -106,7 +106,7 @@ def _convolve(layers: nn.Sequential, maps: Tensor) -> Tensor:
         means = tokens_of(maps).mean(1).unflatten(1, (norm.num_groups, -1)).mean(2, keepdim=True)
         means = means.expand(-1, -1, maps.shape[1] // norm.num_groups).flatten(1)  # (t, C')
         maps = norm(maps.sub_(means[..., None, None]))
-    elif forms.GROUP_NORM and forms.layout(maps.device) == torch.channels_last:
+    elif forms.layout(maps.device) == torch.channels_last:
         maps = _group_norm(norm, maps)
     else:
         maps = norm(maps)
@@ -146,12 +146,7 @@ def _encoder_layer(
     for some, part in _blocks(frames, length):
         before = tokens[some, part]
         attended = sample(
-            attention,
-            before + positions[part],
-            table,
-            grid,
-            part=part,
-            starts=starts[some],
+            attention, before + positions[part], table, grid, part=part, starts=starts[some]
         )
         output[some, part] = _rest(layer, before, attended)
     return output

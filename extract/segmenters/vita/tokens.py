@@ -1,12 +1,12 @@
-"""Feature maps as tokens: a map (t, C, h, w) is h*w tokens of C channels, row by row."""
+"""Feature maps as tokens: a map (t, C, h, w) is h*w tokens of C channels, row by row; attention."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 
 from extract.segmenters.vita import forms
-from extract.segmenters.vita.constants import constant
+from extract.segmenters.vita.forms import constant
 
 Shape = tuple[int, int]  # h, w
 
@@ -34,7 +34,7 @@ def resize(tokens: Tensor, shape: Shape, new_shape: Shape) -> Tensor:
     Returns:
         (t, h'*w', C) float32 of a map of `new_shape`.
     """
-    if forms.INTERPOLATE and forms.gpu(tokens):
+    if forms.gpu(tokens):
         down, right = (old // new for old, new in zip(shape, new_shape, strict=True))
         if shape == (down * new_shape[0], right * new_shape[1]) and down % 2 == right % 2 == 0:
             return _middle(tokens.unflatten(1, shape), down, right).flatten(1, 2)
@@ -98,3 +98,38 @@ def _linear(length: int, new_length: int) -> tuple[Tensor, Tensor]:
     share = centre - cell
     cells = torch.stack([cell, (cell + 1).clamp(max=length - 1)], 1).long()
     return cells, torch.stack([1 - share, share], 1)
+
+
+def multihead(
+    attention: nn.MultiheadAttention,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    visible: Tensor | None = None,
+) -> Tensor:
+    """What the module says without dropout, batch first whatever it was built for.
+
+    The module itself, where nothing is masked and nothing learns, multiplies out (N, N) weights
+    for every head; and tokens that are not batch first become a product of their own each.
+
+    Args:
+        queries: (B, N, C).
+        keys, values: (B, M, C).
+        visible: (B, N, M) bool, which keys a query may look at; at least one each.
+
+    Returns:
+        (B, N, C).
+    """
+    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    projected = map(F.linear, (queries, keys, values), weights, biases)
+    return attention.out_proj(attend(*projected, attention.num_heads, visible))
+
+
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, heads: int, visible: Tensor | None = None
+) -> Tensor:
+    """The same between projections, heads side by side: (B, N, C) and (B, M, C) -> (B, N, C)."""
+    by_head = [each.unflatten(2, (heads, -1)).transpose(1, 2) for each in (queries, keys, values)]
+    mask = None if visible is None else visible.unsqueeze(1)  # (B, 1, N, M)
+    mixed = F.scaled_dot_product_attention(*by_head, attn_mask=mask)  # (B, heads, N, D)
+    return mixed.transpose(1, 2).flatten(2)

@@ -51,18 +51,12 @@ def load_weights(vita: nn.Module, path: str | Path) -> None:
 
 
 def translate(
-    vita: nn.Module,
-    tensors: Mapping[str, Tensor],
-    path: Path,
-    *,
-    own_names: bool = False,
+    vita: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, own_names: bool = False
 ) -> dict[str, Tensor]:
     """The tensors of a file by the names of a VITA, if every one of them fits.
 
     Args:
-        vita: the model to fill; only its names and shapes matter.
         tensors: by published key; every one of them has to have a place, and every place a tensor.
-        path: where they come from, for errors.
         own_names: the keys are the names of ``vita.state_dict()`` instead.
 
     Returns:
@@ -173,6 +167,7 @@ def _is_plain(value: Any) -> bool:
         and value.device.type == "cpu"
         and value.layout == torch.strided
         and not (value.is_quantized or value.is_complex())
+        and value.nbytes <= value.untyped_storage().nbytes()
     )
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from cache_schema.codecs import Codec
 from cache_schema.reader import Video
 from train.evaluation.jf import Outline
 from train.evaluation.protocols.expressions import Score, Tally
@@ -129,17 +128,14 @@ class SegmenterControls:
     """The controls that need no head, from one pass over the segmenter's own masks.
 
     Args:
-        video: of the cache.
         targets: for each of the E expressions whether it means anything.
-        codec: of the cache.
-        device: where the masks are computed.
     """
 
     def __init__(
-        self, video: Video, targets: Sequence[bool], *, codec: Codec, device: torch.device | str
+        self, video: Video, targets: Sequence[bool], *, device: torch.device | str
     ) -> None:
         self._sure = every_object(video.video_logits())
-        self._frames = vita_masks(video, codec=codec, device=device)
+        self._frames = vita_masks(video, device=device)
         size = (video.geometry.height, video.geometry.width)
         self._masks, self._truth = PackedMasks(size), PackedMasks(size)
         self._every, self._nothing, self._best = (Tally(targets) for _ in range(3))

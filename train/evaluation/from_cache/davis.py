@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache_schema.codecs import Codec
 from cache_schema.reader import Video
-from train.evaluation.from_cache.task import ReplayTask
+from train.evaluation.from_cache.contents import ReplayTask
 from train.evaluation.pngs.files import map_name, write_png
 from train.evaluation.pngs.png import encode_labels
 from train.evaluation.protocols.davis import (
@@ -37,7 +36,6 @@ def score_davis(task: ReplayTask) -> list[dict]:
             video,
             expressions,
             kept,
-            codec=task.reader.codec,
             has_truth=video.num_objects > 0,
             masks=task.masks,
             device=task.device,
@@ -61,7 +59,6 @@ def score_sequence(
     expressions: Sequence[ExpressionRef],
     rounds: Sequence[Sequence[np.ndarray]],
     *,
-    codec: Codec,
     has_truth: bool,
     masks: Path | None,
     device: torch.device | str,
@@ -69,13 +66,10 @@ def score_sequence(
     """Replay and score all annotators of one sequence, frame by frame.
 
     Args:
-        expressions: its sentences.
         rounds: for each round the kept mask embeddings (N, C) of each expression; the first round
             is the head's own, the others have shuffled texts.
-        codec: of the cache.
         has_truth: without it nothing is scored.
         masks: folder for the maps of the first round; None writes none.
-        device: where the masks are computed.
 
     Returns:
         One result a round; nothing without ground truth.
@@ -89,8 +83,7 @@ def score_sequence(
         if truth is not None
     ]
     frames = zip(
-        *(object_maps(video, expressions, kept, codec=codec, device=device) for kept in rounds),
-        strict=True,
+        *(object_maps(video, expressions, kept, device=device) for kept in rounds), strict=True
     )
     for t, of_rounds in enumerate(frames):  # rounds of annotators of (H, W)
         if masks is not None:
@@ -113,13 +106,11 @@ def object_maps(
     expressions: Sequence[ExpressionRef],
     kept: Sequence[np.ndarray],
     *,
-    codec: Codec,
     device: torch.device | str,
 ) -> Iterator[list[np.ndarray]]:
     """For each frame and annotator a map of object ids, (H, W) uint8.
 
     Args:
-        expressions: of the video.
         kept: mask embeddings (N, C) of each expression's kept queries.
     """
     places = [place(expression) for expression in expressions]
@@ -129,7 +120,7 @@ def object_maps(
         for annotator in range(ANNOTATORS)
     ]
     size = (video.geometry.height, video.geometry.width)
-    for found in probabilities(video, kept, codec=codec, device=device):
+    for found in probabilities(video, kept, device=device):
         yield [
             merge(found[[i for _, i in objects]], [number for number, _ in objects])
             if objects

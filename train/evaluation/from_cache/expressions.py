@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache_schema.codecs import Codec
 from cache_schema.reader import Video
-from train.evaluation.from_cache.contents import scored_videos
+from train.evaluation.from_cache.contents import ReplayTask, scored_videos
 from train.evaluation.from_cache.controls import SegmenterControls
-from train.evaluation.from_cache.task import ReplayTask
 from train.evaluation.jf import Outline
 from train.evaluation.pngs.files import mask_name, write_png
 from train.evaluation.pngs.png import encode_mask
@@ -37,7 +35,6 @@ def score_expressions(task: ReplayTask, *, with_controls: bool = False) -> list[
             video,
             expressions,
             kept,
-            codec=task.reader.codec,
             has_truth=video.id in with_truth,
             with_controls=with_controls,
             masks=task.masks,
@@ -72,7 +69,6 @@ def score_video(
     expressions: Sequence[ExpressionRef],
     rounds: Sequence[Sequence[np.ndarray]],
     *,
-    codec: Codec,
     has_truth: bool,
     with_controls: bool = False,
     masks: Path | None = None,
@@ -83,14 +79,11 @@ def score_video(
     All rounds share the reading of mask features and truth, and memory does not grow with them.
 
     Args:
-        expressions: the E of them.
         rounds: for each round the kept mask embeddings (N, C) of each expression: those of a head
             at some sigma, or with shuffled texts.
-        codec: of the cache.
         has_truth: without it nothing is scored.
         with_controls: score the controls of VITA's own masks, too.
         masks: folder for PNG masks of the first round; None writes none.
-        device: where the masks are computed.
 
     Returns:
         The scores; None without ground truth.
@@ -99,12 +92,10 @@ def score_video(
     annotation_ids = [e.annotation_ids if has_truth else [] for e in expressions]
     targets = [bool(ids) for ids in annotation_ids]
     truth = Truth(video.objects(), annotation_ids, size=size, where=video.id)
-    scored = (
-        SegmenterControls(video, targets, codec=codec, device=device) if with_controls else None
-    )
+    scored = SegmenterControls(video, targets, device=device) if with_controls else None
     tallies = [Tally(targets) for _ in rounds]
     # One product a round, so that a round's masks are the same to the bit whatever else is scored.
-    for t, of_rounds in enumerate(replay_rounds(video, rounds, codec=codec, device=device)):
+    for t, of_rounds in enumerate(replay_rounds(video, rounds, device=device)):
         true = truth.outlines(t) if has_truth else []
         for number, predicted in enumerate(of_rounds):  # (E, H, W)
             if masks is not None and number == 0:

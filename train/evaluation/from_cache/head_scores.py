@@ -1,4 +1,4 @@
-"""Scores of many heads on one cache, which share all reading.
+"""Scores of many heads on one cache, which share all reading; validation during training.
 
 Video queries, sentences, mask features and truth are read once for all heads, and the truth is
 prepared once; masks exist for one frame of one head at a time.
@@ -17,9 +17,9 @@ import torch
 
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from train.evaluation.from_cache.contents import list_expressions, scored_videos
+from train.evaluation.from_cache.contents import list_expressions, list_of_video, scored_videos
 from train.evaluation.from_cache.expressions import score_video
-from train.evaluation.protocols.expressions import Score, metrics
+from train.evaluation.protocols.expressions import Score, average, metrics
 from train.heads import Head
 from train.inference import predict_video, read_expression
 from train.records import ExpressionRef
@@ -27,25 +27,6 @@ from train.replay import keep
 
 #: Of one video: head to expression ("video/expression") to score.
 HeadScores = dict[str, dict[str, Score]]
-
-
-def score_heads(
-    reader: CacheReader,
-    heads: Mapping[str, Head],
-    *,
-    rule: Mapping[str, str],
-    sigma: Mapping[str, float],
-    device: torch.device | str = "cpu",
-    videos: Mapping[str, Sequence[ExpressionRef]] | None = None,
-) -> dict[str, dict]:
-    """The content of metrics.json of each head, equal to that of evaluating it alone.
-
-    Args, Raises: see `score_videos`.
-    """
-    videos = list_expressions(reader) if videos is None else videos
-    how = {"rule": rule, "sigma": sigma, "device": device}
-    scored = (of_heads for _, of_heads in score_videos(reader, heads, videos=videos, **how))
-    return collect_metrics(videos, scored)
 
 
 def score_videos(
@@ -62,8 +43,6 @@ def score_videos(
     A head that is in training mode is put into eval mode while it predicts.
 
     Args:
-        reader: of the cache.
-        heads: by name, on the device.
         rule, sigma: of each head, how its queries are kept; see `train.replay.keep`. The rule has
             to be "threshold" or "top1", not "auto": see `pick_rule`.
         device: where the heads are, and where masks are computed.
@@ -94,12 +73,7 @@ def score_videos(
         how = {"rule": rule, "sigma": sigma, "device": device}
         kept = _kept_embeds(reader, heads, video_id, expressions, **how)
         scored = score_video(
-            reader.video(video_id),
-            expressions,
-            list(kept.values()),
-            codec=reader.codec,
-            has_truth=True,
-            device=device,
+            reader.video(video_id), expressions, list(kept.values()), has_truth=True, device=device
         )
         keys = [expression.key for expression in expressions]
         yield (
@@ -164,3 +138,57 @@ def _kept_embeds(
     finally:
         for head in training:
             head.train()
+
+
+def validate(
+    heads: Mapping[str, Head],
+    reader: CacheReader,
+    *,
+    num_videos: int,
+    sigma: Mapping[str, float],
+    rule: Mapping[str, str],
+    device: torch.device | str = "cpu",
+) -> dict[str, dict[str, float | int]]:
+    """Mean J, F and J&F of each head over the expressions of some videos.
+
+    Neither a head's mode nor any random state is changed.
+
+    Args:
+        reader: of a cache with ground truth.
+        num_videos: see `choose_videos`.
+        sigma, rule: of each head, how queries are kept; the rule is not "auto", see `pick_rule`.
+
+    Returns:
+        ``J``, ``F``, ``J&F`` and ``num_expressions`` of each.
+
+    Raises:
+        InputError: the cache has no ground truth, or is of Ref-DAVIS17.
+    """
+    videos = choose_videos(reader, num_videos)
+    scored = score_videos(reader, heads, rule=rule, sigma=sigma, device=device, videos=videos)
+    of_videos = [of_heads for _, of_heads in scored]
+    return {
+        name: average(score for of_heads in of_videos for score in of_heads[name].values())
+        for name in heads
+    }
+
+
+def choose_videos(reader: CacheReader, num_videos: int) -> dict[str, list[ExpressionRef]]:
+    """The expressions of some videos, evenly spaced among those that can be scored.
+
+    Args:
+        num_videos: how many; all if the cache has fewer.
+
+    Raises:
+        InputError: there are none.
+    """
+    with_text = [video_id for video_id in reader.video_ids if reader.video(video_id).expression_ids]
+    with_truth = scored_videos(reader, with_text)
+    known = [video_id for video_id in with_text if video_id in with_truth]
+    if not known:
+        raise InputError(
+            f"{reader.path} has no expressions with ground truth to validate with; give a split "
+            "that has both"
+        )
+    places = np.linspace(0, len(known) - 1, min(num_videos, len(known))).round().astype(int)
+    return {known[i]: list_of_video(reader, known[i]) for i in places}

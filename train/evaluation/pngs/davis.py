@@ -64,11 +64,7 @@ def list_missing(results: Sequence[Result]) -> dict[str, list[str]]:
 
 
 def score_sequence(video: AnnotatedVideo, *, path: Path, strict: bool) -> Result:
-    """Score the maps of one sequence.
-
-    Raises:
-        InputError: as `score_maps`.
-    """
+    """Score the maps of one sequence. Raises InputError: as `score_maps`."""
     files, size = open_masks(path), video.annotated_size
     if size is None:
         raise InputError(f"video {video.id} has no masks to be scored with; download them")

@@ -11,7 +11,7 @@ from pathlib import Path
 from cache_schema.host.cli import InputError
 from train.evaluation import parallel
 from train.evaluation.jf import Outline
-from train.evaluation.pngs.files import mask_name, open_masks
+from train.evaluation.pngs.files import mask_name, open_masks, what_is_missing
 from train.evaluation.pngs.png import object_pixels
 from train.evaluation.protocols.expressions import Score, Tally, Truth, average, metrics
 from train.progress import progress
@@ -41,10 +41,6 @@ def score_masks(
     """Score a folder or zip of masks.
 
     Args:
-        videos: with ground truth; taken one by one.
-        path: the folder or zip.
-        num_videos: for the progress bar.
-        workers: processes.
         strict: stop at the first mask that is missing.
 
     Returns:
@@ -74,11 +70,7 @@ def score_masks(
 
 
 def score_video(video: AnnotatedVideo, *, path: Path, prefix: str, strict: bool) -> VideoScores:
-    """Score the masks of one video.
-
-    Raises:
-        InputError: as `score_masks`.
-    """
+    """Score the masks of one video. Raises InputError: as `score_masks`."""
     files, size, truth = open_masks(path), video.annotated_size, None
     ids = [expression.annotation_ids for expression in video.expressions]
     tally = Tally([bool(annotations) for annotations in ids])
@@ -108,16 +100,12 @@ def list_missing(results: Sequence[VideoScores]) -> dict[str, list[str]]:
     """What is missing: whole videos, else whole expressions, else frames."""
     listed: dict[str, list[str]] = {"videos": [], "expressions": [], "frames": []}
     for result in results:
-        video = result.video
-        whole = [len(gaps) == len(video.frames) for gaps in result.missing]
-        if all(whole):
-            listed["videos"].append(video.id)
-            continue
-        for expression, gaps, all_frames in zip(
-            video.expressions, result.missing, whole, strict=True
-        ):
-            if all_frames:
-                listed["expressions"].append(expression.key)
-            else:
-                listed["frames"] += [f"{expression.key}/{frame}" for frame in gaps]
+        keys = [expression.key for expression in result.video.expressions]
+        rows = {
+            key: [f"{key}/{frame}" for frame in gaps]
+            for key, gaps in zip(keys, result.missing, strict=True)
+        }
+        names = result.video.id, rows, len(result.video.frames)
+        for kind, name in what_is_missing(tuple(listed), *names):
+            listed[kind].append(name)
     return listed

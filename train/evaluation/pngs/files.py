@@ -5,9 +5,7 @@ and 255. Ref-DAVIS17: ``<folder>/anno_{0..3}/<video>/<frame>.png``, object ids w
 """
 
 import os
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,10 +13,9 @@ import numpy as np
 
 from cache_schema.host import files
 from cache_schema.host.cli import InputError
+from cache_schema.host.zips import open_zip, read_entry
 from cache_schema.names import escape
 from train.evaluation.pngs.png import PNG, object_pixels
-
-MAX_BYTES = 1 << 28  # of one file; a zip may claim anything
 
 
 def mask_name(video: str, expression: str, frame: str) -> str:
@@ -44,11 +41,7 @@ def _plain(part: str) -> str:
 
 
 def write_png(path: Path, data: bytes) -> None:
-    """Write a PNG, and the folders above it.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a PNG, and the folders above it. Raises InputError: the file cannot be written."""
     files.write(path, data, durable=False)
 
 
@@ -83,8 +76,8 @@ class MaskFiles:
         if path.is_dir():
             return
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            self._zip = open_zip(path)
+        except (OSError, ValueError) as error:
             found = "does not exist" if not path.exists() else f"cannot be read ({error})"
             raise InputError(
                 f"{path} is neither a folder nor a zip file: it {found}; give the masks"
@@ -119,15 +112,10 @@ class MaskFiles:
             info = self._zip.NameToInfo.get(name)
             if info is None:
                 return None
-            if info.file_size > MAX_BYTES:
-                raise ValueError(f"{info.file_size} bytes are too many for a mask")
-            return self._zip.read(info)
+            return read_entry(self._zip, info)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (
-            OSError, ValueError, RuntimeError, NotImplementedError, EOFError,
-            zipfile.BadZipFile, zlib.error,
-        ) as error:  # fmt: skip
+        except (OSError, ValueError) as error:
             raise InputError(f"the mask {self.path / name} cannot be read ({error})") from None
 
     def pixels(
@@ -152,6 +140,23 @@ class MaskFiles:
             return decode(png)
         except ValueError as error:
             raise InputError(f"the mask {self.path / name} cannot be scored: {error}") from None
+
+
+def what_is_missing(
+    kinds: tuple[str, str, str], video: str, rows: Mapping[str, Sequence[str]], frames: int
+) -> Iterator[tuple[str, str]]:
+    """Kind and name of what a video's files lack: all of it, else whole rows, else frames.
+
+    Args:
+        rows: name of each row to the names of the frames that it lacks.
+        frames: how many a row has to have.
+    """
+    whole = {name for name, gaps in rows.items() if len(gaps) == frames}
+    if len(whole) == len(rows):
+        yield kinds[0], video
+        return
+    for name, gaps in rows.items():
+        yield from [(kinds[1], name)] if name in whole else ((kinds[2], gap) for gap in gaps)
 
 
 def open_masks(path: Path) -> MaskFiles:

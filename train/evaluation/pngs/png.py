@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-MAX_PIXELS = 1 << 26
+from cache_schema.host.limits import beyond
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit is looked at before anything is decoded
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class PNG:
         """Look at the header and the checksums.
 
         Raises:
-            ValueError: no PNG, cut short, a wrong checksum, or beyond `MAX_PIXELS`.
+            ValueError: no PNG, cut short, a wrong checksum, or of more pixels than are read.
         """
         if not data.startswith(b"\x89PNG\r\n\x1a\n"):
             raise ValueError("it is not a PNG file")
@@ -37,12 +39,10 @@ class PNG:
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 (width, height), mode = image.size, image.mode
                 image.verify()
-        except (
-            OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError,
-        ) as error:  # fmt: skip
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
             raise ValueError(f"it is cut short or damaged ({_reason(error)})") from None
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"its header says {height}x{width} pixels")
+        if much := beyond(width * height, "DMVS_MAX_PIXELS"):
+            raise ValueError(f"its header says {height}x{width}, {much}")
         return cls(data, (height, width), mode)
 
 

@@ -55,7 +55,6 @@ class SequenceTruth:
     Args:
         objects: object id to one RLE or None a frame; "255" is void.
         size: (H, W).
-        where: the sequence's name, for error messages.
 
     Raises:
         InputError: an id is no number, or the first frame shows no object.
@@ -163,7 +162,6 @@ class SequenceTally:
 
     Args:
         num_objects: O, of the truth.
-        where: sequence and annotator, for error messages.
     """
 
     def __init__(self, num_objects: int, *, where: str) -> None:

@@ -87,7 +87,6 @@ class Truth:
         objects: RLE masks of every annotation, one a frame; None where it is not to be seen.
         annotation_ids: what each expression means.
         size: (H, W) of the frames.
-        where: the video's name, for error messages.
 
     Raises:
         InputError: an expression means an annotation that the video does not have.

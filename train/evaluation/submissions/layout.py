@@ -8,14 +8,14 @@ All are at the original size of the video, one for every expression (or annotato
 nothing around or beside them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
-from train.evaluation.pngs.files import is_plain
+from train.evaluation.pngs.files import is_plain, what_is_missing
 from train.evaluation.pngs.png import PNG, grey_values, labels
 from train.evaluation.protocols.davis import ANNOTATORS, MAX_OBJECTS
 from train.records import AnnotatedVideo
@@ -96,20 +96,35 @@ class Layout:
             return Problem("wrong values", f"{np.unique(odd)[:3].tolist()}, not 0 and 255"), size
         return None, size
 
-    def list_missing(
-        self, video: AnnotatedVideo, rows: Sequence[list[str]], gaps: Sequence[list[str]]
-    ) -> Iterator[Problem]:
-        """What is missing of a video's files: all of it, else whole rows, else frames."""
-        whole = [row == gap for row, gap in zip(rows, gaps, strict=True)]
-        if all(whole):
-            yield Problem("missing video", video.id)
-            return
-        for row, gap, all_frames in zip(rows, gaps, whole, strict=True):
-            if all_frames:
-                kind = "missing annotator" if self.maps else "missing expression"
-                yield Problem(kind, row[0].rpartition("/")[0])
-            else:
-                yield from (Problem("missing frame", name) for name in gap)
+    def look(
+        self, video: AnnotatedVideo, read: Callable[[str], bytes | None]
+    ) -> tuple[list[tuple[str, bytes]], list[Problem]]:
+        """The sound masks of a video by name, and what is wrong with the others.
+
+        Args:
+            read: gives a file, None where there is none, or raises `Rejected`.
+        """
+        masks, problems, size = [], [], video.annotated_size
+        gaps: dict[str, list[str]] = {}
+        for row in self.file_names(video):
+            missing = gaps[row[0].rpartition("/")[0]] = []
+            for name in row:
+                try:
+                    data = read(name)
+                except Rejected as rejected:
+                    problems += rejected.problems
+                    continue
+                if data is None:
+                    missing.append(name)
+                    continue
+                problem, size = self.check_png(data, size)
+                if problem is None:
+                    masks.append((name, data))
+                else:
+                    problems.append(Problem(problem.kind, f"{name}: {problem.where}"))
+        kinds = "video", "annotator" if self.maps else "expression", "frame"
+        found = what_is_missing(kinds, video.id, gaps, len(video.frames))
+        return masks, problems + [Problem(f"missing {kind}", name) for kind, name in found]
 
 
 MEVIS = Layout("MeViS")
@@ -119,10 +134,6 @@ REF_DAVIS = Layout("Ref-DAVIS17", maps=True)
 
 def pick_layout(facts: Facts, where: str) -> Layout:
     """The layout of the benchmark whose expressions are of this kind: there is one of each.
-
-    Args:
-        facts: of the data set.
-        where: it lies, for the message.
 
     Raises:
         InputError: there is no such benchmark, or the data set does not say what it is.

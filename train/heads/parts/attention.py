@@ -1,17 +1,19 @@
 """The attention blocks that the encoder and the decoder are made of, post-norm throughout."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from cache_schema.host.cli import InputError
 
 
 class Attention(nn.Module):
     """Multi-head attention, residual, LayerNorm: the learned form of ``Q + softmax(Q K^T) K``.
 
     Args:
-        dim: channels C.
         num_heads: must divide C.
         dropout: on the attention weights and on what is added to the queries.
     """
@@ -99,3 +101,62 @@ class FeedForward(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         return self.norm(queries + self.layers(queries))
+
+
+#: Frames that are read at once when no gradient is kept; videos up to this are not cut.
+CHUNK_FRAMES = 32
+
+
+def read_frames(
+    attention: Attention,
+    queries: Tensor,
+    frame_queries: Tensor,
+    frame_mask: Tensor,
+    *,
+    enhance: Callable[[Tensor], Tensor] | None = None,
+    chunk_frames: int = CHUNK_FRAMES,
+) -> Tensor:
+    """Let queries read the frame queries of a video of any length.
+
+    Args:
+        queries: (B, Q, C).
+        frame_queries: Q_f, (B, T, N_f, C).
+        frame_mask: (B, T) bool, True for real frames, at least one a row.
+        enhance: what is done to the keys (B, n, C) before, each for itself.
+        chunk_frames: frames in memory at once where no gradient is kept.
+
+    Returns:
+        (B, Q, C).
+    """
+    if torch.is_grad_enabled() or frame_queries.shape[1] <= chunk_frames:
+        keys, mask = _flat(frame_queries, frame_mask)
+        return attention(queries, enhance(keys) if enhance else keys, mask)
+    pairs = zip(
+        frame_queries.split(chunk_frames, dim=1), frame_mask.split(chunk_frames, dim=1), strict=True
+    )
+    chunks = (_flat(*pair) for pair in pairs)
+    if enhance:
+        chunks = ((enhance(keys), mask) for keys, mask in chunks)
+    return attention.over_chunks(queries, chunks)
+
+
+def _flat(frame_queries: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T, N_f, C) and (B, T) to keys (B, T * N_f, C) and their mask (B, T * N_f)."""
+    mask = frame_mask[:, :, None].expand(frame_queries.shape[:3])
+    return frame_queries.flatten(1, 2), mask.flatten(1)
+
+
+def three_layers(dim: int, out_dim: int) -> nn.Sequential:
+    """Three linear layers with ReLU between them."""
+    return nn.Sequential(
+        nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim)
+    )
+
+
+def check_heads(model: Mapping[str, Any]) -> None:
+    """Refuse attention heads that do not share the channels evenly, with an `InputError`."""
+    dim, heads = model["hidden_dim"], model["num_heads"]
+    if dim % heads:
+        raise InputError(
+            f"config key model.hidden_dim is {dim}, which model.num_heads = {heads} does not divide"
+        )

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from train.heads.parts.attention import Attention, FeedForward
-from train.heads.parts.frames import read_frames
+from train.heads.parts.attention import Attention, FeedForward, read_frames
 
 #: What motion queries may read: F_w, F_me, Q_v, Q_f.
 READS = ("words", "expression", "video", "frames")
@@ -60,12 +59,8 @@ class MotionQueryDecoder(nn.Module):
     """Q'_m = Decoder(Q_m, F_w, F_me), Eq. (8).
 
     Args:
-        dim: channels C.
         num_layers: decoder layers, 6 in the paper.
-        num_heads: attention heads.
-        feedforward_dim: hidden width of the feed-forward block.
         reads: of `READS`, what the queries read in each layer, in this order.
-        dropout: dropout rate.
     """
 
     def __init__(

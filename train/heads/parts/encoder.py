@@ -4,8 +4,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from train.heads.parts.attention import Attention
-from train.heads.parts.frames import read_frames
+from train.heads.parts.attention import Attention, read_frames
 from train.heads.parts.text import keys_with_stand_in
 
 #: The rows of the paper's Table 4: what the sentence reads, and what has cues put in before.
@@ -19,9 +18,6 @@ class MotionExpressionEncoder(nn.Module):
     through both. Each equation's softmax product is one learned `Attention`.
 
     Args:
-        dim: channels C.
-        num_heads: attention heads.
-        dropout: dropout rate.
         kind: one of `ENCODERS`.
     """
 

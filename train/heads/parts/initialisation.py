@@ -24,7 +24,6 @@ class VideoInitialisation(nn.Module):
 
     Args:
         num_queries: N_m; where the segmenter has fewer video queries, all N_v are taken.
-        dim: channels C.
     """
 
     def __init__(self, num_queries: int, dim: int) -> None:
@@ -43,7 +42,6 @@ class RandomInitialisation(nn.Module):
 
     Args:
         num_queries: N_m.
-        dim: channels C.
     """
 
     def __init__(self, num_queries: int, dim: int) -> None:

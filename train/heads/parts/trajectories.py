@@ -27,9 +27,6 @@ class Trajectories(nn.Module):
     and LayerNorm.
 
     Args:
-        dim: channels C.
-        num_heads: of the reading.
-        frame_dim: channels of the frame queries.
         tracks: with the segmenter's tracks; without, time alone is left of the numbers.
         frame_reading: with the reading of each frame's queries.
         frame_order: "time"; or "random", the control: frames are exchanged among their times.

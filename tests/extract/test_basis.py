@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_schema.basis import RIDGE, fit_basis
+from extract.codecs.fitting import RIDGE, fit_basis
 from tests.cache_schema.helpers import examples
 
 C = 12

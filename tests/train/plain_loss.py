@@ -4,23 +4,18 @@ This is the definition. `SetCriterion` computes the same numbers in fewer and la
 is tested against it; what that is worth stands in `train/MEASUREMENTS.md`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from train.losses.criterion import SetCriterion, point_bce, point_dice
 from train.losses.points import RandomPoints, uncertain_points
 from train.masks.bilinear import sample
 from train.masks.logits import MaskFeatures, mask_logits
 from train.masks.targets import Targets
-
-if TYPE_CHECKING:
-    from train.losses.criterion import SetCriterion
 
 
 def plain_losses(
@@ -95,16 +90,3 @@ def pair_costs(predicted: Tensor, true: Tensor, loss: SetCriterion) -> Tensor:
     inside = predicted.sigmoid()
     dice = 1 - (2 * inside @ true.T + 1) / (inside.sum(1)[:, None] + true.sum(1) + 1)
     return loss.mask_weight * bce / predicted.shape[1] + loss.dice_weight * dice
-
-
-def point_bce(logits: Tensor, truth: Tensor) -> Tensor:
-    """Binary cross-entropy, mean over points: (I, P), (I, P) to (I,)."""
-    return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1)
-
-
-def point_dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """Dice loss with smoothing 1: (I, P), (I, P) to (I,)."""
-    predictions = logits.sigmoid()
-    overlap = 2.0 * (predictions * truth).sum(dim=1)
-    total = predictions.sum(dim=1) + truth.sum(dim=1)
-    return 1.0 - (overlap + 1.0) / (total + 1.0)

@@ -1,4 +1,0 @@
-"""The heads that the demo shows beside the paper's."""
-
-reference = "trajectory"
-rows = dict(trajectory="trajectory", select="select")
