@@ -72,10 +72,6 @@ class Address:
             raise InputError(f"{self} does not say how long it is: put the cache on another server")
         return found["size"], " ".join(str(found[name]) for name in STATE if name in found)
 
-    def read_bytes(self) -> bytes:
-        """The whole file; `FileNotFoundError` if there is none."""
-        return self._ask("cat_file")
-
     def read_range(self, start: int, end: int) -> bytes:
         """Bytes of the file, or all of it from a server that gives no parts.
 

@@ -151,13 +151,16 @@ def test_metrics_and_table(tmp_path: Path) -> None:
     assert shuffled["per_tag"]["static"]["J"] == pytest.approx(0.2)
     assert shuffled["num_expressions"] == shuffled["per_tag"]["static"]["num_expressions"] == 2
 
+    content["run"] = {"config": {"model": {"type": "select"}}}
     lines = report.table(content).splitlines()
     assert lines[0].split() == ["J&F", "static", "J", "F"]
-    assert lines[2].split() == ["DMVS", "50.0", "50.0", "75.0", "25.0"]
+    assert lines[2].split() == ["select", "50.0", "50.0", "75.0", "25.0"]
     assert lines[-2].split() == ["expressions", "2", "2"]
     assert lines[-1] == report.share_of_best(content)
-    assert report.share_of_best(content) == "DMVS reaches 50% of the best choice (static 50%)."
+    assert report.share_of_best(content) == "select reaches 50% of the best choice (static 50%)."
     assert report.share_of_best({**content, "controls": {}}) is None
+    names = [{"config": {"model": {}}}, {"config": {"model": {"type": "a.b:Mine"}}}, {"config": {}}]
+    assert [report.head_name({"run": run}) for run in names] == ["DMVS", "Mine", "predictions"]
 
     assert report.accuracy_lines(content) == ""
     said = report.accuracy_lines({"N-acc": 0.5, "T-acc": 1.0})

@@ -86,6 +86,21 @@ def test_fewer_video_queries_than_motion_queries_are_all_taken(head: DMVS) -> No
     assert head(make_inputs(1, num_video=4))[-1].logits.shape == (1, 4)
 
 
+def test_positions_of_queries_start_at_nothing_and_are_learned(head: DMVS) -> None:
+    torch.manual_seed(0)
+    placed = DMVS(CACHE, **SIZES, query_positions=True)
+    assert sum(map(torch.numel, placed.parameters())) == 6 * WIDTH + sum(
+        map(torch.numel, head.parameters())
+    )
+    placed.load_state_dict(head.state_dict(), strict=False)
+    for few in (9, 4):
+        ours, theirs = placed(make_inputs(2, num_video=few)), head(make_inputs(2, num_video=few))
+        torch.testing.assert_close(ours[-1].logits, theirs[-1].logits)
+    ours[-1].logits.square().sum().backward()
+    learned = placed.decoder.position.weight.grad.abs().sum(dim=1)
+    assert (learned[:4] > 0).all() and (learned[4:] == 0).all()
+
+
 def test_motion_queries_start_as_the_likeliest_objects() -> None:
     queries = torch.arange(8.0).view(1, 4, 2)
     logits = torch.tensor([[[0.0, 0, 9], [5, 0, 0], [0, 9, 0], [0, 0, 2]]])  # last: no object

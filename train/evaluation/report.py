@@ -22,7 +22,16 @@ def write_metrics(path: Path, content: dict) -> None:
     files.write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def table(content: Mapping, name: str = "DMVS") -> str:
+def head_name(content: Mapping) -> str:
+    """What the head of an evaluation is called, from its metrics.json."""
+    model = content.get("run", {}).get("config", {}).get("model")
+    if model is None:  # masks or scores that somebody brought
+        return "predictions"
+    kind = model.get("type", "dmvs")
+    return "DMVS" if kind == "dmvs" else kind.rpartition(":")[2]
+
+
+def table(content: Mapping) -> str:
     """What is printed of an evaluation, in percent: one row for the head and for each control.
 
     Args:
@@ -31,7 +40,7 @@ def table(content: Mapping, name: str = "DMVS") -> str:
     if "annotators" in content:
         return _davis_table(content)
     controls = content.get("controls", {})
-    rows = {name: content, **{NAMES.get(row, row): f for row, f in controls.items()}}
+    rows = {head_name(content): content, **{NAMES.get(row, row): f for row, f in controls.items()}}
     parts = [_table(rows, content), accuracy_lines(content), share_of_best(content) or ""]
     return "\n".join(filter(None, parts)).rstrip("\n")
 
@@ -127,8 +136,9 @@ def share_of_best(content: Mapping) -> str | None:
         for tag in content["per_tag"]
         if best["per_tag"][tag]["J&F"]
     ]
-    share = f"DMVS reaches {100 * content['J&F'] / best['J&F']:.0f}% of the best choice"
-    return f"{share} ({', '.join(parts)})." if parts else f"{share}."
+    share = 100 * content["J&F"] / best["J&F"]
+    said = f"{head_name(content)} reaches {share:.0f}% of the best choice"
+    return f"{said} ({', '.join(parts)})." if parts else f"{said}."
 
 
 def no_truth(num_expressions: int) -> str:

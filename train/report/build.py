@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from cache_schema.host import files
 from cache_schema.reader import CacheReader, Video
-from train.evaluation.report import NAMES, align
+from train.evaluation.report import NAMES, align, head_name
 from train.predictions import Predictions
 from train.replay import keep, replay
 
@@ -54,9 +54,7 @@ class Evaluated:
         run = metrics["run"]
         sigma = run["sigma"][0] if isinstance(run["sigma"], list) else run["sigma"]
         _check(metrics)
-        kind = run["config"].get("model", {}).get("type", "dmvs")
-        kind = "DMVS" if kind == "dmvs" else kind.rpartition(":")[2]
-        return cls(name or kind, metrics, predictions, float(sigma), run.get("keep"))
+        return cls(name or head_name(metrics), metrics, predictions, float(sigma), run.get("keep"))
 
 
 @dataclass

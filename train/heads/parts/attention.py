@@ -80,6 +80,32 @@ class Attention(nn.Module):
         return self.norm(queries + read)
 
 
+class PlacedAttention(Attention):
+    """`Attention` with positions, which are added to queries and keys, not to values."""
+
+    def forward(
+        self,
+        queries: Tensor,
+        values: Tensor,
+        key_mask: Tensor | None = None,
+        *,
+        position: Tensor | None,
+        keys: Tensor | None = None,
+    ) -> Tensor:
+        """Let queries (B, Q, C) at a position (Q, C) read values (B, S, C) by their placed keys.
+
+        Without ``keys`` the values are queries with the same positions.
+        """
+        if position is None:
+            return super().forward(queries, values, key_mask)
+        padding = None if key_mask is None else ~key_mask
+        keys = values + position if keys is None else keys
+        read, _ = self.attention(
+            queries + position, keys, values, key_padding_mask=padding, need_weights=False
+        )
+        return self.norm(queries + self.dropout(read))
+
+
 class FeedForward(nn.Module):
     """Two linear layers with ReLU, residual, LayerNorm; (B, Q, C) to (B, Q, C)."""
 
@@ -146,10 +172,10 @@ def _flat(frame_queries: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
     return frame_queries.flatten(1, 2), mask.flatten(1)
 
 
-def three_layers(dim: int, out_dim: int) -> nn.Sequential:
-    """Three linear layers with ReLU between them."""
+def three_layers(dim: int, out_dim: int, between: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Three linear layers with an activation between them."""
     return nn.Sequential(
-        nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim)
+        nn.Linear(dim, dim), between(), nn.Linear(dim, dim), between(), nn.Linear(dim, out_dim)
     )
 
 

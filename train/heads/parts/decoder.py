@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from train.heads.parts.attention import Attention, FeedForward, read_frames
+from train.heads.parts.attention import Attention, FeedForward, PlacedAttention, read_frames
 
 #: What motion queries may read: F_w, F_me, Q_v, Q_f.
 READS = ("words", "expression", "video", "frames")
@@ -41,17 +41,17 @@ class DecoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.reads = nn.ModuleDict({name: Attention(dim, num_heads, dropout) for name in reads})
-        self.to_queries = Attention(dim, num_heads, dropout)
+        self.to_queries = PlacedAttention(dim, num_heads, dropout)
         self.feedforward = FeedForward(dim, feedforward_dim, dropout)
 
-    def forward(self, queries: Tensor, memory: Memory) -> Tensor:
-        """One layer of Eq. (8): queries (B, N_m, C) to (B, N_m, C)."""
+    def forward(self, queries: Tensor, memory: Memory, position: Tensor | None) -> Tensor:
+        """One layer of Eq. (8): queries (B, N_m, C), perhaps placed (N_m, C), to (B, N_m, C)."""
         for name, attention in self.reads.items():
             if name == "frames":
                 queries = read_frames(attention, queries, memory.frame_queries, memory.frame_mask)
             else:
                 queries = attention(queries, *memory.keys[name])
-        queries = self.to_queries(queries, queries)
+        queries = self.to_queries(queries, queries, position=position)
         return self.feedforward(queries)
 
 
@@ -74,10 +74,17 @@ class MotionQueryDecoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.dim = dim
         self.layers = nn.ModuleList(
             DecoderLayer(dim, num_heads, feedforward_dim, reads=reads, dropout=dropout)
             for _ in range(num_layers)
         )
+        self.position: nn.Embedding | None = None
+
+    def place(self, num_queries: int) -> None:
+        """Give each of N_m queries a learned place, which it has where queries read each other."""
+        self.position = nn.Embedding(num_queries, self.dim)
+        nn.init.zeros_(self.position.weight)
 
     def start_as_identity(self) -> None:
         """Let each layer add nothing at first: its queries pass, but for the norms."""
@@ -97,7 +104,8 @@ class MotionQueryDecoder(nn.Module):
             The queries after each layer, (B, N_m, C) each; the last is Q'_m.
         """
         outputs = []
+        position = None if self.position is None else self.position.weight[: queries.shape[1]]
         for layer in self.layers:
-            queries = layer(queries, memory)
+            queries = layer(queries, memory, position)
             outputs.append(queries)
         return outputs

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.heads.parts.attention import Attention, FeedForward
+from train.heads.parts.attention import Attention, FeedForward, PlacedAttention
 
 #: Windows that go through a layer together where no gradient is kept.
 GROUP = 16
@@ -94,26 +94,6 @@ class ObjectEncoder(nn.Module):
         return tokens[:, front : front + frames]
 
 
-class PlacedAttention(Attention):
-    """`Attention` with positions, which are added to queries and keys, not to values."""
-
-    def forward(
-        self,
-        queries: Tensor,
-        values: Tensor,
-        key_mask: Tensor | None = None,
-        *,
-        position: Tensor,
-        keys: Tensor,
-    ) -> Tensor:
-        """Let queries (B, Q, C) at a position (Q, C) read values (B, S, C) by their placed keys."""
-        padding = None if key_mask is None else ~key_mask
-        read, _ = self.attention(
-            queries + position, keys, values, key_padding_mask=padding, need_weights=False
-        )
-        return self.norm(queries + self.dropout(read))
-
-
 class ObjectDecoderLayer(nn.Module):
     """Cross-attention to all frame queries, to words if asked for, self-attention, feed-forward."""
 
@@ -155,5 +135,5 @@ class ObjectDecoderLayer(nn.Module):
         queries = self.to_frames(queries, values, mask, position=position, keys=keys)
         if self.to_words is not None:
             queries = self.to_words(queries, *words)
-        queries = self.to_queries(queries, queries, position=position, keys=queries + position)
+        queries = self.to_queries(queries, queries, position=position)
         return self.feedforward(queries)
