@@ -49,9 +49,9 @@ CONFIG = Path(__file__).parents[1] / "extract/configs/demo.py"
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts.pretrain_demo_segmenter", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--frame-steps", type=int, default=8000)
+    parser.add_argument("--frame-steps", type=int, default=6000)
     parser.add_argument("--frame-scenes", type=int, default=3000)
-    parser.add_argument("--video-steps", type=int, default=3500)
+    parser.add_argument("--video-steps", type=int, default=3000)
     parser.add_argument("--video-scenes", type=int, default=1200)
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
