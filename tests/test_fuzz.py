@@ -25,7 +25,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 
 from cache_schema import codec_file
 from cache_schema.__main__ import main as cache_main
@@ -56,16 +55,16 @@ from tests.train.test_training import CONFIG
 from train import evaluate
 from train.__main__ import main as train_main
 from train.checkpoint import read_checkpoint
+from train.config import known_keys, load_row
 from train.config import load_config as load_train_config
-from train.config import load_row
 from train.evaluation.pngs.files import MaskFiles
 from train.evaluation.pngs.png import PNG, grey_values, labels, object_pixels
-from train.places import BASE
 from train.sweeping.run import _read_scores
 from train.trainable import build_head
 from train.trainee import DROPPED, why_dropped
 
 CASES = int(os.environ.get("FUZZ_CASES", 300))
+HEADS = ("dmvs", "dshmp", "select", "trajectory", "vita_rvos")
 SETTINGS = {"segmenter": {"name": "synthetic", "seed": 0}, "codec": {"name": LOWRANK, "rank": 6}}
 
 
@@ -304,16 +303,30 @@ VALUES = [repr(value) for value in fuzz.ODD] + fuzz.WORDS[:3] + ["1,2", "(1,2,3)
 VALUES += ["1e300", "-1e9", "1" * 5000, "()", "[" * 3000 + "]" * 3000, "int8", "os:system", "64"]
 
 
-def option(keys: list[str], place: Path, rng: random.Random) -> list[str]:
-    some = rng.sample(keys, rng.choice([1, 1, 2]))
-    return [f"{rng.choice([key, key, key + '.x', key[:-1]])}={rng.choice(VALUES)}" for key in some]
+#: What looks right: least, odd and most numbers.
+NUMBERS = ["0", "1", "2", "3", "7", "33", "1000", "65536", "1000000000", "0.5", "1e-30", "1e30"]
+NUMBERS += ["-1", "True", "None", "1,2,3,4", "0,0,0", "video", "float16"]
+
+
+def option(keys: list[str], rng: random.Random) -> list[str]:
+    words = []
+    for key in rng.sample(keys, rng.choice([1, 1, 2])):
+        key = rng.choice([key] * 6 + [f"{key}.x", key[:-1]])
+        words.append(f"{key}={rng.choice(rng.choice([NUMBERS, VALUES]))}")
+    return words
 
 
 def option_of_extract(place: Path, rng: random.Random) -> list[str]:
     preset = rng.choice(["demo", "demo", "mevis_swinl", "videomt_small_ytvis"])
     values = runpy.run_path(str(PRESETS / f"{preset}.py"))
     values = {name: value for name, value in values.items() if name in KEYS}
-    return [preset, *option([".".join(map(str, p)) for p in fuzz.places(values)], place, rng)]
+    return [preset, *option([".".join(map(str, p)) for p in fuzz.places(values)], rng)]
+
+
+def option_of_train(place: Path, rng: random.Random) -> list[str]:
+    head = rng.choice(HEADS)
+    keys = [f"{section}.{name}" for section, own in known_keys(head).items() for name in own]
+    return [f"model.type={head}", *option(keys, rng)]
 
 
 def merged(words: list[str]) -> dict:
@@ -333,8 +346,8 @@ def use_extract(base: Path, place: Path, words: list[str]) -> None:
             kind(sizes).preprocessor(resize["short"], resize["max"])
 
 
-def use_train(place: Path, words: list[str]) -> None:
-    config = load_train_config("demo", merged(words))
+def use_train(base: Path, place: Path, words: list[str]) -> None:
+    config = load_train_config(base / "config.py", merged(words))
     with torch.device("meta"):
         build_head(config, SIZES)
 
@@ -358,12 +371,6 @@ def use_python_file(place: Path, what: str) -> None:
 
 def kinds(base: Path) -> list[Kind]:
     hdf5, bytes_, json_ = fuzz.damage_hdf5, fuzz.damage_bytes, fuzz.mutated_json
-    train_keys = [
-        f"{section}.{name}"
-        for section, content in Config.fromfile(BASE).to_dict().items()
-        for name in content
-    ]
-    train_keys += [f"model.{n}" for n in ("type", "hidden_dim", "num_layers", "num_heads")]
 
     def of(source: str, damage: Callable, names: str = "*") -> Callable:
         return partial(copied, base / source, damage, names)
@@ -405,8 +412,8 @@ def kinds(base: Path) -> list[Kind]:
         Kind("why a head was dropped", 1, dropped, lambda place, what: why_dropped(place) and None),
         Kind("configuration", 3, of("small.py", python_file), use_python_file),
         Kind("options of stage one", 14, option_of_extract, partial(use_extract, base)),
-        Kind("options of stage two", 12, partial(option, train_keys), use_train),
-        Kind("options in training", 3, partial(option, train_keys), partial(use_both, base)),
+        Kind("options of stage two", 12, option_of_train, partial(use_train, base)),
+        Kind("options in training", 5, option_of_train, partial(use_both, base)),
     ]  # fmt: skip
 
 

@@ -14,14 +14,18 @@ import pytest
 import torch
 from PIL import Image
 
+from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.host.limits import LIMITS, beyond, most
+from cache_schema.host.system import NO_MEMORY
 from cache_schema.reader import CacheReader
 from cache_schema.run_lengths import run_ends
+from extract.config import load_config
 from extract.datasets.archives import Archive
 from extract.datasets.frames import VideoDecoder, image_header, read_image
 from extract.datasets.palette import read_objects
 from extract.datasets.pickles import read_plain_pickle
+from extract.segmenters.base import configure, find_segmenter
 from extract.segmenters.vita.weights import read_checkpoint
 from tests.synthetic import write_cache
 from train.checkpoint import read_checkpoint as read_own_checkpoint
@@ -110,6 +114,29 @@ def test_weights_that_are_one_number_many_times(tmp_path: Path, read: Callable) 
     torch.save({"meta": {}, "state_dict": weights, "model": weights}, path)
     with pytest.raises(InputError, match="not names and tensors|no plain tensors"):
         read(path)
+
+
+def test_more_memory_than_there_is_is_a_sentence() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert NO_MEMORY in cli.sentence_of(raised.value)
+    assert cli.sentence_of(RuntimeError("of ours")) is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "key", "value"),
+    [
+        ("demo", "pixel_decoder_layers", 1 << 16),
+        ("demo", "backbone.depths", [1, 1, 1 << 16, 1]),
+        ("demo", "backbone.type", [0]),
+        ("videomt_small_ytvis", "num_upscale_blocks", 1 << 30),
+        ("videomt_small_ytvis", "num_hidden_layers", 1 << 16),
+    ],
+)
+def test_segmenters_that_would_take_for_ever_to_build(preset: str, key: str, value: object) -> None:
+    config = load_config(preset, {f"segmenter.{key}": value})
+    with pytest.raises(InputError, match=f"segmenter.{key.partition('.')[0]}"):
+        configure(find_segmenter(config.segmenter_type).Config, config.segmenter)
 
 
 def make_zip(path: Path, entries: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> Path:

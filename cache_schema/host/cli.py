@@ -71,6 +71,8 @@ def sentence_of(error: BaseException) -> str | None:
             return str(error)
         case MemoryError():
             return f"{NO_MEMORY}: {error}" if str(error) else NO_MEMORY
+        case RuntimeError() if "can't allocate memory" in (text := str(error)):  # torch's, on a CPU
+            return f"{NO_MEMORY}: {text.splitlines()[0][-100:]}"
         case OSError(errno=int(), strerror=str(reason), filename=name):
             what = f"{name} cannot be used ({reason})" if name else f"{reason}"
             return f"{what}: mend that, then run the same command again"

@@ -31,6 +31,8 @@ from extract.text.hub import check_reachable
 FILES = ("config.json", "*.safetensors")
 #: What a checkpoint may lack: of the losses, and of how attention was masked in training.
 UNUSED = {"criterion.empty_weight", "attn_mask_probs"}
+#: What a size may be at most where that is less than 65,536.
+MOST = {"num_hidden_layers": 256, "num_blocks": 256, "num_upscale_blocks": 8}
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,14 @@ class VidEoMTConfig:
     keep: int | None = 50
 
     def __post_init__(self) -> None:
-        kept, blocks, least = self.keep, self.num_blocks, {"num_register_tokens": 0}
+        kept, blocks = self.keep, self.num_blocks
         for name, value in asdict(self).items():
-            if type(value) is int and value < least.get(name, 1):
-                raise InputError(f"segmenter.{name} is {value}: give at least {least.get(name, 1)}")
+            least = int(name != "num_register_tokens")
+            most = MOST.get(name, 1 << 16)
+            if type(value) is int and not least <= value <= most:
+                raise InputError(
+                    f"segmenter.{name} is {value}: give at least {least} and at most {most}"
+                )
         if kept is not None and type(kept) is not int:
             raise InputError(f"segmenter.keep is {kept!r:.40}: give a whole number, or None")
         if blocks > self.num_hidden_layers:

@@ -26,8 +26,8 @@ STAGES = ["stage1", "stage2", "stage3", "stage4"]
 PIXEL_DECODER_FEEDFORWARD = 1024
 # Group normalisation in the pixel decoder has 32 groups.
 GROUPS = 32
-#: No size of a model is larger.
-MOST = 1 << 16
+#: No size of a model is larger, and none has more layers.
+MOST, MOST_LAYERS = 1 << 16, 256
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class VITAConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name == "window_size" else 1
-            is_int = isinstance(value, int) and not isinstance(value, bool)
-            if field.type is int and not (is_int and least <= value <= MOST):
+            most = MOST_LAYERS if field.name.endswith("_layers") else MOST
+            if field.type is int and not (type(value) is int and least <= value <= most):
                 raise InputError(
                     f"segmenter.{field.name} is {value!r:.40}: give a whole number from {least} to "
-                    f"{MOST}"
+                    f"{most}"
                 )
         if self.hidden_dim % GROUPS or self.hidden_dim % self.num_heads:
             raise InputError(
@@ -156,7 +156,7 @@ def _resnet(backbone: Mapping[str, Any]) -> ResNetConfig:
 
 
 def _check_backbone(backbone: Any) -> None:
-    if not isinstance(backbone, Mapping) or backbone.get("type") not in BACKBONE_KEYS:
+    if not isinstance(backbone, Mapping) or backbone.get("type") not in list(BACKBONE_KEYS):
         raise InputError(
             f"segmenter.backbone is {backbone!r}: give a dict with type 'swin' or 'resnet'"
         )
@@ -172,9 +172,10 @@ def _check_backbone(backbone: Any) -> None:
     for name in BACKBONE_KEYS[kind] & set(backbone):
         value, of_stages = backbone[name], name in ("depths", "num_heads")
         numbers = value if of_stages and isinstance(value, Sequence) else [value]
-        if not all(type(n) is int and 1 <= n <= MOST for n in numbers):
+        most = MOST_LAYERS if name == "depths" else MOST
+        if not all(type(n) is int and 1 <= n <= most for n in numbers):
             raise InputError(
-                f"segmenter.backbone.{name} is {value!r:.40}: give whole numbers from 1 to {MOST}"
+                f"segmenter.backbone.{name} is {value!r:.40}: give whole numbers from 1 to {most}"
             )
         if of_stages and len(numbers) != 4:
             raise InputError(
