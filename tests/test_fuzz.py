@@ -15,6 +15,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +32,7 @@ from cache_schema.__main__ import main as cache_main
 from cache_schema.codecs import LOWRANK
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
-from cache_schema.host.options import parse
+from cache_schema.host.options import Options
 from cache_schema.manifest import MANIFEST
 from cache_schema.reader import CacheReader
 from cache_schema.verify import _read_small
@@ -221,7 +222,8 @@ def read_cache(place: Path, what: str) -> int:
     return status
 
 
-def read_dataset(name: str, split: str, place: Path, what: str) -> int:
+def read_dataset(name: str, place: Path, what: str) -> int:
+    split = "val" if name == "ref_davis" else "train"
     found = check_split(name, place / "x", split, full=True)
     for video in open_dataset(name, place / "x", split):
         video.read_frame(0)
@@ -315,7 +317,9 @@ def option_of_extract(place: Path, rng: random.Random) -> list[str]:
 
 
 def merged(words: list[str]) -> dict:
-    return {key: parse(value) for key, _, value in (word.partition("=") for word in words)}
+    parser = ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=Options)
+    return parser.parse_args(["--cfg-options", *words]).cfg_options
 
 
 def use_extract(base: Path, place: Path, words: list[str]) -> None:
@@ -364,23 +368,20 @@ def kinds(base: Path) -> list[Kind]:
     def of(source: str, damage: Callable, names: str = "*") -> Callable:
         return partial(copied, base / source, damage, names)
 
-    mevis = partial(read_dataset, "mevis", "train")
+    mevis, ytvos = partial(read_dataset, "mevis"), partial(read_dataset, "ref_youtube_vos")
     return [
         Kind("shard", 12, of("cache", hdf5, "shard-*.h5"), read_cache),
         Kind("shard of a fitted codec", 6, of("coded", hdf5, "*.h5"), read_cache),
         Kind("manifest", 6, of("cache", lines, MANIFEST), read_cache),
-        Kind("MeViS", 8, of("mevis", json_, "*.json"), mevis),
-        Kind("frames of MeViS", 3, of("mevis", image, "*.jpg"), mevis),
-        Kind("Ref-YouTube-VOS", 5, of("ytvos", json_, "*.json"),
-             partial(read_dataset, "ref_youtube_vos", "train")),
-        Kind("its masks", 3, of("ytvos", image, "*.png"),
-             partial(read_dataset, "ref_youtube_vos", "train")),
-        Kind("Ref-DAVIS17", 4, of("davis", text, "*.txt"),
-             partial(read_dataset, "ref_davis", "val")),
-        Kind("RefCOCO", 4, of("coco", json_, "instances.json"),
-             partial(read_dataset, "refcoco", "train")),
-        Kind("its references", 4, of("coco", pickled, "refs(unc).p"),
-             partial(read_dataset, "refcoco", "train")),
+        Kind("MeViS", 8, of("mevis", json_, "train/*.json"), mevis),
+        Kind("frames of MeViS", 3, of("mevis", image, "train/*/*/*.jpg"), mevis),
+        Kind("Ref-YouTube-VOS", 5, of("ytvos", json_, "train/*.json"), ytvos),
+        Kind("its masks", 3, of("ytvos", image, "train/*/*/*.png"), ytvos),
+        Kind("Ref-DAVIS17", 4, of("davis", text, "*.txt"), partial(read_dataset, "ref_davis")),
+        Kind("RefCOCO", 4, of("coco", json_, "refcoco/instances.json"),
+             partial(read_dataset, "refcoco")),
+        Kind("its references", 4, of("coco", pickled, "refcoco/refs(unc).p"),
+             partial(read_dataset, "refcoco")),
         Kind("image", 8, of("out/masks", image, "*.png"), lambda place, what: read_png(
             next((place / "x").rglob(what)).parent, what)),
         Kind("video file", 3, of("a.avi", bytes_), read_clip),

@@ -252,7 +252,7 @@ def build_runner(
     )
     for head in heads if is_main_process() else ():
         name = Path(head.member.config.filename).name
-        head.member.config.dump(head.folder / name)
+        files.write(head.folder / name, head.member.config.pretty_text)
         head.backends = backends(config, head.folder / runner.timestamp / "vis_data")
     parameters = sum(p.numel() for head in heads for p in head.model.head.parameters())
     runner.logger.info(

@@ -4,6 +4,7 @@ Torch wraps an error of such a process into the traceback that it had there, tel
 in words of its own, and waits for ever for a batch that was lost on its way.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ ADVICE = (
 )
 #: How torch says that a batch cannot pass from one process to another.
 LIMITS = ("</torch_", "allocate shared memory", "ommunication with the workers", "ancdata")
+#: How the system says that processes and what is between them cannot be made.
+LACKS = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 def start(worker: int) -> None:
@@ -39,7 +42,8 @@ def one_sentence() -> Iterator[None]:
         yield
     except (InputError, SystemTrouble, MemoryError, OSError, RuntimeError) as error:
         text = str(error)
-        if any(sign in text for sign in LIMITS):
+        lacking = isinstance(error, OSError) and error.errno in LACKS and not error.filename
+        if lacking or any(sign in text for sign in LIMITS):
             raise SystemTrouble(f"the processes that load data lack room: {ADVICE}") from error
         if text.startswith("DataLoader worker"):
             raise SystemTrouble(
