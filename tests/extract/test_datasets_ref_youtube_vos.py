@@ -137,7 +137,7 @@ def test_bad_masks(root):
 
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    bad("broken")
+    bad("cannot be read")
     Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(path)
     bad("RGB", "not of object ids")
     write_palette(path, np.zeros((24, 64), np.uint8))
