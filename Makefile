@@ -80,12 +80,13 @@ eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 		--checkpoint $(RUN) --out $(OUT) --controls --save-masks \
 		$(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
 
-demo: extract ## the whole loop on the demo world, three heads, with tables, a picture and a page at the end
+demo: check-train extract ## the whole loop on the demo world, three heads, with tables, a picture and a page at the end
 	@echo "== train the paper's head and one that knows the order of frames, in one pass"
 	@$(BIN)/python -m train.sweep drawing --config demo --cache $(CACHE)/$(TRAIN_SPLIT) --seeds 0 \
-		--work-dir $(OUT)/heads --resume
+		--work-dir $(OUT)/heads --resume $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
 	@echo "== train a head that draws no masks"
-	@$(BIN)/python -m train demo_select --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(OUT)/heads/select --resume
+	@$(BIN)/python -m train demo_select --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(OUT)/heads/select \
+		--resume $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
 	@echo "== evaluate"
 	@set -e; for head in dmvs/seed-0 trajectory/seed-0 select; do \
 		out=$(OUT)/$${head%/seed-0}; mkdir -p $$out; \

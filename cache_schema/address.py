@@ -68,13 +68,9 @@ class Address:
             FileNotFoundError: there is none.
         """
         found: dict[str, Any] = self._ask("info")
-        if found["size"] is None:
+        if found.get("size") is None:
             raise InputError(f"{self} does not say how long it is: put the cache on another server")
         return found["size"], " ".join(str(found[name]) for name in STATE if name in found)
-
-    def read_bytes(self) -> bytes:
-        """The whole file; `FileNotFoundError` if there is none."""
-        return self._ask("cat_file")
 
     def read_range(self, start: int, end: int) -> bytes:
         """Bytes of the file, or all of it from a server that gives no parts.
@@ -82,17 +78,21 @@ class Address:
         Raises:
             FileNotFoundError: there is no file.
         """
-        return self._ask("cat_file", start=start, end=end)
+        return self._ask("cat_file", end - start, start=start, end=end)
 
-    def _ask(self, method: str, **how: Any) -> Any:
-        """What a method of fsspec's file system says of the path."""
+    def _ask(self, method: str, least: int = 0, **how: Any) -> Any:
+        """What a method of fsspec's file system says of the path, of so many items at least."""
         system, loop = self._system()
         path = system._strip_protocol(self._text)
         for pause in (*PAUSES, None):
             try:
-                if not system.async_impl:
-                    return getattr(system, method)(path, **how)
-                return _run(loop, getattr(system, f"_{method}")(path, **how))
+                if system.async_impl:
+                    found = _run(loop, getattr(system, f"_{method}")(path, **how))
+                else:
+                    found = getattr(system, method)(path, **how)
+                if len(found) < least:
+                    raise ConnectionError(f"only {len(found)} bytes of {least} came")
+                return found
             except Exception as error:  # each protocol has exceptions of its own
                 trouble = error
                 # fsspec calls it a missing file when a server of HTTP gives no answer.
@@ -117,7 +117,8 @@ class Address:
             import fsspec  # only for who reads from afar
         except ModuleNotFoundError:
             raise InputError(
-                f"{self} is read with fsspec, which is not installed: pip install 'dmvs[remote]'"
+                f"{self} is read with fsspec, which is not installed: pip install fsspec aiohttp "
+                "(the extra 'remote')"
             ) from None
         protocol, _, path = self._text.partition("://")
         key = os.getpid(), threading.get_ident(), f"{protocol}://{path.partition('/')[0]}"

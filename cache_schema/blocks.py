@@ -3,14 +3,13 @@
 A block is a file of its own, complete or not there, so processes share what any of them fetched,
 and one of them fetches from a file at a time, so nothing is fetched twice. Blocks lie in
 ``DMVS_BLOCKS`` (``dmvs/blocks`` among the caches of the user). When they are more than
-``DMVS_BLOCKS_GB`` (20 by default), those go that were not used for the longest time.
+``DMVS_MAX_BLOCKS`` bytes, those go that were not used for the longest time.
 """
 
 import fcntl
 import gc
 import hashlib
 import io
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -21,29 +20,12 @@ import numpy as np
 
 from cache_schema.address import Address
 from cache_schema.host.cli import InputError
+from cache_schema.host.limits import beyond, most
 
 BLOCK = 1 << 18  # bytes
 RUN = 64  # blocks that are asked for together, at most
 USED = 60  # seconds in which a block need not be marked as used again
 SWEEP = 32  # of the limit, the part that one process may fetch before the oldest are looked for
-
-
-def settings() -> tuple[Path, int]:
-    """The folder of the blocks, and how many bytes may be in it.
-
-    Raises:
-        InputError: the size is no number above 0.
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("DMVS_BLOCKS") or Path(home) / "dmvs/blocks")
-    text = os.environ.get("DMVS_BLOCKS_GB", "20")
-    try:
-        size = float(text)
-        if not 0 < size < math.inf:
-            raise ValueError
-    except ValueError:
-        raise InputError(f"DMVS_BLOCKS_GB is {text!r}, not a number of GB above 0") from None
-    return folder, int(size * 1e9)
 
 
 class RemoteFile:
@@ -65,8 +47,9 @@ class RemoteFile:
         self.size, state = path.stat()
         key = hashlib.sha256(f"{path} {self.size} {state}".encode()).hexdigest()[:32]
         self.identity = self.size, int(key, 16)
-        root, self._limit = settings()
-        self._folder = root / key
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = os.environ.get("DMVS_BLOCKS") or Path(caches) / "dmvs/blocks"
+        self._limit, self._folder = most("DMVS_MAX_BLOCKS"), Path(root) / key
 
     @property
     def is_current(self) -> bool:
@@ -102,6 +85,14 @@ class RemoteFile:
                 part = out[: len(data)]
                 part[:] = data[: len(part)]
             start, out = start + len(part), out[len(part) :]
+
+    def read_bytes(self) -> bytes:
+        """The whole file; `InputError` if it is larger than anything read at once."""
+        if much := beyond(self.size, "DMVS_MAX_ARRAY"):
+            raise InputError(f"{self.path} has {much}")
+        out = np.empty(self.size, np.uint8)
+        self.read(0, out)
+        return out.tobytes()
 
     def _length(self, number: int) -> int:
         return min(BLOCK, self.size - number * BLOCK)
@@ -139,7 +130,7 @@ class RemoteFile:
             else:
                 raise InputError(
                     f"the server of {self.path} gives no parts of a file (no HTTP ranges), and "
-                    f"DMVS_BLOCKS_GB has no room for its {self.size} bytes: raise that, or "
+                    f"DMVS_MAX_BLOCKS has no room for its {self.size} bytes: raise that, or "
                     "download the cache"
                 )
         self._sweep(len(data))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.address import Address, Place
+from cache_schema.blocks import RemoteFile
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import sync_folder
 from cache_schema.host.lookup import nearest
@@ -175,7 +176,7 @@ def read(folder: Place) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        data = path.read_bytes()
+        data = (RemoteFile(path) if isinstance(path, Address) else path).read_bytes()
     except OSError as error:
         raise InputError(
             f"{folder} is not a cache: {MANIFEST} cannot be read ({error.strerror}){_near(folder)}"

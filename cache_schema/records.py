@@ -12,6 +12,7 @@ from cache_schema.host.cli import InputError
 
 # One object mask in COCO's compressed run-length form: {"size": [H, W], "counts": str}.
 RLE = dict[str, Any]
+ACTIVATIONS = ("relu", "gelu")
 
 
 def sha256(arrays: Iterable[np.ndarray]) -> str:
@@ -48,18 +49,22 @@ class SegmenterFacts:
         type: its name in configs.
         identity: frame query n of one frame continues as n in the next.
         mask_head: weight (out, in) and bias (out,), float32, of each linear layer of its own mask
-            head, the first one first; between layers is a ReLU. Empty without one.
+            head, the first one first. Empty without one.
+        activation: what stands between two of these layers, one of `ACTIVATIONS`.
     """
 
     type: str
     identity: bool
     mask_head: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    activation: str = "relu"
 
     def describe(self) -> dict[str, Any]:
         """The same as plain JSON, the mask head by its digest."""
         arrays = [array for layer in self.mask_head for array in layer]
         digest = sha256(arrays) if arrays else None
-        return {"type": self.type, "identity": self.identity, "mask_head_sha256": digest}
+        described = {"type": self.type, "identity": self.identity, "mask_head_sha256": digest}
+        # Shards name only another one than the first had.
+        return described | ({} if self.activation == "relu" else {"activation": self.activation})
 
 
 @dataclass(frozen=True)

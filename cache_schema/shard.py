@@ -25,7 +25,7 @@ from cache_schema.host import system
 from cache_schema.host.cli import InputError
 from cache_schema.host.limits import beyond
 from cache_schema.nodes import attribute, child, json_attribute, members, values, where
-from cache_schema.records import Facts, Geometry, SegmenterFacts
+from cache_schema.records import ACTIVATIONS, Facts, Geometry, SegmenterFacts
 from cache_schema.spec import FORMAT_VERSION
 
 # No segmenter has nearly as many; a basis is at most 64 MiB by this, and so is a layer.
@@ -188,8 +188,9 @@ def _read_segmenter(file: h5py.File) -> SegmenterFacts:
         mask_head.append(tuple(layer.values()))
     match described:
         case {"type": str(name), "identity": bool(identity)}:
-            found = SegmenterFacts(name, identity, tuple(mask_head))
-            if found.describe() == described:
+            activation = described.get("activation", "relu")
+            found = SegmenterFacts(name, identity, tuple(mask_head), activation)
+            if found.describe() == described and activation in ACTIVATIONS:
                 return found
     raise InputError(
         f"{file.filename}: its mask head is not the one that its 'segmenter_json' says"

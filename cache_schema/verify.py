@@ -72,7 +72,7 @@ class Report:
             yield (
                 "repaired: run the same extraction to bring back what is missing"
                 if self.repaired
-                else remedy(self.path)
+                else f"to repair it, {remedy(self.path)}"
             )
         if self.damaged:
             names = ", ".join(map(repr, self.damaged))

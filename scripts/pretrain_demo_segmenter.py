@@ -49,9 +49,9 @@ CONFIG = Path(__file__).parents[1] / "extract/configs/demo.py"
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts.pretrain_demo_segmenter", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--frame-steps", type=int, default=8000)
+    parser.add_argument("--frame-steps", type=int, default=6000)
     parser.add_argument("--frame-scenes", type=int, default=3000)
-    parser.add_argument("--video-steps", type=int, default=3500)
+    parser.add_argument("--video-steps", type=int, default=3000)
     parser.add_argument("--video-scenes", type=int, default=1200)
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def _encoded_clips(vita: VITA, scenes: int, out: Path) -> list[EncodedClip]:
 
 @torch.no_grad()
 def _encoded(vita: VITA, number: int) -> EncodedClip:
-    frames, masks, labels = _drawn(make_scene((WORLD, 1, number)))
+    frames, masks, labels = drawn_scene(make_scene((WORLD, 1, number)))
     model = vita.frame_model
     finest: list[Tensor] = []
     projection = model.model.pixel_level_module.decoder.mask_projection
@@ -241,14 +241,16 @@ def _frames(
         # Some are crowds of one kind: only there do masks have to go by places alone.
         scene = make_scene((WORLD, 0, number), crowd=number % 4 == 0)
         picked = np.random.default_rng([WORLD, 3, number]).permutation(scene.num_frames)[:each]
-        drawn, shown, kinds = _drawn(scene, picked)
+        drawn, shown, kinds = drawn_scene(scene, picked)
         images += drawn
         masks += shown.unbind(1)
         labels += [kinds] * each
     return images, masks, labels
 
 
-def _drawn(scene: Scene, indices: Sequence[int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def drawn_scene(
+    scene: Scene, indices: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Frames (T, 3, H, W) uint8 after JPEG, masks (N, T, H, W) bool, labels (N,) of a scene."""
     frames, masks = scene.draw(indices)
     for frame in frames:

@@ -17,6 +17,7 @@ class Folder(ThreadingHTTPServer):
         folder: what it serves.
         ranges: it gives parts of files.
         delay: seconds before each answer.
+        lengths: answers say how long they are, so that one that was cut off shows.
         cut: of so many answers with a body one is cut off in the middle; 0 for none.
         refuse: status that it answers every request with instead.
 
@@ -34,12 +35,13 @@ class Folder(ThreadingHTTPServer):
         folder: Path,
         *,
         ranges: bool = True,
+        lengths: bool = True,
         delay: float = 0,
         cut: int = 0,
         refuse: int = 0,
     ) -> None:
         self.folder, self.ranges, self.delay, self.cut = folder, ranges, delay, cut
-        self.refuse, self.closed = refuse, False
+        self.lengths, self.refuse, self.closed = lengths, refuse, False
         self.sent: Counter[str] = Counter()
         self.answers = 0
         super().__init__(("127.0.0.1", 0), _Answer)
@@ -78,7 +80,10 @@ class _Answer(BaseHTTPRequestHandler):
             data = data[start:end]
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
+        if server.lengths or not body:
+            self.send_header("Content-Length", str(len(data)))
+        else:
+            self.send_header("Connection", "close")
         self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
         self.end_headers()
         if not body:

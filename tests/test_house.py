@@ -46,7 +46,7 @@ def test_every_target_installs_first():
             reached = rules[reached].split()[0]
 
 
-@pytest.mark.parametrize("target", ["train", "demo", "submit", "sweep"])
+@pytest.mark.parametrize("target", ["train", "submit", "sweep"])
 def test_options_of_stage_two_are_checked_before_stage_one(target: str):
     command = ["make", "--no-print-directory", "-n", target, "TRAIN_OPTIONS=a.b=1"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

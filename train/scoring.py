@@ -90,7 +90,7 @@ def run(arguments: Namespace) -> None:
     contents = evaluate(task, with_controls=arguments.controls)
     if contents:
         run = describe_run(
-            config=config.to_dict() if config else {},
+            config=config.to_dict() if config else predictions.training.get("config", {}),
             seed=predictions.training.get("seed"),
             caches={
                 "training": predictions.training.get("caches", []),
@@ -105,6 +105,7 @@ def run(arguments: Namespace) -> None:
             shuffle_frames=arguments.shuffle_frames,
         )
         metrics = _write(out / "metrics.json", contents, sigmas, run)
+        contents[0] = metrics  # which says what the head is called
         if arguments.report:
             write_report(out / "report.html", reader, [Evaluated.of("", metrics, predictions)])
     _print(arguments, contents, task)

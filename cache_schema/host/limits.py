@@ -13,6 +13,7 @@ LIMITS = {
     "DMVS_MAX_UNPACKED": (1 << 28, "bytes of a file in an archive"),
     "DMVS_MAX_PICKLE": (1 << 26, "bytes of a pickle in a checkpoint"),
     "DMVS_MAX_ARRAY": (1 << 31, "bytes of an array of HDF5 that is read at once"),
+    "DMVS_MAX_BLOCKS": (20 * 10**9, "bytes of caches on servers that are kept here"),
 }
 
 

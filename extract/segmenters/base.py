@@ -84,8 +84,9 @@ class Segmenter(nn.Module):
         stride: pixels of the padded frame a side of a cell of the mask features.
         divisor: frames are padded to a multiple of it.
         pixel_mean, pixel_std: normalisation of RGB values from 0 to 255.
-        mask_head: the linear layers (ReLU between) that make mask embeddings of queries, for heads
-            that start from them; none by default.
+        mask_head: the linear layers that make mask embeddings of queries, for heads that start
+            from them; none by default.
+        activation: between these layers, one of `cache_schema.records.ACTIVATIONS`.
         keep: how many queries of a video are stored, those of its best S_v, as video and as frame
             queries. For one with identity whose `FrameOutput.kept` holds the logits of each frame
             and of all that it holds (t, N_f, ...). None stores all.
@@ -103,6 +104,7 @@ class Segmenter(nn.Module):
     pixel_mean: Sequence[float] = (123.675, 116.28, 103.53)
     pixel_std: Sequence[float] = (58.395, 57.12, 57.375)
     mask_head: Sequence[nn.Linear] = ()
+    activation: str = "relu"
     keep: int | None = None
     autocast: torch.dtype | None = None
     config: Any
@@ -171,7 +173,7 @@ class Segmenter(nn.Module):
         """What a cache says of the segmenter that a configuration calls ``name``."""
         layers = [(layer.weight, layer.bias) for layer in self.mask_head]
         head = tuple(tuple(t.detach().float().cpu().numpy() for t in layer) for layer in layers)
-        return SegmenterFacts(type=name, identity=self.identity, mask_head=head)
+        return SegmenterFacts(name, self.identity, head, self.activation)
 
     def check_frames(self, images: Tensor, output: FrameOutput) -> None:
         """Raise ValueError if the frame level says anything else than it declares."""

@@ -21,6 +21,7 @@ from transformers.activations import ACT2FN
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from cache_schema.records import ACTIVATIONS
 from extract.frozen import freeze
 from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput
 from extract.segmenters.preprocessing import Preprocessor
@@ -108,8 +109,6 @@ class VidEoMT(Segmenter):
     tokens see the queries, so that a clip from another first frame would have slightly other mask
     features; those of the video are stored, and clips' masks are theirs with the clip's embeddings.
 
-    Its own mask head has GELU between its layers: no start for heads, whose layers have ReLU.
-
     Attributes:
         autocast: None, or the narrow type that the layers multiply in; the mask features, masks
             and classes stay float32.
@@ -125,6 +124,10 @@ class VidEoMT(Segmenter):
         self.query_dim = self.mask_dim = config.hidden_size
         self.num_classes, self.divisor = config.num_classes, config.patch_size
         self.stride = config.patch_size // 2**config.num_upscale_blocks
+        if config.hidden_act in ACTIVATIONS:
+            layers = self.model.mask_head
+            self.mask_head = [layers.fc1, layers.fc2, layers.fc3]
+            self.activation = config.hidden_act
         freeze(self)
 
     @classmethod

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from stage_one import edit, small_config, small_data
 
+from cache_schema import manifest
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from extract.datasets.published import PUBLISHED, Published
@@ -53,6 +54,7 @@ def test_new_videos_go_on_in_the_same_cache(
     after = CacheReader(place[1])
     assert after.fingerprint == before.fingerprint and after.video_ids == [*before.video_ids, NEW]
     assert {i: after.entries[i] for i in before.video_ids} == before.entries
+    assert manifest.read(place[1]).complete
     again = run(*place)
     assert (again.videos, again.already_there) == (0, 3)
     options = {"codec": {"name": "float16"}}

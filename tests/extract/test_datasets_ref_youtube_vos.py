@@ -87,7 +87,7 @@ def test_masks_need_no_images_and_opening_no_masks(root):
     for path in masks(root):
         path.write_bytes(b"")
     data = RefYouTubeVOS(root, "train")
-    refused(lambda: data.video("a0"), "video a0", str(masks(root)[0]), "broken")
+    refused(lambda: data.video("a0"), "video a0", str(masks(root)[0]), "not an image")
     assert data.video("a1").objects
 
 
@@ -145,7 +145,7 @@ def test_bad_masks(root):
     path.unlink()
     bad("does not exist")
     path.symlink_to(path)
-    bad("broken")
+    bad("cannot be read")
 
 
 def test_missing_files_and_folders(root):

@@ -333,6 +333,8 @@ def test_sampling_equals_the_library(
 )
 def test_resizing_equals_interpolation(shape: tuple[int, int], new_shape: tuple[int, int]) -> None:
     maps = images(2, 3, *shape)
-    expected = F.interpolate(maps, new_shape, mode="bilinear", align_corners=False)
+    # In float64: in float32 the library itself is off by more than is allowed here.
+    exact = F.interpolate(maps.double(), new_shape, mode="bilinear", align_corners=False)
+    expected = exact.float()
     found = map_of(resize(tokens_of(maps), shape, new_shape), new_shape)
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)

@@ -25,7 +25,6 @@ from extract.__main__ import main
 from extract.codecs import video_tracks as video_tracks_module
 from extract.datasets import MeViS
 from extract.pipeline import coding, reading, writing
-from extract.pipeline import reading as readers_module
 from extract.pipeline import run as pipeline
 from extract.pipeline.beside import Child, ahead
 from extract.pipeline.parts import Images
@@ -238,7 +237,7 @@ def stream_of(data, readers, videos=4, change=None):
         change(dataset)
     if not readers:
         return [(i, plain(part)) for i, part in reading.read(stage, dataset, ids)]
-    with readers_module.reading(stage, dataset, ids, readers) as (stream, _):
+    with reading.reading(stage, dataset, ids, readers) as (stream, _):
         return [(i, plain(part)) for i, part in stream]
 
 
@@ -286,13 +285,13 @@ def test_readers_are_a_bounded_number_of_chunks_ahead(data, tmp_path):
 
     dataset.video = video
     seen = 0
-    with readers_module.reading(stage, dataset, dataset.ids, 3) as (stream, _):
+    with reading.reading(stage, dataset, dataset.ids, 3) as (stream, _):
         for _, part in stream:
             if isinstance(part, Images):
                 seen += 1
                 if seen % 8 == 0:
                     time.sleep(0.05)  # whoever can go on does
-                assert len(list(tmp_path.iterdir())) <= seen + readers_module.ASKED * 2
+                assert len(list(tmp_path.iterdir())) <= seen + reading.ASKED * 2
     assert seen == 48
 
 
@@ -301,7 +300,7 @@ def test_readers_are_a_bounded_number_of_chunks_ahead(data, tmp_path):
 def test_a_reader_that_dies_ends_the_run_and_the_rest_resumes(
     data, sequential, tmp_path, monkeypatch, what, how
 ):
-    real = getattr(readers_module, what)
+    real = getattr(reading, what)
 
     def dies(stage, dataset, given):
         for number, item in enumerate(real(stage, dataset, given)):
@@ -312,7 +311,7 @@ def test_a_reader_that_dies_ends_the_run_and_the_rest_resumes(
             yield item
 
     with monkeypatch.context() as patch:
-        patch.setattr(readers_module, what, dies)
+        patch.setattr(reading, what, dies)
         with pytest.raises((SystemTrouble, RuntimeError), match="reading process|were reached"):
             run(data, tmp_path / "cache", readers=3)
     run(data, tmp_path / "cache", readers=3)
@@ -385,8 +384,10 @@ def test_bad_input_found_anywhere_stops_only_its_video(
 def test_no_run_ends_well_with_videos_that_nobody_reached(
     data, sequential, tmp_path, monkeypatch, how
 ):
+    whole = reading.read
+
     def lossy(stage, dataset, video_ids):
-        for video_id, part in reading.read(stage, dataset, video_ids):
+        for video_id, part in whole(stage, dataset, video_ids):
             if video_id == "train_0002":
                 if how == "ends early":
                     return
@@ -395,7 +396,7 @@ def test_no_run_ends_well_with_videos_that_nobody_reached(
 
     said = {"killed": "the reading process ended with status -9", "ends early": "2 of 4 videos"}
     with monkeypatch.context() as patch:
-        patch.setattr(readers_module, "read", lossy)
+        patch.setattr(reading, "read", lossy)
         with pytest.raises(SystemTrouble, match=said[how]):
             run(data, tmp_path / "cache")
     assert manifest.read(tmp_path / "cache").failures == {}

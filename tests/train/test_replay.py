@@ -193,7 +193,7 @@ def test_a_light_copy_gives_the_masks_of_the_full_cache(
         write_video(writer, video)
     copy(tmp_path / "full", tmp_path / "light", light=True)
     full, light = (
-        np.stack(list(replay.vita_masks(reader.video(video.id), codec=reader.codec)))
+        np.stack(list(replay.vita_masks(reader.video(video.id))))
         for reader in map(CacheReader, (tmp_path / "full", tmp_path / "light"))
     )
     assert full[:, :3].any((2, 3)).all() and not light[:, 3].any()

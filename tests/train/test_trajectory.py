@@ -194,16 +194,20 @@ def test_select_says_which_objects_and_draws_nothing() -> None:
     assert outputs[-1].logits.shape == (2, 3)
 
 
-def test_from_its_start_each_query_draws_its_own_object() -> None:
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_from_its_start_each_query_draws_its_own_object(activation: str) -> None:
+    between = getattr(nn.functional, activation)
+    sizes = replace(SIZES, activation=activation)
     inputs = make_inputs()
     # As the segmenter's are: after a norm.
     queries = nn.functional.layer_norm(inputs.video_queries, (WIDTH,))
     inputs = replace(inputs, video_queries=queries)
-    head = make("dmvs", mask_start="segmenter", decoder_start="identity")
+    start = KEYS | {"mask_start": "segmenter"}
+    head = find_head("dmvs")(sizes, **start, decoder_start="identity").eval()
     expected = queries
     for number, (weight, bias) in enumerate(SIZES.mask_head):
         expected = expected @ torch.from_numpy(weight).T + torch.from_numpy(bias)
-        expected = expected.relu() if number < 2 else expected
+        expected = between(expected) if number < 2 else expected
     for output in head(inputs):
         own = torch.take_along_dim(expected, output.sources[:, :, None], dim=1)
         torch.testing.assert_close(output.mask_embeds, own, atol=1e-3, rtol=1e-3)

@@ -3,7 +3,7 @@
 model = dict(
     type="select",
     hidden_dim=64,
-    num_motion_queries=12,
+    num_motion_queries=6,  # scenes hold at most five objects
     num_layers=2,
     num_heads=4,
     feedforward_dim=256,

@@ -46,6 +46,7 @@ def common_sizes(
         identity=caches[0].segmenter.identity,
         mask_head=caches[0].segmenter.mask_head,
         num_frame_queries=shapes["frame queries"][0],
+        activation=caches[0].segmenter.activation,
     )
 
 

@@ -24,6 +24,7 @@ class CacheSizes:
         identity: whether frame query n of one frame goes on as n in the next.
         mask_head: weight (out, in) and bias (out,), float32, of the segmenter's own three linear
             layers; empty where the cache does not hold them.
+        activation: between these layers, "relu" or "gelu".
         num_frame_queries: N_f.
     """
 
@@ -35,6 +36,7 @@ class CacheSizes:
     identity: bool = False
     mask_head: tuple[tuple[np.ndarray, np.ndarray], ...] = field(default=(), compare=False)
     num_frame_queries: int = 100
+    activation: str = "relu"
 
 
 @dataclass

@@ -45,7 +45,9 @@ class DMVS(Head):
         initialisation: of the motion queries (Table 5), one of `INITIALISATIONS`.
         decoder_reads: of `READS`, what the decoder's queries read, in this order.
         sentence: "mean", the cached F_se; or "max", the maximum over the words.
-        mask_start: the mask head starts at "random"; or as the "segmenter"'s own.
+        mask_start: the mask head starts at "random"; or as the "segmenter"'s own, with its
+            activation. Of a segmenter whose embeddings change from frame to frame, a query starts
+            with the one of the video query, for the whole video.
         decoder_start: decoder layers start at "random"; or as the "identity", adding nothing.
         query_positions: motion queries have learned positions where they read each other, as in
             LMPM and DsHmp; at first they are zero.
@@ -112,7 +114,9 @@ class DMVS(Head):
             dropout=dropout,
         )
         self.class_head = nn.Linear(hidden_dim, 1)
-        self.mask_head = three_layers(hidden_dim, sizes.mask_dim)
+        gelu = mask_start == "segmenter" and sizes.activation == "gelu"
+        between = nn.GELU if gelu else nn.ReLU
+        self.mask_head = three_layers(hidden_dim, sizes.mask_dim, between)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

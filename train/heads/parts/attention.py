@@ -172,10 +172,10 @@ def _flat(frame_queries: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
     return frame_queries.flatten(1, 2), mask.flatten(1)
 
 
-def three_layers(dim: int, out_dim: int) -> nn.Sequential:
-    """Three linear layers with ReLU between them."""
+def three_layers(dim: int, out_dim: int, between: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Three linear layers with an activation between them."""
     return nn.Sequential(
-        nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim)
+        nn.Linear(dim, dim), between(), nn.Linear(dim, dim), between(), nn.Linear(dim, out_dim)
     )
 
 
