@@ -17,7 +17,7 @@ from cache_schema.host import cli
 from cache_schema.verify import verify
 from extract.__main__ import main as extract
 from extract.demo.layout import write_split
-from scripts import codec_scores, draw_overlays, make_demo_data, report, score, submit
+from scripts import draw_overlays, make_demo_data, report, score, submit
 from scripts.segment.__main__ import main as segment
 from tests.processes import Command
 from tests.train.test_small_machine import own_mounts
@@ -65,11 +65,6 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
     ),
     "copy": (cache, "copy {0}/cache {1}"),
     "stats": (cache, "stats {0}/cache --out {1}/p.png"),
-    "codec_scores": (
-        codec_scores.main,
-        "--fit {0}/cache --cache {0}/cache --predictions {0}/predictions.h5 --ranks 4 "
-        "--json {1}/c.json",
-    ),
     "demo data": (make_demo_data.main, "--root {1} --train 1 --valid-u 1 --valid 1"),
 }
 
