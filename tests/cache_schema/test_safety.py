@@ -304,7 +304,7 @@ def test_a_basis_for_other_channels_than_the_videos(tmp_path):
             read()
 
 
-def test_a_basis_of_absurd_size_is_refused_before_it_is_read(tmp_path):
+def test_a_basis_of_absurd_size_is_refused_before_it_is_read(tmp_path, monkeypatch):
     """A sparse file really has the sizes that it claims."""
     write_cache(tmp_path, num_videos=1, codec=LOWRANK)
     with h5py.File(tmp_path / SHARD, "r+") as file:
@@ -318,6 +318,9 @@ def test_a_basis_of_absurd_size_is_refused_before_it_is_read(tmp_path):
             h5py.h5d.create(file["codec"].id, key.encode(), h5py.h5t.IEEE_F32LE, space, plist)
     assert (tmp_path / SHARD).stat().st_size > 1 << 36
     started = time.monotonic()
+    with pytest.raises(InputError, match="holds 68,719,476,736 bytes .* set DMVS_MAX_ARRAY"):
+        CacheReader(tmp_path)
+    monkeypatch.setenv("DMVS_MAX_ARRAY", str(1 << 40))
     with pytest.raises(InputError, match="sizes C_mask=262144, R=65536: not from 1 to 4096"):
         CacheReader(tmp_path)
     assert time.monotonic() - started < 5
