@@ -31,7 +31,7 @@ def head_name(content: Mapping) -> str:
     return "DMVS" if kind == "dmvs" else kind.rpartition(":")[2]
 
 
-def table(content: Mapping) -> str:
+def table(content: Mapping, name: str | None = None) -> str:
     """What is printed of an evaluation, in percent: one row for the head and for each control.
 
     Args:
@@ -40,7 +40,10 @@ def table(content: Mapping) -> str:
     if "annotators" in content:
         return _davis_table(content)
     controls = content.get("controls", {})
-    rows = {head_name(content): content, **{NAMES.get(row, row): f for row, f in controls.items()}}
+    rows = {
+        name or head_name(content): content,
+        **{NAMES.get(row, row): f for row, f in controls.items()},
+    }
     parts = [_table(rows, content), accuracy_lines(content), share_of_best(content) or ""]
     return "\n".join(filter(None, parts)).rstrip("\n")
 
