@@ -250,7 +250,7 @@ def test_a_sweep_leaves_what_a_run_leaves(
     for path in (tmp_path / "sweep" / "a" / "seed-3", ours, alone):
         for name in ("scalars.json", "events.json"):
             (written,) = path.glob(f"*/vis_data/{name}")
-            lines = [json.loads(line) for line in written.open()]
+            lines = [json.loads(line) for line in written.read_text().splitlines()]
             assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10]
             assert [line["step"] for line in lines if "val/J&F" in line] == [5, 10]
 

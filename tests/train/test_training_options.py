@@ -171,7 +171,7 @@ def test_options_are_checked_without_any_cache(
     words = ["demo", "--cache", "nothing", *words, "--check", "--cfg-options"]
     assert cli.run(command, [*words, "data.seed=1"]) == 0
     assert cli.run(command, [*words, "train.max_iter=1"]) == 2
-    assert "did you mean max_iters?" in capsys.readouterr().err
+    assert "did you mean 'max_iters'?" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 
 
