@@ -144,7 +144,7 @@ def test_a_reader_sees_a_cache_that_is_still_being_written(tmp_path):
     assert len(CacheReader(tmp_path)) == 2
 
 
-def test_the_ten_lines_of_the_format_page_read_a_cache(tmp_path):
+def test_the_lines_of_the_format_page_read_a_cache(tmp_path):
     made = write_cache(tmp_path, codec="float32", num_videos=1)[0]
     page = (Path(reader_module.__file__).parent / "README.md").read_text()
     found = {"cache": tmp_path}

@@ -120,7 +120,7 @@ def test_two_ranks_sweep_as_one_and_drop_the_same_head(folder: Path, tmp_path: P
             )
         )
         logs = [
-            [json.loads(line)["loss"] for line in path.open()]
+            [json.loads(line)["loss"] for line in path.read_text().splitlines()]
             for name in ("one", "two")
             for path in (tmp_path / name / label / "seed-0").glob("*/vis_data/scalars.json")
         ]

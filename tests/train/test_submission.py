@@ -313,12 +313,10 @@ video = AnnotatedVideo("v0", ["00000", "00005"], expressions, {{}}, (9, 12))
 with new_submission(Path({str(out)!r}), MEVIS) as writer:
     writer.add(video, masks())
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-    )
-    assert process.stdout is not None and process.stdout.readline() == b"written\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"written\n"
+        process.send_signal(signal.SIGKILL)
     assert not out.exists()
 
 
