@@ -95,7 +95,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
     wrapped = Config({"keys": values})
     try:
         wrapped.merge_from_dict({f"keys.{name}": value for name, value in options.items()})
-    except (KeyError, TypeError, AssertionError) as error:
+    except (AttributeError, KeyError, TypeError, AssertionError) as error:
         raise InputError(f"--cfg-options do not fit {path}: {error}") from error
     merged = wrapped.to_dict()["keys"]
     if isinstance(merged.get("clips"), dict):

@@ -129,9 +129,10 @@ def test_other_codecs_are_refused_by_name(tmp_path: Path, codec: Any, words: lis
         ({"clips.rnge": 3}, r"unknown key 'clips.rnge' \(did you mean 'range'"),
         ({"mirror": True}, "mirror is True, give words, pixels or None"),
         ({"mirror": "wrds"}, "mirror is 'wrds', give words, pixels or None"),
+        ({"segmenter": [0, 0], "segmenter.backbone.depth": 1}, "--cfg-options do not fit"),
     ],
 )
-def test_how_clips_are_drawn_and_mirrored_is_checked(options: dict, message: str) -> None:
+def test_odd_values_are_refused(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_config(DEMO, options)
 

@@ -143,3 +143,15 @@ def test_a_folder_without_an_evaluation_is_refused(
     words = ["--cache", str(world / "cache"), "--evaluation", str(tmp_path), "--out", "r.html"]
     assert cli.run(report, words) == 2
     assert "run train.evaluate first" in capsys.readouterr().err
+
+
+def test_figures_that_are_none_are_refused(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    metrics = json.loads((world / "metrics.json").read_text())
+    metrics["run"]["keep"] = "all"
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "predictions.h5").symlink_to(world / "predictions.h5")
+    words = ["--cache", str(world / "cache"), "--evaluation", str(tmp_path), "--out", "r.html"]
+    assert cli.run(report, words) == 2
+    assert "'all' queries were kept" in capsys.readouterr().err

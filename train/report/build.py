@@ -54,7 +54,10 @@ class Evaluated:
         run = metrics["run"]
         sigma = run["sigma"][0] if isinstance(run["sigma"], list) else run["sigma"]
         _check(metrics)
-        return cls(name or head_name(metrics), metrics, predictions, float(sigma), run.get("keep"))
+        at_most = run.get("keep")
+        if at_most is not None and (type(at_most) is not int or at_most < 1):
+            raise ValueError(f"{at_most!r:.40} queries were kept")
+        return cls(name or head_name(metrics), metrics, predictions, float(sigma), at_most)
 
 
 @dataclass
