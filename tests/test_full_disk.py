@@ -5,6 +5,7 @@ another user with a folder that is not theirs.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,10 @@ from cache_schema.host import cli
 from cache_schema.verify import verify
 from extract.__main__ import main as extract
 from extract.demo.layout import write_split
+from extract.segmenters.vita.convert import main as convert
 from scripts import draw_overlays, make_demo_data, report, score, submit
 from scripts.segment.__main__ import main as segment
+from tests.extract.vita_cases import SHIPPED, unpacked
 from tests.processes import Command
 from tests.train.test_small_machine import own_mounts
 from train import evaluate, sweep
@@ -65,6 +68,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
     ),
     "copy": (cache, "copy {0}/cache {1}"),
     "stats": (cache, "stats {0}/cache --out {1}/p.png"),
+    "convert": (convert, "{0}/tiny.pth {1}/w.safetensors"),
     "demo data": (make_demo_data.main, "--root {1} --train 1 --valid-u 1 --valid 1"),
 }
 
@@ -77,6 +81,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     write_split(root / "data", "train", 1, seed=5)
     (root / "rows.py").write_text('reference = "a"\nrows = dict(a="dmvs")\n')
+    shutil.copy(unpacked(SHIPPED / "tiny_r50.pth"), root / "tiny.pth")
     for name, out in (("extract", "cache"), ("train", "run"), ("evaluate", "")):
         main, line = COMMANDS[name]
         assert main(line.format(root, root / out).split()) in (0, None)
