@@ -29,11 +29,12 @@ export OMP_WAIT_POLICY = PASSIVE
 
 BIN = .venv/bin
 INSTALLED = .venv/installed
+CHANGED = $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
 TRAINING = $(BIN)/python -m train $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(RUN) \
-	--resume $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
+	--resume $(CHANGED)
 SWEEPING = $(BIN)/python -m train.sweep $(SWEEP) --config $(TRAIN_CONFIG) \
 	--cache $(CACHE)/$(TRAIN_SPLIT) --eval-cache $(CACHE)/$(EVAL_SPLIT) --seeds $(SEEDS) \
-	--work-dir $(OUT)/sweep-$(SWEEP) --resume $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
+	--work-dir $(OUT)/sweep-$(SWEEP) --resume $(CHANGED)
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
 
 .DEFAULT_GOAL := help
@@ -78,15 +79,15 @@ eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 	@echo "== eval"
 	@$(BIN)/python -m train.evaluate $(TRAIN_CONFIG) --cache $(CACHE)/$(EVAL_SPLIT) \
 		--checkpoint $(RUN) --out $(OUT) --controls --save-masks \
-		$(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
+		$(CHANGED)
 
 demo: check-train extract ## the whole loop on the demo world, three heads, with tables, a picture and a page at the end
 	@echo "== train the paper's head and one that knows the order of frames, in one pass"
 	@$(BIN)/python -m train.sweep drawing --config demo --cache $(CACHE)/$(TRAIN_SPLIT) --seeds 0 \
-		--work-dir $(OUT)/heads --resume $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
+		--work-dir $(OUT)/heads --resume $(CHANGED)
 	@echo "== train a head that draws no masks"
 	@$(BIN)/python -m train demo_select --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(OUT)/heads/select \
-		--resume $(if $(TRAIN_OPTIONS),--cfg-options $(TRAIN_OPTIONS))
+		--resume $(CHANGED)
 	@echo "== evaluate"
 	@set -e; for head in dmvs/seed-0 trajectory/seed-0 select; do \
 		out=$(OUT)/$${head%/seed-0}; mkdir -p $$out; \

@@ -1,10 +1,9 @@
 """VidEoMT with DINOv2 base, for YouTube-VIS 2019."""
 
 from extract.configs._videomt import *  # noqa: F403
+from extract.configs._videomt import segmenter as _large
 
-segmenter = dict(
-    type="videomt",
-    num_classes=40,
+segmenter = _large | dict(
     hidden_size=768,
     num_hidden_layers=12,
     num_attention_heads=12,
