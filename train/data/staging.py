@@ -80,7 +80,7 @@ class Staging:
         ranks, count = batches.world_size, workers * PREFETCH + AHEAD
         own = batches.batch_size // ranks * most_bytes(dataset)
         most = os.sysconf("SC_PHYS_PAGES") // (SHARE * ranks * count)
-        size = min(-(-own // mmap.PAGESIZE), most) * mmap.PAGESIZE
+        size = min(own // mmap.PAGESIZE + 1, most) * mmap.PAGESIZE
         # Of no file: /dev/shm is small in containers.
         memory = mmap.mmap(-1, count * size)
         self.slots = torch.frombuffer(memory, dtype=torch.uint8).view(count, size)
@@ -169,18 +169,22 @@ def most_bytes(dataset: ClipDataset) -> int:
 
 def unpack(packed: Tensor, layout: Layout) -> list[Tensor]:
     """The tensors that lie side by side in (bytes,) uint8, without a copy."""
+    typed = {dtype: packed.view(dtype) for dtype, _ in layout}
     tensors, start = [], 0
     for dtype, shape in layout:
-        size = math.prod(shape) * dtype.itemsize
-        tensors.append(packed[start : start + size].view(dtype).view(shape))
-        start += room([(dtype, shape)])
+        first, count = start // dtype.itemsize, math.prod(shape)
+        tensors.append(typed[dtype][first : first + count].view(shape))
+        start += _aligned(count * dtype.itemsize)
     return tensors
 
 
 def room(layout: Layout) -> int:
     """Bytes that tensors take side by side, each of them aligned."""
-    sizes = (math.prod(shape) * dtype.itemsize for dtype, shape in layout)
-    return sum(-(-size // ALIGNED) * ALIGNED for size in sizes)
+    return sum(_aligned(math.prod(shape) * dtype.itemsize) for dtype, shape in layout)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED
 
 
 class Stager:
