@@ -251,7 +251,7 @@ def pipeline(bench: Bench, videos: int) -> Iterator[None]:
     ids, readers = bench.dataset.ids[:videos], default_readers(bench.device)
     with TemporaryDirectory(dir=bench.folder) as out:
         stage, data, codec = bench.stage, bench.dataset, bench.codec
-        open_cache = partial(new_cache, stage, data.facts, codec, Path(out) / "cache", {})
+        open_cache = new_cache(stage, data.facts, codec, Path(out) / "cache", {})
         run = outcomes_of(stage, data, codec, open_cache, ids, 1, readers)
         with closing(run) as outcomes:
             next(outcomes)
