@@ -1,11 +1,12 @@
-"""A head's forward and backward pass as two CUDA graphs, which replace hundreds of launches.
+"""A head's forward and backward pass and its optimiser's step as CUDA graphs.
 
-The operations are those of the head itself, recorded once for each shape of the inputs and repeated
-on new numbers. Where a graph cannot be recorded, and without a GPU, the head runs as it is.
+They replace hundreds of launches. The operations are those of the head and of the optimiser
+themselves, recorded once for each shape of the inputs and repeated on new numbers. Where a graph
+cannot be recorded, and without a GPU, they run as they are.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -162,6 +163,62 @@ class _Replay(torch.autograd.Function):
             elif gradient is not None:
                 parameter.grad += gradient
         return None, None
+
+
+class GraphedStep:
+    """Calls what changes the parameters of an optimiser by their gradients.
+
+    It is recorded when gradients lie where they lay before, as `_Graphs` leaves them.
+
+    Args:
+        step: without a wait for the device; what it returns is in memory of its own.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, step: Callable[[], Tensor]) -> None:
+        self._optimizer, self._step = optimizer, step
+        self._rates: list[Tensor] = []
+        self._graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
+
+    def forget(self) -> None:
+        """To be called when the optimiser's state lies elsewhere."""
+        self._graphs.clear()
+
+    def __call__(self) -> Tensor:
+        groups = self._optimizer.param_groups
+        gradients = (p.grad for group in groups for p in group["params"])
+        places = tuple(0 if own is None else own.data_ptr() for own in gradients)
+        if places not in self._graphs:
+            if len(self._graphs) < SHAPES:
+                self._graphs[places] = None
+            return self._step()
+        recorded = self._graphs[places]
+        if recorded is None:
+            try:
+                recorded = self._graphs[places] = self._record(groups)
+            except RuntimeError as error:
+                warnings.warn(f"the optimiser runs without CUDA graphs: {error}", stacklevel=2)
+                self._graphs = dict.fromkeys(range(SHAPES))  # which no places are
+                return self._step()
+        for rate, group in zip(self._rates, groups, strict=True):
+            rate.fill_(group["lr"])
+        graph, said = recorded
+        graph.replay()
+        return said.clone()
+
+    def _record(self, groups: Sequence[dict[str, Any]]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        device = groups[0]["params"][0].device
+        self._rates = self._rates or [torch.zeros((), device=device) for _ in groups]
+        before = [{name: group[name] for name in ("lr", "capturable")} for group in groups]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            for group, rate in zip(groups, self._rates, strict=True):
+                group |= {"lr": rate, "capturable": True}
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                said = self._step()
+        finally:
+            for group, own in zip(groups, before, strict=True):
+                group |= own
+        return graph, said
 
 
 def _learning(found: Mapping[str, Tensor]) -> list[Tensor]:

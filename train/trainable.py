@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cache_schema.host.cli import InputError
 from train.data import Batch
-from train.graphed import GraphedHead
+from train.graphed import GraphedHead, GraphedStep
 from train.heads import CacheSizes, Head, HeadOutput, find_head
 from train.losses import Criterion, Diverged
 from train.losses.points import sample_points
@@ -62,6 +62,11 @@ class TrainableHead(BaseModel):
         if ema_decay:
             self.average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
             self.average.requires_grad_(False)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether a step is recorded as CUDA graphs."""
+        return self._decode.enabled and next(self.head.parameters()).is_cuda
 
     def evaluated_head(self) -> Head:
         """The head that is evaluated: the average of the weights where one is kept."""
@@ -162,7 +167,29 @@ class _Clipped:
 
 
 class HeadOptimizer(_Clipped, OptimWrapper):
-    """mmengine's optimiser of a head."""
+    """mmengine's optimiser of a head.
+
+    Args:
+        graphs: record the step as a CUDA graph.
+        settings: mmengine's.
+    """
+
+    def __init__(self, *, graphs: bool, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._graphed = GraphedStep(self.optimizer, self._eager) if graphs else None
+
+    def step(self) -> None:
+        """Clip the gradients and take the step."""
+        self.norm = self._graphed() if self._graphed else self._eager()
+
+    def _eager(self) -> Tensor:
+        super().step()
+        return self.norm
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self._graphed:
+            self._graphed.forget()
 
 
 class ScaledHeadOptimizer(_Clipped, AmpOptimWrapper):
@@ -223,7 +250,7 @@ def build_optimizer(config: Config, model: TrainableHead) -> OptimWrapper:
                 "bfloat16, or none"
             )
         return ScaledHeadOptimizer(dtype="float16", optimizer=optimizer, clip_grad=clip)
-    return HeadOptimizer(optimizer, clip_grad=clip)
+    return HeadOptimizer(optimizer=optimizer, clip_grad=clip, graphs=model.recorded)
 
 
 def decay_groups(head: nn.Module) -> list[dict[str, Any]]:

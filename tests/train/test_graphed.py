@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from train.graphed import WORDS, GraphedHead, padded
+from train.graphed import WORDS, GraphedHead, GraphedStep, padded
 from train.heads import CacheSizes, HeadInputs
 from train.heads.dmvs import DMVS
 
@@ -74,3 +74,31 @@ def test_replays_give_the_head_s_outputs_and_gradients() -> None:
             head.zero_grad()
         torch.testing.assert_close(*found)
     assert len(graphed.graphs) == 2 and all(graphed.graphs.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_recorded_step_is_the_optimiser_s() -> None:
+    torch.manual_seed(0)
+    heads = [torch.nn.Linear(8, 8).cuda() for _ in range(2)]
+    heads[1].load_state_dict(heads[0].state_dict())
+    optimizers = [torch.optim.AdamW(head.parameters(), lr=1e-2, fused=True) for head in heads]
+
+    def take(k: int) -> torch.Tensor:
+        norm = torch.nn.utils.clip_grad_norm_(heads[k].parameters(), 0.1)
+        optimizers[k].step()
+        return norm
+
+    graphed = GraphedStep(optimizers[0], lambda: take(0))
+    kept = [[torch.zeros_like(p) for p in heads[0].parameters()] for _ in range(2)]
+    for step in range(8):
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 1e-2 / (1 + step)
+        for place, *parameters in zip(
+            kept[step % 2], *(h.parameters() for h in heads), strict=True
+        ):
+            place.normal_()
+            parameters[0].grad, parameters[1].grad = place, place.clone()
+        torch.testing.assert_close(graphed(), take(1))
+        torch.testing.assert_close(*([*head.parameters()] for head in heads))
+    assert optimizers[0].state_dict()["state"][0]["step"] == 8
+    assert optimizers[0].param_groups[0]["lr"] == 1e-2 / 8

@@ -6,7 +6,6 @@ needed for the matching only, where no gradient is kept; the loss computes the f
 again.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
@@ -16,12 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.losses import assignment_kernel
+from train import kernels
 from train.losses.assignment import assign, check_finite
-from train.losses.assignment_kernel import KernelError, assign_all
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.masks.supervision import Group, Match, Matches, Supervision
-from train.memory import on_cpu
 
 
 def _matched(layers: Sequence[Matches]) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,12 +199,8 @@ class SetCriterion:
         """
         costs = [self.costs(logits, embeds, group, random) for group in truth.groups]
         # Heads that are compared together are told at once if one of them has diverged.
-        if self.stays and truth.heads == 1 and assignment_kernel.WORKS and not on_cpu(logits):
-            try:
-                return _stay(costs, truth.groups, *logits.shape[:2])
-            except KernelError as error:
-                assignment_kernel.WORKS = False
-                warnings.warn(f"each step waits for its matches: {error}", stacklevel=2)
+        if self.stays and truth.heads == 1 and kernels.available(logits.device):
+            return _stay(costs, truth.groups, *logits.shape[:2])
         matches = unmatched(*logits.shape[:2])
         if not costs:
             return matches
@@ -316,7 +309,7 @@ def _stay(
     matches = unmatched(layers, samples, costs[0].device if costs else "cpu")
     for cost, group in zip(costs, groups, strict=True):
         counts = group.targets.counts
-        found = assign_all(cost, counts)
+        found = kernels.assign_all(cost, counts)
         for own, b, count in zip(found, group.samples, counts, strict=True):
             pairs = own[..., :count].flatten(0, 1).unbind()
             for layer in range(layers):

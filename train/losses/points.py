@@ -11,7 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train import kernels
 from train.masks.bilinear import sample
+
+#: Of a state, from one pair of numbers to the next; see `kernels.cu`.
+STEP = 0x9E3779B97F4A7C15
 
 RandomPoints = Callable[[Sequence[int], int], Tensor]
 """(sample of each row, points) to uniform numbers (rows, points, 2) in [0, 1).
@@ -32,7 +36,10 @@ def sample_points(seeds: Sequence[int], device: torch.device | str) -> RandomPoi
     Args:
         seeds: of each sample of the batch.
     """
-    on_cpu = torch.device(device).type == "cpu"
+    device = torch.device(device)
+    if kernels.available(device):
+        return _kernel_draws(seeds, device)
+    on_cpu = device.type == "cpu"
     draw = [_numpy_draw(seed) if on_cpu else _torch_draw(seed, device) for seed in seeds]
 
     def random(samples: Sequence[int], points: int) -> Tensor:
@@ -43,6 +50,23 @@ def sample_points(seeds: Sequence[int], device: torch.device | str) -> RandomPoi
             draw[number](numbers[start:stop])
             start = stop
         return numbers
+
+    return random
+
+
+def _kernel_draws(seeds: Sequence[int], device: torch.device) -> RandomPoints:
+    """All rows by one launch."""
+    states = np.array(seeds, np.uint64)
+
+    def random(samples: Sequence[int], points: int) -> Tensor:
+        rows = np.asarray(samples)
+        firsts = np.flatnonzero(np.diff(rows, prepend=-1))  # a row of each sample
+        counts = np.diff(firsts, append=len(rows))
+        before = np.arange(len(rows)) - np.repeat(firsts, counts)
+        own = states[rows] + np.uint64(STEP) * (before * points).astype(np.uint64)
+        states[rows[firsts]] += np.uint64(STEP) * (counts * points).astype(np.uint64)
+        sent = torch.from_numpy(own.view(np.int64)).to(device, non_blocking=True)
+        return kernels.draw(sent, points)
 
     return random
 

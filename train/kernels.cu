@@ -1,11 +1,12 @@
+// What training does on a GPU in one launch each. LANES is 32, the threads of a warp; a compiler for
+// processors checks the same code with 1.
+
 // The cheapest one-to-one assignment of queries and targets, of many tables of costs in one launch.
 //
 // The Hungarian method by shortest augmenting paths, O(n^2 m), in double precision: what SciPy's
 // `linear_sum_assignment` finds, but for ties. A warp has a table, and its lanes the columns. Rows
 // are those of which there are fewer, queries or targets; costs that are not finite end in some
 // assignment, not in an endless loop.
-//
-// LANES is 32; a compiler for processors checks the same code with 1.
 
 #define FAR (1.0 / 0.0)
 
@@ -81,4 +82,23 @@ extern "C" __global__ void assign(
         for (int j = 1; j <= columns; j++) if (row_of[j]) before[row_of[j]] = j;
         for (; found < rows; found++) queries[found] = found, queries[most + found] = before[found + 1] - 1;
     }
+}
+
+// Uniform numbers in [0, 1) by SplitMix64: pair i of a row are two of 24 bits from the state of the
+// row, moved on by i + 1 steps. Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+// OOPSLA 2014.
+extern "C" __global__ void draw(
+    const unsigned long long* states,  // (R,)
+    float* numbers,                    // (R, pairs, 2)
+    int pairs
+) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= pairs) return;
+    unsigned long long bits = states[blockIdx.y] + (i + 1) * 0x9E3779B97F4A7C15ull;
+    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9ull;
+    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EBull;
+    bits ^= bits >> 31;
+    float* own = numbers + ((long long)blockIdx.y * pairs + i) * 2;
+    own[0] = (bits >> 40) * 0x1p-24f;
+    own[1] = (bits >> 8 & 0xFFFFFF) * 0x1p-24f;
 }
