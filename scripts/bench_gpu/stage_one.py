@@ -130,26 +130,25 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
 
 def _measure(bench: Bench, figures: Figures, end: float, *, detailed: bool) -> None:
     """All of one backbone, what matters most first."""
-    for autocast in PRECISIONS if detailed else ("none", "bfloat16+tf32"):
+    whole_in = WHOLE if detailed else WHOLE[:1]
+    others = [name for name in (PRECISIONS if detailed else WHOLE) if name not in whole_in]
+    for autocast in (*whole_in, *others):
         found = figures[autocast] = {}
         bench.use(autocast)
         attempt(found, "bare", partial(bare, bench, graphs=True), end=end)
+        if autocast in whole_in:
+            attempt(found, "model", partial(model, bench), end=end)
+            rate = found["model"].get("rate", 100.0)
+            attempt(found, "whole", partial(whole, bench, rate), end=end)
+            _compare(found, "whole", "bare")
+            _compare(found, "whole", "model")
+        if detailed and autocast == WHOLE[0]:
+            attempt(found, "busy", partial(busy, bench), end=end)
+            attempt(found, "eager", partial(bare, bench, graphs=False), end=end)
         if bench.is_vita:
             found["graphs"] = bench.stage.segmenter._graphs.error or "captured"
             attempt(found, "library", partial(library, bench), end=end)
             _compare(found, "bare", "library")
-    for autocast in WHOLE if detailed else WHOLE[:1]:
-        found = figures[autocast]
-        bench.use(autocast)
-        attempt(found, "model", partial(model, bench), end=end)
-        rate = found["model"].get("rate", 100.0)
-        attempt(found, "whole", partial(whole, bench, rate), end=end)
-        _compare(found, "whole", "bare")
-        _compare(found, "whole", "model")
-    if detailed:
-        bench.use(WHOLE[0])
-        attempt(figures[WHOLE[0]], "busy", partial(busy, bench), end=end)
-        attempt(figures[WHOLE[0]], "eager", partial(bare, bench, graphs=False), end=end)
 
 
 def _compare(found: Figures, this: str, that: str) -> None:
