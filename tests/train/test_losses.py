@@ -4,6 +4,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -366,8 +367,10 @@ def test_a_batch_gives_what_its_samples_and_layers_give_one_by_one(
     points: int, classification: Binary | Softmax, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, maps, targets = small_batch([2, 0, 7, 1])
-    # The same sizes again, so that some samples share a group and others do not.
-    maps, targets = maps + maps[::-1], targets + targets[::-1]
+    # The same maps again, so that some samples share a group and others do not, and some share one
+    # on a GPU alone.
+    taller = [replace(own, masks=own.masks.repeat_interleave(2, dim=2)) for own in targets[1:]]
+    maps, targets = maps + maps[::-1], targets + taller[::-1] + targets[:1]
     layers = decoded(3, len(maps))
     if isinstance(classification, Softmax):
         layers = [

@@ -1,8 +1,8 @@
 """What predictions are compared with, and the costs of pairs: made once a batch, for all heads.
 
-Samples of one size are put side by side, so that one operation serves them all; on a CPU only small
-ones, for large ones fill its caches alone. Samples without targets are left out: they have nothing
-to be matched with.
+Samples whose maps have one size are put side by side, so that one operation serves them all; on a
+CPU only small ones with masks of one size, for large ones fill its caches alone. Samples without
+targets are left out: they have nothing to be matched with.
 """
 
 from collections import defaultdict
@@ -151,7 +151,7 @@ Matches = list[Match]
 
 @dataclass
 class Group:
-    """G samples whose maps and masks have one size.
+    """G samples whose maps have one size.
 
     Attributes:
         samples: their numbers in the batch; those of several heads follow each other, see
@@ -291,9 +291,9 @@ class Supervision:
         alike: dict[tuple, list[int]] = defaultdict(list)
         for b, (maps, own) in enumerate(zip(features, targets, strict=True)):
             if len(own.labels):
-                values = maps.stored["values"]
-                alone = on_cpu(values) and values.numel() > SMALL
-                key = (id(maps.codec), *maps.shape, *own.masks.shape[2:], b if alone else None)
+                values, key = maps.stored["values"], (id(maps.codec), *maps.shape)
+                if on_cpu(values):
+                    key += (*own.masks.shape[2:], b if values.numel() > SMALL else None)
                 alike[key].append(b)
         self.groups = [
             Group(

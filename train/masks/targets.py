@@ -30,7 +30,7 @@ class Targets:
 
 
 class TargetStack:
-    """The true masks of G samples of one size.
+    """The true masks of G samples with equal numbers of frames, of one size or not.
 
     The image fills only the upper left part of the padded one, the rest is zero. Resizing keeps
     fractions of the image, so a point of the padded image, divided by that part's extent, is a
@@ -46,17 +46,16 @@ class TargetStack:
     """
 
     def __init__(self, samples: Sequence[Targets]) -> None:
-        masks = samples[0].masks
-        device = masks.device
-        _, self.frames, height, width = masks.shape
+        device, self.frames = samples[0].masks.device, samples[0].masks.shape[1]
+        sizes = np.array([sample.masks.shape[:1:-1] for sample in samples])  # (G, 2), W and H
         self._samples = samples
-        self._size = (width, height)
+        self._size = width, height = tuple(sizes.max(axis=0).tolist())
         self._column = height + 3  # of `_pixels`
         self._stride = (width + 3) * self._column  # pixels of a target
         counts = [len(sample.masks) for sample in samples]
         self._clips = _sent(np.repeat(np.arange(len(samples)), counts), device)  # of each target
         extents = np.array([sample.extent for sample in samples], np.float32)
-        self._scales = _sent(np.float32(self._size) / extents, device)  # (G, 2)
+        self._scales = _sent(np.float32(sizes) / extents, device)  # (G, 2)
         self._arrange(1)
 
     def _arrange(self, heads: int) -> None:
@@ -145,8 +144,9 @@ class TargetStack:
         pixels = self._samples[0].masks.new_zeros(shape)
         first = 0
         for own in self._samples:
-            inner = pixels[first : first + len(own.masks), 1:-2, 1:-2]
-            inner.copy_(own.masks.permute(0, 3, 2, 1))
+            masks = own.masks.permute(0, 3, 2, 1)  # (M, W, H, T)
+            _, width, height, _ = masks.shape
+            pixels[first : first + len(masks), 1 : width + 1, 1 : height + 1].copy_(masks)
             first += len(own.masks)
         return pixels
 
