@@ -30,19 +30,21 @@ def available(device: torch.device) -> bool:
     return True
 
 
-def assign_all(costs: Tensor, counts: Sequence[int]) -> Tensor:
+def assign_all(costs: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """What `train.losses.assignment.assign` finds in every table, as it would order it.
 
     Args:
         costs: (G, L, N, M) float32 on a GPU.
-        counts: of G samples, how many of the M targets are theirs.
+        counts: of G samples, how many of the M targets are theirs; all by default.
 
     Returns:
         (G, L, 2, min(N, M)) int64: queries, and their targets; of a sample with fewer targets the
         first min(N, count).
     """
     samples, layers, queries, targets = costs.shape
-    own = torch.tensor(counts, dtype=torch.int32).to(costs.device, non_blocking=True)
+    own = torch.full((samples,), targets, dtype=torch.int32, device=costs.device)
+    if counts is not None:
+        own = torch.tensor(counts, dtype=torch.int32).to(costs.device, non_blocking=True)
     shape = samples, layers, 2, min(queries, targets)
     matches = torch.empty(shape, dtype=torch.int64, device=costs.device)
     with torch.cuda.device(costs.device):

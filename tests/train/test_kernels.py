@@ -20,9 +20,10 @@ from train.losses.points import STEP
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
-def by_scipy(costs: Tensor, counts: Sequence[int]) -> Tensor:
+def by_scipy(costs: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """`assign_all` on a CPU; what is behind a sample's matches is anything."""
     samples, layers, queries, targets = costs.shape
+    counts = counts or [targets] * samples
     found = torch.full((samples, layers, 2, min(queries, targets)), -7)
     for own, table, count in zip(found, costs.numpy(), counts, strict=True):
         for layer, cost in zip(own, table[..., :count], strict=True):

@@ -12,6 +12,8 @@ from torch.nn import functional
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
+from tests.train.test_kernels import by_scipy
+from train import kernels
 from train.__main__ import main
 from train.checkpoint import read_checkpoint
 from train.config import complete
@@ -165,6 +167,17 @@ def test_motion_does_not_depend_on_how_frame_queries_are_numbered() -> None:
     assert torch.equal(
         torch.take_along_dim(order[..., 0], found, dim=2), order[:, :1, :, 0].expand(-1, 4, -1)
     )
+
+
+def test_tracks_that_never_leave_a_gpu_are_those_of_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    tokens, real = torch.randn(5, 4, N_F, WIDTH), torch.rand(5, 4) < 0.7
+    host = aligned(tokens, real)
+    monkeypatch.setattr(kernels, "available", lambda device: True)
+    monkeypatch.setattr(kernels, "assign_all", by_scipy)
+    assert torch.equal(aligned(tokens, real), host)
 
 
 def test_neighbouring_frames_are_averaged_without_padding() -> None:

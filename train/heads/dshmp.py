@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache_schema.host.cli import InputError
+from train import kernels
 from train.heads.base import CacheSizes, HeadInputs, HeadOutput
 from train.heads.parts.attention import CHUNK_FRAMES, Attention, three_layers
 from train.heads.parts.object_tokens import Words
@@ -35,7 +36,6 @@ class DsHmp(VitaRVOS):
     """
 
     loss = ContrastiveCriterion
-    recorded = False  # frame queries are aligned on the host
     reads_words = True
 
     def __init__(
@@ -289,7 +289,16 @@ def aligned(tokens: Tensor, real: Tensor) -> Tensor:
         (n, W, N_f) int64: of each frame the query that the first frame's query n has become.
     """
     unit = functional.normalize(tokens.float(), dim=-1)
-    alike = np.nan_to_num((unit[:, :-1] @ unit[:, 1:].mT).cpu().numpy())  # (n, W - 1, N_f, N_f)
+    likeness = (unit[:, :-1] @ unit[:, 1:].mT).nan_to_num()  # (n, W - 1, N_f, N_f)
+    if kernels.available(tokens.device):
+        same = torch.eye(tokens.shape[2], device=tokens.device)
+        both = (real[:, 1:] & real[:, :-1])[..., None, None]
+        steps = kernels.assign_all(-torch.where(both, likeness, same))[:, :, 1]  # (n, W - 1, N_f)
+        order = [torch.arange(tokens.shape[2], device=tokens.device).expand(len(tokens), -1)]
+        for step in steps.unbind(1):
+            order.append(step.gather(1, order[-1]))
+        return torch.stack(order, dim=1)
+    alike = likeness.cpu().numpy()
     real = real.cpu().numpy()
     order = np.broadcast_to(np.arange(tokens.shape[2]), tokens.shape[:3]).copy()
     for own, likeness, there in zip(order, alike, real, strict=True):
