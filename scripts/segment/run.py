@@ -14,7 +14,8 @@ from cache_schema.reader import CacheReader
 from cache_schema.records import Expression
 from extract.datasets.one_video import OneVideo
 from extract.datasets.records import SourceExpression, SourceVideo
-from extract.pipeline.reading import encode_expressions
+from extract.frozen import NoRandomInit
+from extract.text import encode_expressions
 from scripts.segment.results import Results
 from scripts.segment.trained import Trained
 from train.checkpoint import head_of
@@ -36,7 +37,8 @@ def run(arguments: Namespace) -> None:
     expressions = encoded(video, trained, arguments)
     needs = find_head(trained.config.model.type).needs()
     sizes = common_sizes([reader], needs, text_dim=len(expressions[0].sentence))
-    head = head_of(trained.config, trained.checkpoint, sizes, device, path=trained.path)
+    with NoRandomInit():
+        head = head_of(trained.config, trained.checkpoint, sizes, device, path=trained.path)
     (name,) = video.ids
     said = [
         (scores, queries)
