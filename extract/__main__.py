@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cache_schema.host import cli
 from cache_schema.host.cores import model_threads
 from cache_schema.host.launch import Rank, find_rank
+from cache_schema.host.loading import loading
 from extract.arguments import parse
 
 if TYPE_CHECKING:
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Command line; see `extract.arguments`."""
     arguments = parse(argv)
-    # What takes seconds to load, now that all is there.
-    import torch
+    with loading():  # takes seconds: not before all is there
+        import torch
 
-    from extract.config import load_config
-    from extract.pipeline.run import extract
-    from extract.stage import check_kept
+        from extract.config import load_config
+        from extract.pipeline.run import extract
+        from extract.stage import check_kept
 
     config = load_config(arguments.config, arguments.cfg_options)
     if arguments.lacks:

@@ -21,9 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--encoder", default="roberta-base", help="its name on the hub")
     arguments = parser.parse_args(argv)
     encoder, tagger = arguments.folder / "encoder", arguments.folder / "tagger"
-    fetched = TextEncoder(arguments.encoder)
-    fetched.model.save_pretrained(encoder)
-    fetched.tokenizer.save_pretrained(encoder)
+    TextEncoder(arguments.encoder).save(encoder)
     fetch_tagger(tagger)
     TextEncoder(encoder)  # what was written can be read without a network
     WordDecoupler(tagger)

@@ -90,6 +90,11 @@ def test_help_comes_before_anything_heavy(place: Path) -> None:
         assert ask(place, [(f"scripts.{module}", "--help")], *heavy[:3]) == ([[0, []]], "")
 
 
+def test_training_does_without_what_only_stage_one_needs(place: Path) -> None:
+    checked = [(*TRAIN, "--cache", "caches/train", "--check")]
+    assert ask(place, checked, "transformers", "stanza", "mmengine") == ([[0, ["mmengine"]]], "")
+
+
 def test_what_is_wrong_is_said_before_anything_heavy(place: Path) -> None:
     found, said = ask(place, [command for command, _ in WRONG], "torch", "mmengine", "cv2")
     assert found == [[2, []]] * len(WRONG)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from cache_schema.host import cli
+from cache_schema.host.loading import loading
 from cache_schema.host.lookup import find_config
 from cache_schema.reader import CacheReader
 from train.options import add_training_options, check_caches
@@ -38,12 +39,12 @@ def main(argv: list[str]) -> int:
         find_config(arguments.row, ROWS, "row")
     if not arguments.check:
         check_caches([*arguments.cache, arguments.val_cache])
-    # What takes seconds to load, now that all is there.
-    from train.commands import alone_in, one_of_several
-    from train.config import load_config
-    from train.members import train_members
-    from train.runner import ram_bytes
-    from train.trainee import Member
+    with loading("transformers"):  # takes seconds: not before all is there
+        from train.commands import alone_in, one_of_several
+        from train.config import load_config
+        from train.members import train_members
+        from train.runner import ram_bytes
+        from train.trainee import Member
 
     config = load_config(arguments.config, arguments.cfg_options, arguments.row)
     if arguments.check:

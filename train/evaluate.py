@@ -18,6 +18,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from cache_schema.host.loading import loading
 from cache_schema.host.lookup import find_config
 from cache_schema.host.options import Options
 from train.options import DEVICE, check_caches
@@ -28,7 +29,8 @@ def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
     arguments = _parser().parse_args(argv)
     _check(arguments)
-    from train.scoring import run  # takes seconds to load: not before all is there
+    with loading("transformers"):  # takes seconds: not before all is there
+        from train.scoring import run
 
     run(arguments)
     return 0

@@ -16,6 +16,7 @@ import sys
 from argparse import ArgumentParser
 
 from cache_schema.host import cli
+from cache_schema.host.loading import loading
 from cache_schema.host.lookup import find_config
 from train.options import add_training_options, check_caches, named_path
 from train.places import CONFIGS, SWEEPS
@@ -29,7 +30,8 @@ def main(argv: list[str]) -> int:
     if not arguments.check:
         given = [*arguments.cache, *arguments.eval_cache, *arguments.val_cache]
         check_caches(named_path(text)[1] for text in given)
-    from train.sweeping.run import run  # takes seconds to load: not before all is there
+    with loading("transformers"):  # takes seconds: not before all is there
+        from train.sweeping.run import run
 
     run(arguments)
     return 0

@@ -1,5 +1,6 @@
 """What every command line of the project shares: one sentence and status 2 for bad input."""
 
+import gc
 import os
 import sys
 import traceback
@@ -55,6 +56,9 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
             traceback.print_exc()
         print(f"error: {sentence}", file=sys.stderr)
         return 2
+    finally:
+        if argv is None:  # the process ends, and nothing in it is worth a last look for garbage
+            gc.freeze()
 
 
 def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:

@@ -17,16 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema.host.cli import InputError
 from cache_schema.host.cores import SPARE_THREADS
-from cache_schema.records import Expression
 from extract.datasets import Dataset, SourceVideo
 from extract.datasets.frames import ImageFiles
 from extract.pipeline.beside import Child
 from extract.pipeline.parts import End, Failed, Head, Images, by_video
 from extract.segmenters.masks import object_cells
 from extract.stage import Stage
-from extract.text import TextPipeline, normalise
+from extract.text import encode_expressions
 
 
 def read(stage: Stage, dataset: Dataset, video_ids: Iterable[str]) -> Iterator[tuple[str, Any]]:
@@ -85,34 +83,6 @@ def images_of(
         return stage.preprocess.resize(video.read_frame(int(t)))
 
     return Images(np.stack(list(spread(resized, indices))))
-
-
-def encode_expressions(text: TextPipeline | None, video: SourceVideo) -> list[Expression]:
-    """The text side of a video; nothing without a text pipeline.
-
-    Raises:
-        InputError: an empty or overlong expression; names it.
-    """
-    if text is None or not video.expressions:
-        return []
-    for expression in video.expressions:
-        if not normalise(expression.text):
-            raise InputError(
-                f"expression {expression.id!r} of video {video.id!r} is empty: "
-                "write a sentence or remove it"
-            )
-    encoded = text.encode([expression.text for expression in video.expressions])
-    return [
-        Expression(
-            expression_id=source.id,
-            text=source.text,
-            object_ids=source.object_ids,
-            annotation_ids=source.annotation_ids,
-            tag=source.tag,
-            **vars(features),
-        )
-        for source, features in zip(video.expressions, encoded, strict=True)
-    ]
 
 
 #: Chunks that a process has been asked for: one to be taken, one in the making.

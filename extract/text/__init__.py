@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from cache_schema.host.cli import InputError
+from cache_schema.records import Expression
+from extract.datasets.records import SourceVideo
 from extract.text.decoupler import WordDecoupler, inherit
 from extract.text.encoder import TextEncoder, WordFeatures
 
@@ -52,3 +54,31 @@ class TextPipeline:
             motion = inherit(features.offsets, motion_spans)
             made.append(EncodedText(**vars(features), static=~motion, motion=motion))
         return made
+
+
+def encode_expressions(text: TextPipeline | None, video: SourceVideo) -> list[Expression]:
+    """The text side of a video; nothing without a text pipeline.
+
+    Raises:
+        InputError: an empty or overlong expression; names it.
+    """
+    if text is None or not video.expressions:
+        return []
+    for expression in video.expressions:
+        if not normalise(expression.text):
+            raise InputError(
+                f"expression {expression.id!r} of video {video.id!r} is empty: "
+                "write a sentence or remove it"
+            )
+    encoded = text.encode([expression.text for expression in video.expressions])
+    return [
+        Expression(
+            expression_id=source.id,
+            text=source.text,
+            object_ids=source.object_ids,
+            annotation_ids=source.annotation_ids,
+            tag=source.tag,
+            **vars(features),
+        )
+        for source, features in zip(video.expressions, encoded, strict=True)
+    ]

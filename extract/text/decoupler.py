@@ -10,13 +10,17 @@ It leaves some classes open; here every word is one or the other:
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
+from cache_schema.host.loading import loading
 from extract.text.hub import check_reachable
 
 MOTION_TAGS = frozenset({"VERB", "ADV"})
@@ -50,8 +54,8 @@ class WordDecoupler:
     """
 
     def __init__(self, folder_or_language: str | Path = LANGUAGE, device: str = "cpu") -> None:
-        import stanza  # heavy, with side effects on logging
-
+        with loading("transformers"):  # which only other models of stanza's need
+            import stanza  # here: it is heavy, with side effects on logging
         name = str(folder_or_language)
         options: dict[str, Any] = {"download_method": "reuse_resources"}
         if Path(name).is_dir():
@@ -69,14 +73,15 @@ class WordDecoupler:
             url = stanza.resources.common.DEFAULT_RESOURCES_URL
             check_reachable(url, what="word decoupler: stanza's English tagger")
         try:
-            self._tagger = stanza.Pipeline(
-                LANGUAGE,
-                processors="tokenize,pos",
-                tokenize_pretokenized=True,
-                device=str(device),
-                verbose=False,
-                **options,
-            )
+            with _no_optimizer(stanza):
+                self._tagger = stanza.Pipeline(
+                    LANGUAGE,
+                    processors="tokenize,pos",
+                    tokenize_pretokenized=True,
+                    device=str(device),
+                    verbose=False,
+                    **options,
+                )
         # stanza, torch and requests raise types without a common base for "not a usable model".
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -120,6 +125,18 @@ class WordDecoupler:
             ]
             for text, row in zip(texts, self.tags(texts), strict=True)
         ]
+
+
+@contextmanager
+def _no_optimizer(stanza: ModuleType) -> Iterator[None]:
+    """Load taggers without what trains them: any optimiser of torch's loads its compiler."""
+    module, name = stanza.models.common.utils, "get_split_optimizer"
+    own = getattr(module, name, None)
+    setattr(module, name, lambda *_, **__: {})
+    try:
+        yield
+    finally:
+        setattr(module, name, own)
 
 
 def inherit(offsets: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from transformers import AutoConfig, RobertaModel, RobertaTokenizerFast
-from transformers.utils.logging import disable_progress_bar
+from huggingface_hub import constants
+from safetensors.torch import load_file, save
+from tokenizers import Tokenizer
 
+from cache_schema.host import files
 from cache_schema.host.cli import InputError
-from extract.frozen import freeze
-from extract.text.hub import check_reachable
+from extract.text.hub import check_reachable, in_hub_cache
+from extract.text.roberta import Roberta
 
-disable_progress_bar()  # of loading weights: the run has one of its own
+FILES = CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 #: Sentences that go through the encoder together.
 BATCH = 64
 
@@ -47,65 +48,58 @@ class TextEncoder:
         local = Path(name).is_dir()
         if not local and (Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1):
             raise InputError(f"text encoder: the folder {name} does not exist")
-        if local and not (Path(name) / "config.json").is_file():
+        if local and not (Path(name) / CONFIG).is_file():
             raise InputError(
-                f"text encoder: {name} has no config.json; give a folder that save_pretrained"
-                " wrote, with config.json, model.safetensors and the tokenizer's files"
+                f"text encoder: {name} has no {CONFIG}; give a folder that save_pretrained wrote,"
+                f" with {CONFIG}, {WEIGHTS} and {TOKENIZER}"
             )
-        if not local and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        found = [Path(name) / file if local else in_hub_cache(name, file) for file in FILES]
+        if None in found:
             check_reachable(constants.ENDPOINT, what=f"text encoder: {name}")
         try:
-            # First the one small file: without a network, each file costs half a minute of retries.
-            kind = AutoConfig.from_pretrained(name, local_files_only=local).model_type
-            if kind != "roberta":
-                raise ValueError(f"it is of type {kind!r}")
-            self.tokenizer = RobertaTokenizerFast.from_pretrained(name, local_files_only=local)
-            self.model, report = RobertaModel.from_pretrained(
-                name,
-                add_pooling_layer=False,
-                local_files_only=local,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-        # The library raises some ten types here, and every one means "not a usable model".
+            if all(file and file.is_file() for file in found):
+                config, weights, tokenizer = found
+                read = json.loads(config.read_text("utf-8")), load_file(weights)
+                self.tokenizer = Tokenizer.from_file(str(tokenizer))
+            else:
+                *read, self.tokenizer = _by_transformers(name, local=local)
+            self.model = Roberta(*read, device=device)
+        # The libraries raise some ten types here, and every one means "not a usable model".
         except Exception as error:
             raise InputError(
                 f"text encoder: {name} cannot be loaded as RoBERTa"
                 f" ({_first_line(error)}); check the files, or the network for a hub name"
             ) from error
-        if report["missing_keys"]:
-            missing = ", ".join(sorted(report["missing_keys"])[:3])
+        if missing := self.model.missing:
             raise InputError(
-                f"text encoder: {name} lacks {len(report['missing_keys'])} of the weights that its"
-                f" config.json asks for ({missing}); they belong to another model"
+                f"text encoder: {name} lacks {len(missing)} of the weights that its config.json"
+                f" asks for ({', '.join(missing[:3])}); they belong to another model"
             )
+        tokens = self.tokenizer.get_vocab_size()
         # Without its vocabulary the library builds a tokenizer of special tokens and says nothing.
-        if not 5 < len(self.tokenizer) <= self.model.config.vocab_size:
+        if not 5 < tokens <= self.model.vocabulary:
             raise InputError(
-                f"text encoder: {name} has a tokenizer of {len(self.tokenizer)} tokens for a"
-                f" model of {self.model.config.vocab_size}; tokenizer.json (or vocab.json and"
-                " merges.txt) is missing or belongs to another model"
+                f"text encoder: {name} has a tokenizer of {tokens} tokens for a model of"
+                f" {self.model.vocabulary}; {TOKENIZER} (or vocab.json and merges.txt) is missing"
+                " or belongs to another model"
             )
+        self.tokenizer.no_truncation()
+        self.tokenizer.enable_padding(pad_id=self.model.pad)
         self.name = Path(name).resolve().name if local else name
         self.device = torch.device(device)
-        freeze(self.model).to(self.device)
-        # RoBERTa counts positions from padding_idx + 1.
-        self.max_tokens = (
-            self.model.config.max_position_embeddings - self.model.config.pad_token_id - 1
-        )
 
     @property
     def channels(self) -> int:
         """C of the word features."""
-        return self.model.config.hidden_size
+        return self.model.channels
 
     def identity(self) -> dict[str, Any]:
         """What the features depend on, for the cache's fingerprint: content, not place."""
         weights = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
+        for name, tensor in sorted(self.model.weights.items()):
             weights.update(name.encode())
-            weights.update(tensor.cpu().contiguous().numpy().tobytes())
-        pieces = json.loads(self.tokenizer.backend_tokenizer.to_str())["model"]
+            weights.update(tensor.cpu().contiguous().numpy())
+        pieces = json.loads(self.tokenizer.to_str())["model"]
         tokens = hashlib.sha256(json.dumps(pieces, sort_keys=True).encode())
         return {
             "name": self.name,
@@ -113,6 +107,13 @@ class TextEncoder:
             "weights_sha256": weights.hexdigest(),
             "tokenizer_sha256": tokens.hexdigest(),
         }
+
+    def save(self, folder: Path) -> None:
+        """Write the model as a folder that needs no network and loads fast."""
+        files.make_folder(folder)
+        files.write(folder / CONFIG, json.dumps(self.model.config))
+        files.write(folder / WEIGHTS, save(self.model.weights, {"format": "pt"}))
+        files.write(folder / TOKENIZER, self.tokenizer.to_str())
 
     @torch.no_grad()
     def encode(self, sentences: list[str]) -> list[WordFeatures]:
@@ -129,33 +130,46 @@ class TextEncoder:
         return made
 
     def _encode(self, sentences: list[str]) -> list[WordFeatures]:
-        batch = self.tokenizer(
-            sentences, padding=True, return_offsets_mapping=True, return_tensors="pt"
-        )
-        lengths = batch["attention_mask"].sum(1).tolist()
+        batch = self.tokenizer.encode_batch(sentences)
+        lengths = [sum(item.attention_mask) for item in batch]
         for sentence, length in zip(sentences, lengths, strict=True):
             if length <= 2:
                 raise InputError(f"the expression {sentence!r} has no words")
-            if length > self.max_tokens:
+            if length > self.model.max_tokens:
                 raise InputError(
                     f"the expression {sentence[:40]!r}... has {length - 2} tokens, but the text"
-                    f" encoder {self.name} takes {self.max_tokens - 2}; shorten it"
+                    f" encoder {self.name} takes {self.model.max_tokens - 2}; shorten it"
                 )
-        hidden = self.model(
-            input_ids=batch["input_ids"].to(self.device),
-            attention_mask=batch["attention_mask"].to(self.device),
-        ).last_hidden_state  # (B, K, C)
+        ids = torch.tensor([item.ids for item in batch], device=self.device)
+        real = torch.tensor([item.attention_mask for item in batch], device=self.device) > 0
+        hidden = self.model(ids, real)  # (B, K, C)
         made = []
-        for row, offsets, length in zip(hidden, batch["offset_mapping"], lengths, strict=True):
+        for row, item, length in zip(hidden, batch, lengths, strict=True):
             words = row[1 : length - 1]  # (K_w, C): without <s>, </s> and padding
             made.append(
                 WordFeatures(
-                    words=words.float().cpu().numpy(),
-                    sentence=words.float().mean(0).cpu().numpy(),
-                    offsets=offsets[1 : length - 1].numpy().astype(np.int32),
+                    words=words.cpu().numpy(),
+                    sentence=words.mean(0).cpu().numpy(),
+                    offsets=np.array(item.offsets[1 : length - 1], np.int32),
                 )
             )
         return made
+
+
+def _by_transformers(name: str, *, local: bool) -> tuple[dict, dict[str, torch.Tensor], Tokenizer]:
+    """Config, weights and tokenizer that lie in other files, or are still on the hub."""
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of loading weights: the run has one of its own
+    model, report = AutoModel.from_pretrained(
+        name, add_pooling_layer=False, local_files_only=local, output_loading_info=True
+    )
+    weights = model.state_dict()
+    for random in report["missing_keys"]:
+        del weights[random]
+    tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+    return model.config.to_dict(), weights, tokenizer.backend_tokenizer
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from cache_schema.host.cli import InputError
@@ -34,3 +35,11 @@ def check_reachable(url: str, *, what: str, advice: str = ADVICE) -> None:
             f"{what} is not on this machine, and {place.hostname} cannot be reached ({error}); "
             f"{advice}"
         ) from None
+
+
+def in_hub_cache(model: str, file: str) -> Path | None:
+    """A file of a model on the Hugging Face hub, if this machine has it."""
+    from huggingface_hub import try_to_load_from_cache  # heavy
+
+    found = try_to_load_from_cache(model, file)
+    return Path(found) if isinstance(found, str) else None

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from cache_schema.host.loading import loading
 from cache_schema.host.lookup import existing, find_config
 from extract.arguments import ENDINGS, PRESETS
 from train.options import DEVICE
@@ -35,7 +36,8 @@ def main(argv: list[str]) -> int:
     if arguments.video is None:
         _take_the_demo(arguments)
     _check(arguments)
-    from scripts.segment.run import run  # takes seconds to load: not before all is there
+    with loading():  # takes seconds: not before all is there
+        from scripts.segment.run import run
 
     run(arguments)
     return 0

@@ -14,15 +14,16 @@ from cache_schema.reader import CacheReader
 from cache_schema.records import Expression
 from extract.datasets.one_video import OneVideo
 from extract.datasets.records import SourceExpression, SourceVideo
-from extract.pipeline.reading import encode_expressions
+from extract.frozen import NoRandomInit
+from extract.text import encode_expressions
 from scripts.segment.results import Results
 from scripts.segment.trained import Trained
+from train.checkpoint import head_of
 from train.commands import pick_device
 from train.data.sizes import common_sizes
 from train.heads import find_head
 from train.inference import predict_video
 from train.replay import keep, replay
-from train.runner import load_head
 
 
 def run(arguments: Namespace) -> None:
@@ -36,7 +37,8 @@ def run(arguments: Namespace) -> None:
     expressions = encoded(video, trained, arguments)
     needs = find_head(trained.config.model.type).needs()
     sizes = common_sizes([reader], needs, text_dim=len(expressions[0].sentence))
-    head = load_head(trained.config, trained.path, sizes, device)
+    with NoRandomInit():
+        head = head_of(trained.config, trained.checkpoint, sizes, device, path=trained.path)
     (name,) = video.ids
     said = [
         (scores, queries)

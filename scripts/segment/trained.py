@@ -29,6 +29,7 @@ class Trained:
         path: a checkpoint, or the work folder of a run, whose latest is taken.
 
     Attributes:
+        checkpoint: as `read_checkpoint` gives it.
         config: that the head was trained with.
 
     Raises:
@@ -37,7 +38,8 @@ class Trained:
 
     def __init__(self, path: Path) -> None:
         self.path = find_checkpoint(path)
-        training = read_checkpoint(self.path)["meta"].get("training")
+        self.checkpoint = read_checkpoint(self.path)
+        training = self.checkpoint["meta"].get("training")
         self.config = stored_config(self.path, training)
         try:
             self._cache: dict[str, Any] = training["caches"][0]

@@ -13,7 +13,6 @@ from extract.config import load_config
 from extract.frozen import freeze
 from extract.segmenters.base import configure
 from extract.segmenters.vita import VITA, VITAConfig
-from extract.text import TextEncoder
 from train.heads import CacheSizes, HeadInputs
 from train.heads.dmvs import DMVS
 
@@ -74,12 +73,6 @@ def test_copies_of_a_frozen_model_are_frozen(vita: VITA) -> None:
     copied = copy.deepcopy(vita)
     assert not any(module.train().training for module in copied.modules())
     assert all(map(torch.equal, outputs(copied, images(2)), outputs(vita, images(2))))
-
-
-def test_the_text_encoder_is_frozen_too() -> None:
-    encoder = TextEncoder(str(DEMO.parents[1] / "assets/roberta_tiny"))
-    assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
-    assert not any(module.train().training for module in encoder.model.modules())
 
 
 def test_freezing_leaves_other_models_alone() -> None:

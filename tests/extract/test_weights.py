@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from vita_cases import SHIPPED, config_of, load, unpacked
 
 from cache_schema.host.cli import InputError
+from extract.frozen import NoRandomInit
 from extract.segmenters.vita import VITA, VITAConfig
-from extract.segmenters.vita.weights import UNUSED, NoRandomInit, load_weights, save_safetensors
+from extract.segmenters.vita.weights import UNUSED, load_weights, save_safetensors
 
 SELF_ATTENTION = "sem_seg_head.predictor.transformer_self_attention_layers"
 

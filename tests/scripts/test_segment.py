@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -132,6 +134,34 @@ def test_another_sentence_needs_no_segmenter(
     scores = json.loads((tmp_path / "out/02-the-dark-ground/scores.json").read_text())
     assert len(scores["kept"]) == 1 and len(scores["scores"]) > 1
     assert (tmp_path / "out/02-the-dark-ground/sheet.png").is_file()
+
+
+#: Libraries that take as long to load as all else that another sentence costs, and ours that do.
+HEAVY = [
+    "transformers", "torch._dynamo", "sympy", "scipy.optimize", "mmengine.runner", "mmengine.optim",
+    "extract.pipeline.run", "extract.segmenters.vita",
+]  # fmt: skip
+APART = """
+import json, sys, torch
+at_once = set(sys.modules)
+from scripts.segment.__main__ import main
+assert main(sys.argv[2:]) == 0
+print(json.dumps(sorted(set(json.loads(sys.argv[1])) & set(sys.modules) - at_once)))
+"""
+
+
+def test_another_sentence_loads_little(run: Path, tmp_path: Path) -> None:
+    video = write_film(tmp_path / "clip.mp4", [0, 40, 80])
+    assert segment(command(video, run, tmp_path / "out")) == 0
+    again = command(video, run, tmp_path / "out")
+    again[1] = "the square that moves"
+    done = subprocess.run(
+        [sys.executable, "-c", APART, json.dumps(HEAVY), *again],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+    check(tmp_path / "out" / "01-the-square-that-moves", video)
 
 
 def test_stride_and_most_frames(run: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cache_schema.host.cli import InputError
@@ -36,6 +35,8 @@ def assign(cost: np.ndarray) -> Match:
     Returns:
         min(N, M) matches.
     """
+    from scipy.optimize import linear_sum_assignment  # which a trained head need not load
+
     predictions, targets = linear_sum_assignment(cost)
     return Match(torch.from_numpy(predictions), torch.from_numpy(targets))
 

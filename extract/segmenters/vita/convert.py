@@ -16,12 +16,12 @@ from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from extract.arguments import presets
 from extract.config import load_config
+from extract.frozen import NoRandomInit
 from extract.segmenters.base import configure
 from extract.segmenters.vita.config import RESNET_DEPTHS, VITAConfig
 from extract.segmenters.vita.model import VITA
 from extract.segmenters.vita.weights import (
     SAFETENSORS,
-    NoRandomInit,
     read_checkpoint,
     save_safetensors,
     translate,

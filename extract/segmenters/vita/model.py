@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import Mask2FormerForUniversalSegmentation
 
-from extract.frozen import freeze
+from extract.frozen import NoRandomInit, freeze
 from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput
 from extract.segmenters.vita.backbone import FoldedBackbone, state_of
 from extract.segmenters.vita.config import VITAConfig
@@ -14,7 +14,7 @@ from extract.segmenters.vita.frame_decoder import decode_queries, float32
 from extract.segmenters.vita.graphs import Graphs
 from extract.segmenters.vita.head import VITAHead
 from extract.segmenters.vita.pixel_decoder import decode_pixels
-from extract.segmenters.vita.weights import NoRandomInit, load_weights
+from extract.segmenters.vita.weights import load_weights
 
 
 class VITA(Segmenter):

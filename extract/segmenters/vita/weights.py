@@ -2,7 +2,7 @@
 
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import replacing
@@ -196,26 +195,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"weights {path} cannot be read as safetensors ({error}): fetch the file again"
         ) from error
-
-
-class NoRandomInit(TorchFunctionMode):
-    """Inside, new modules get no random numbers: for modules that are filled from a file at once.
-
-    What is computed or constant (buffers, ones and zeros of norms) is as always. Most of the time
-    of building a VITA goes into random numbers.
-    """
-
-    RANDOM = {"normal_", "uniform_", "trunc_normal_"} | {
-        f"{kind}_{law}_" for kind in ("kaiming", "xavier") for law in ("normal", "uniform")
-    }
-
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in self.RANDOM:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def _check_exists(path: Path) -> None:

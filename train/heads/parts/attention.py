@@ -40,8 +40,16 @@ class Attention(nn.Module):
         Returns:
             (B, Q, C).
         """
-        padding = None if key_mask is None else ~key_mask
-        read, _ = self.attention(queries, keys, keys, key_padding_mask=padding, need_weights=False)
+        return self._read(queries, queries, keys, keys, key_mask)
+
+    def _read(
+        self, queries: Tensor, placed: Tensor, keys: Tensor, values: Tensor, key_mask: Tensor | None
+    ) -> Tensor:
+        masks = {"key_padding_mask": None if key_mask is None else ~key_mask}
+        if key_mask is not None and len(key_mask) == 1 and not torch.is_grad_enabled():
+            # The same numbers; to look at a padding mask, torch loads sympy for half a second.
+            masks = {"attn_mask": ~key_mask.expand(queries.shape[1], -1)}
+        read, _ = self.attention(placed, keys, values, need_weights=False, **masks)
         return self.norm(queries + self.dropout(read))
 
     def over_chunks(self, queries: Tensor, chunks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -98,12 +106,8 @@ class PlacedAttention(Attention):
         """
         if position is None:
             return super().forward(queries, values, key_mask)
-        padding = None if key_mask is None else ~key_mask
         keys = values + position if keys is None else keys
-        read, _ = self.attention(
-            queries + position, keys, values, key_padding_mask=padding, need_weights=False
-        )
-        return self.norm(queries + self.dropout(read))
+        return self._read(queries, queries + position, keys, values, key_mask)
 
 
 class FeedForward(nn.Module):
