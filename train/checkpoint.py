@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
 from cache_schema.host import files, system
 from cache_schema.host.cli import InputError
 from cache_schema.host.pickles import check_pickle
+from train.heads import CacheSizes, Head, build_head
 
 #: What a checkpoint's ``meta`` may say of its run, as far as it is used.
 META = {"iter": int, "seed": int, "seconds": (float, int)}
@@ -172,3 +174,25 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, where: 
             "it was trained with, and a cache of the same models"
         )
     module.load_state_dict(weights)
+
+
+def load_head(
+    config: Config, checkpoint: str | Path, sizes: CacheSizes, device: torch.device | str = "cpu"
+) -> Head:
+    """The trained head of a checkpoint, in eval mode; the average of its weights where kept.
+
+    Args:
+        config: from `load_config`; its model has to be the checkpoint's.
+        checkpoint: an ``iter_N.pth`` of this project; only weights are read from it.
+
+    Raises:
+        InputError: the checkpoint does not exist, cannot be read, or holds another head or
+            one for a cache of other sizes.
+    """
+    weights = read_checkpoint(checkpoint, device)["state_dict"]
+    average = "average.module."
+    prefix = average if any(name.startswith(average) for name in weights) else "head."
+    own = {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}
+    head = build_head(config, sizes)
+    load_weights(head, own, where=f"checkpoint {checkpoint}")
+    return head.to(device).eval()

@@ -18,9 +18,8 @@ from cache_schema.reader import CacheReader
 from train.config import load_config
 from train.data.sizes import common_sizes
 from train.evaluation.report import align
-from train.heads import CacheSizes
+from train.heads import CacheSizes, build_head
 from train.places import BASE
-from train.trainable import build_head
 
 #: Learnable parameters as the paper's Table 8 gives them, in millions; and what of LMPM and DsHmp a
 #: cache leaves, counted in their published code at C = 256.

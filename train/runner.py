@@ -34,14 +34,13 @@ from cache_schema.host import files
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
 from cache_schema.reader import CacheReader
-from train.checkpoint import load_weights, read_checkpoint
 from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
-from train.heads import CacheSizes, Head, find_head
+from train.heads import find_head
 from train.hooks import Checkpoints, Log, RunFile, Validation
 from train.losses import Diverged
 from train.progress import INTERVAL
 from train.together import Together, grouped
-from train.trainable import Losses, build_head, learning_rate
+from train.trainable import Losses, learning_rate
 from train.trainee import Trainee
 
 #: Numbers the passes of this process.
@@ -344,25 +343,3 @@ def on_device(loader: DataLoader, device: torch.device) -> Iterator[Batch]:
     if dataset.staged:
         return Stager(dataset.caches, device).ahead(loader)
     return iter(loader)
-
-
-def load_head(
-    config: Config, checkpoint: str | Path, sizes: CacheSizes, device: torch.device | str = "cpu"
-) -> Head:
-    """The trained head of a checkpoint, in eval mode; the average of its weights where kept.
-
-    Args:
-        config: from `load_config`; its model has to be the checkpoint's.
-        checkpoint: an ``iter_N.pth`` of this project; only weights are read from it.
-
-    Raises:
-        InputError: the checkpoint does not exist, cannot be read, or holds another head or
-            one for a cache of other sizes.
-    """
-    weights = read_checkpoint(checkpoint, device)["state_dict"]
-    average = "average.module."
-    prefix = average if any(name.startswith(average) for name in weights) else "head."
-    own = {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}
-    head = build_head(config, sizes)
-    load_weights(head, own, where=f"checkpoint {checkpoint}")
-    return head.to(device).eval()

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
-from train.checkpoint import read_checkpoint
+from train.checkpoint import load_head, read_checkpoint
 from train.commands import pick_device
 from train.config import load_config, stored_config
 from train.data.compatible import check_models
@@ -40,7 +40,6 @@ from train.provenance import cache_identity, describe_run, prediction_digest
 from train.records import ExpressionRef
 from train.replay import keep
 from train.report.build import Evaluated, write_report
-from train.runner import load_head
 
 NUM_SHUFFLES = 3
 

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from cache_schema.host.cli import InputError
 from train.data import Batch
 from train.graphed import GraphedHead
-from train.heads import CacheSizes, Head, HeadOutput, find_head
+from train.heads import CacheSizes, Head, HeadOutput, build_head, find_head
 from train.losses import Criterion, Diverged
 from train.losses.points import sample_points
 
@@ -174,16 +174,6 @@ def step_seeds(seed: int, iteration: int, samples: int) -> list[int]:
     sequence = np.random.SeedSequence([seed, iteration])
     # A longer state begins with a shorter one, so no seed depends on the size of the batch.
     return [int(state) for state in sequence.generate_state(1 + samples, np.uint64)]
-
-
-def build_head(config: Config, sizes: CacheSizes) -> Head:
-    """The head of a complete config, for caches of some sizes.
-
-    Raises:
-        InputError: the config does not fit the caches.
-    """
-    keys = dict(config.model)
-    return find_head(keys.pop("type"))(sizes, **keys)
 
 
 def build_trainable(

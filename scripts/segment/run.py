@@ -17,12 +17,12 @@ from extract.datasets.records import SourceExpression, SourceVideo
 from extract.pipeline.reading import encode_expressions
 from scripts.segment.results import Results
 from scripts.segment.trained import Trained
+from train.checkpoint import load_head
 from train.commands import pick_device
 from train.data.sizes import common_sizes
 from train.heads import find_head
 from train.inference import predict_video
 from train.replay import keep, replay
-from train.runner import load_head
 
 
 def run(arguments: Namespace) -> None:

@@ -21,7 +21,7 @@ from cache_schema.host.lock import CacheLock
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from train.__main__ import main
-from train.checkpoint import read_checkpoint
+from train.checkpoint import load_head, read_checkpoint
 from train.config import load_config
 from train.data import Batch
 from train.data.compatible import signature
@@ -31,7 +31,6 @@ from train.losses import HeadCriterion, Targets
 from train.masks.logits import MaskFeatures, mask_logits
 from train.places import BASE, checkpoints, how_to_go_on, latest_checkpoint
 from train.provenance import CONTENTS, contents
-from train.runner import load_head
 from train.trainable import TrainableHead
 
 ROOT = Path(__file__).parents[2]

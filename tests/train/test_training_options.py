@@ -15,14 +15,13 @@ from tests.synthetic import write_cache
 from tests.train.protocol_caches import SIZES
 from train import runner
 from train.__main__ import main
-from train.checkpoint import read_checkpoint
+from train.checkpoint import load_head, read_checkpoint
 from train.config import load_config, stored_config
 from train.evaluate import main as evaluate
 from train.evaluation.from_cache.head_scores import validate
 from train.hooks import best_so_far
 from train.params import main as params
 from train.places import checkpoints
-from train.runner import load_head
 from train.sweep import main as sweep
 from train.trainable import learning_rate, step_seeds
 

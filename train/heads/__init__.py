@@ -3,6 +3,8 @@
 ``model.type`` of a config picks one: the name of a module here, or ``package.module:Class``.
 """
 
+from mmengine.config import Config
+
 from cache_schema.host.lookup import find_kind
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
 
@@ -10,3 +12,13 @@ from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
 def find_head(name: str) -> type[Head]:
     """The class of a head, by ``model.type``; InputError if there is none."""
     return find_kind(name, "model.type", Head, __name__, ("base", "parts"))
+
+
+def build_head(config: Config, sizes: CacheSizes) -> Head:
+    """The head of a complete config, for caches of some sizes.
+
+    Raises:
+        InputError: the config does not fit the caches.
+    """
+    keys = dict(config.model)
+    return find_head(keys.pop("type"))(sizes, **keys)

@@ -15,6 +15,7 @@ from cache_schema.fingerprint import file_sha256
 from cache_schema.host import files
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
+from train.checkpoint import load_head
 from train.commands import alone_in, one_of_several
 from train.data.compatible import check_compatible, check_releases
 from train.data.sizes import common_sizes
@@ -28,15 +29,14 @@ from train.evaluation.from_cache.head_scores import (
     to_json,
 )
 from train.evaluation.report import write_metrics
-from train.heads import find_head
+from train.heads import build_head, find_head
 from train.members import Trained, train_members
 from train.options import named_path
 from train.progress import progress
 from train.provenance import cache_identity, describe_run
-from train.runner import load_head, ram_bytes
+from train.runner import ram_bytes
 from train.sweeping.report import write_report
 from train.sweeping.variants import Sweep, load_sweep, make_members
-from train.trainable import build_head
 from train.trainee import Member
 
 #: Videos of the splits of MeViS that the paper measures on: beside other data its figures would
