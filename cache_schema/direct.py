@@ -2,18 +2,16 @@
 
 A row is one index of the first axis: a frame, a clip. HDF5 is asked once where the rows are; from
 then on they are read with `os.preadv` straight into the array that is wanted, outside HDF5's
-global lock and Python's. A worker that looks for what a batch needs says only where its mask
-features lie, and whoever wants them reads them straight to where they are needed. Shards are data
-from outside: nothing is read, and no array is as large, as what the file holds.
+global lock and Python's. Shards are data from outside: nothing is read, and no array is as large,
+as what the file holds.
 """
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -24,9 +22,6 @@ from cache_schema.host import system
 from cache_schema.host.cli import InputError
 from cache_schema.nodes import readable, where
 from cache_schema.shard import missing
-
-if TYPE_CHECKING:
-    from cache_schema.reader import CacheReader, Video
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +55,6 @@ class Extent:
         if isinstance(self.starts, int):
             return self.starts + row * self.row_bytes
         return int(self.starts[row])
-
-    def of(self, rows: Sequence[int]) -> "Extent":
-        """Some of the rows, in this order."""
-        starts = np.array([self.start(row) for row in rows], np.int64)
-        crcs = None if self.crcs is None else self.crcs[list(rows)]
-        return Extent((len(rows), *self.row_shape), self.dtype, starts, crcs)
 
 
 def locate(dataset: h5py.Dataset, file_size: int) -> Extent:
@@ -195,48 +184,3 @@ def as_bytes(array: np.ndarray, shape: Sequence[int], dtype: np.dtype) -> np.nda
         raise ValueError("out has to be contiguous and writable")
     row_bytes = math.prod(array.shape[1:]) * array.itemsize
     return array.reshape(-1).view(np.uint8).reshape(len(array), row_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the mask features of some frames lie.
-
-    Attributes:
-        video: its id.
-        frames: t of the video.
-        shard: name of the file.
-        identity: of the file that this holds for.
-        extents: of each array of the codec, the t frames alone; none in a light cache.
-    """
-
-    video: str
-    frames: list[int]
-    shard: str
-    identity: tuple[int, ...]
-    extents: dict[str, Extent]
-
-
-def find(video: "Video", indices: Iterable[int]) -> Places:
-    """The places of t frames of a video, in any order, repeated or not."""
-    frames = list(video.frames(indices))
-    extents = {name: extent.of(frames) for name, extent in video.mask_extents().items()}
-    return Places(video.id, frames, *video.source, extents)
-
-
-def fill(reader: "CacheReader", places: Places, out: Mapping[str, np.ndarray]) -> None:
-    """Read mask features.
-
-    Args:
-        reader: of the cache that the places are in; threads may share it.
-        places: from `find`, perhaps of another process.
-        out: for each array (t, ...), contiguous, of the stored shape and type.
-
-    Raises:
-        InputError: the shard is gone, cut short, damaged, or another file than before.
-    """
-    file = reader.same_shard(places.shard, places.identity).file
-    for name, extent in places.extents.items():
-        for t, target in enumerate(as_bytes(out[name], extent.shape, extent.dtype)):
-            file.read(extent.start(t), target)
-            key = (places.video, f"mask_features/{name}", places.frames[t])
-            reader.check(key, extent.crcs, t, target)

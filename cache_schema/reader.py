@@ -142,14 +142,12 @@ class CacheReader:
             raise changed(shard.file.path)
         return shard
 
-    def check(
-        self, key: tuple[str, str, int], crcs: np.ndarray | None, k: int, data: np.ndarray
-    ) -> None:
+    def check(self, key: tuple[str, str, int], crcs: np.ndarray | None, data: np.ndarray) -> None:
         """Compare bytes that were read with their checksum, if this process has not done so before.
 
         Args:
             key: video, array and row.
-            crcs: see `Extent`; the k-th is meant.
+            crcs: of each row, see `Extent`.
             data: (bytes,) uint8.
 
         Raises:
@@ -159,7 +157,7 @@ class CacheReader:
         seen = self._sound.get((video_id, name), 0)
         if crcs is None or not self._check or seen >> row & 1:
             return
-        if zlib.crc32(data) != crcs[k]:
+        if zlib.crc32(data) != crcs[row]:
             raise InputError(
                 f"video {video_id!r} in {self.path / self.entries[video_id].shard} is damaged "
                 f"({name}, row {row}: not the bytes that were written): {remedy(self.path)}"

@@ -80,7 +80,9 @@ class Video:
             )
         frames = self.frames(indices)
         return {
-            name: self._rows(name, extent, frames, out[name] if out else None, keep=False)
+            name: self._rows(
+                f"mask_features/{name}", extent, frames, out[name] if out else None, keep=False
+            )
             for name, extent in self.mask_extents().items()
         }
 
@@ -353,6 +355,6 @@ class Video:
             target[:] = kept
             return
         self._shard().file.read(extent.start(row), target)
-        self._reader.check(key, extent.crcs, row, target)
+        self._reader.check(key, extent.crcs, target)
         if keep:
             ram.put(key, target)

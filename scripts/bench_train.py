@@ -251,7 +251,7 @@ class Steps:
 def as_loaded(batch: Batch) -> Batch:
     """The batch without what was prepared for an earlier step."""
     features = [MaskFeatures(own.stored, own.codec) for own in batch.mask_features]
-    return Batch(batch.inputs, features, batch.targets, batch.overlaps)
+    return Batch(batch.inputs, features, batch.targets, batch.overlaps, batch.ids)
 
 
 def in_the_loop(

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import gc
 import json
 import platform
 import statistics
@@ -126,7 +127,10 @@ def attempt(
         call()
     print(f"{name}: {figures[name] if len(str(figures[name])) < 400 else 'measured'}", flush=True)
     if torch.cuda.is_available():
+        gc.collect()  # what refers to itself: models with graphs, errors with their frames
         torch.cuda.empty_cache()
+        held = torch.cuda.memory_reserved() >> 20
+        print(f"    {held} MiB of the device are held", flush=True)
 
 
 def errors(figures: Any, where: str = "") -> Iterator[str]:

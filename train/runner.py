@@ -34,7 +34,8 @@ from cache_schema.host import files
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
 from cache_schema.reader import CacheReader
-from train.data import Batch, ClipDataset, CounterBatches, Stager, collate, stage, workers
+from train.data import Batch, ClipDataset, CounterBatches, Stager, Staging, collate, workers
+from train.data.staging import PREFETCH
 from train.heads import find_head
 from train.hooks import Checkpoints, Log, RunFile, Validation
 from train.losses import Diverged
@@ -314,22 +315,24 @@ def build_loader(config: Config, dataset: ClipDataset) -> DataLoader:
             f"config key train.batch_size is {batch_size}, which {ranks} processes cannot share; "
             "it counts the samples of all of them together"
         )
+    batches = CounterBatches(batch_size, config.train.max_iters, rank=get_rank(), world_size=ranks)
+    count = num_workers(config, "cuda" if dataset.staged else "cpu")
     return DataLoader(
         dataset,
-        batch_sampler=CounterBatches(
-            batch_size, config.train.max_iters, rank=get_rank(), world_size=ranks
-        ),
-        collate_fn=stage if dataset.staged else collate,
-        num_workers=num_workers(config, "cuda" if dataset.staged else "cpu"),
+        batch_sampler=batches,
+        collate_fn=Staging(dataset, batches, count) if dataset.staged else collate,
+        num_workers=count,
+        prefetch_factor=PREFETCH if count else None,
+        multiprocessing_context="fork" if count else None,  # others do not share `Staging`'s slots
         worker_init_fn=workers.start,
     )
 
 
 def num_workers(config: Config, device: torch.device | str) -> int:
-    """Processes that look for samples: ``data.num_workers``, or what suits the device."""
+    """Processes that read samples: ``data.num_workers``, or what suits the device."""
     if config.data.num_workers is not None:
         return config.data.num_workers
-    return min(CORES // 4, 8) if torch.device(device).type == "cuda" else 0
+    return min(CORES // 2, 8) if torch.device(device).type == "cuda" else 0
 
 
 def ram_bytes(config: Config, caches: int, device: torch.device | str) -> int:
@@ -341,5 +344,5 @@ def on_device(loader: DataLoader, device: torch.device) -> Iterator[Batch]:
     """The batches of `build_loader`; on a GPU they are brought there ahead of training."""
     dataset: ClipDataset = loader.dataset
     if dataset.staged:
-        return Stager(dataset.caches, device).ahead(loader)
+        return iter(Stager(loader, device))
     return iter(loader)

@@ -134,9 +134,7 @@ def extract(
     settings, facts = go_on(out, dataset, settings, has_text=stage.text is not None)
     codec = _codec(stage, dataset, out, settings, queue, rank)
     own = share(dataset, rank)
-    open_cache = partial(
-        new_cache, stage, facts, codec, out, settings, shard_bytes=shard_bytes, rank=rank
-    )
+    open_cache = new_cache(stage, facts, codec, out, settings, shard_bytes=shard_bytes, rank=rank)
     summary, start = Summary(total=len(own)), time.perf_counter()
     readers = readers or default_readers(stage.segmenter.device)
     with closing(outcomes_of(stage, dataset, codec, open_cache, own, queue, readers)) as outcomes:
@@ -164,9 +162,13 @@ def new_cache(
     *,
     shard_bytes: int = SHARD_BYTES,
     rank: Rank = SINGLE,
-) -> CacheWriter:
-    """Open the cache of a stage for writing; ``settings`` and the codec make its fingerprint."""
-    return CacheWriter(
+) -> Callable[[], CacheWriter]:
+    """Opens the cache of a stage for writing, in a process that must not touch the device.
+
+    ``settings`` and the codec make its fingerprint.
+    """
+    return partial(
+        CacheWriter,
         out,
         fingerprint=settings | {"codec": codec.describe()},
         dataset=stage.config.dataset,

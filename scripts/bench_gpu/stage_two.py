@@ -18,15 +18,14 @@ from cache_schema.reader import CacheReader
 from scripts import bench_train
 from scripts.bench_train import ITERATIONS, Steps, as_loaded, in_the_loop, load
 from scripts.measuring import Figures, attempt, peak_mb, seconds_each, synchronise, traced
-from scripts.random_caches import EXACT, write_caches
-from train.config import load_row
-from train.config import merge as merge_row
+from scripts.random_caches import write_caches
+from train.config import complete, row_layer
 from train.runner import Heads, build_runner
 from train.trainee import Member, Trainee
 
 PROFILED = 5  # steps
-#: Rows of the paper that are heads of their own kind.
-ROWS = ("baseline",)
+#: Rows that are heads of their own kind.
+ROWS = ("trajectory", "select", "baseline", "vita_rvos", "dshmp")
 TINY = (
     "--channels 64 --height 8 --width 16 --clip 2 --frames 3 --videos 2 --layers 1 --points 9 "
     "--queries 3 --ranks 8"
@@ -50,12 +49,11 @@ def configure(
     """The paper's head at a number of clips a batch, of a row, with T frames."""
     sizes.batch = batch
     config = bench_train.head_config(sizes)
-    content = config.to_dict()
-    merge_row(content, load_row(row))
+    more: dict[str, dict[str, Any]] = {"train": {"checkpoint_interval": ITERATIONS}}
     if clip is not None:
-        content["data"] |= {"clip_source": "video", "num_frames": clip}
-    content["train"] |= {"max_iters": ITERATIONS, "checkpoint_interval": ITERATIONS}
-    return Config(content, filename=config.filename)
+        more["data"] = {"clip_source": "video", "num_frames": clip}
+    layers = [("the paper", config.to_dict()), *row_layer(row), ("the benchmark", more)]
+    return complete(layers, path=config.filename)
 
 
 def measure(settings: argparse.Namespace, device: torch.device, figures: Figures) -> None:
@@ -98,25 +96,28 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
     numbers = (1, 2) if settings.tiny else (1, 8, 32)
     eight, short = numbers[1], 2 if settings.tiny else 8
     with caches(settings) as (sizes, paths):
-        light_name, light = list(paths.items())[-1]
+        (exact_name, exact), (low_name, low) = paths.items()
+
+        def add(name: str, work: Callable[..., Any], *about: Any) -> None:
+            attempt(figures, name, partial(work, *about))
+
+        add(f"{low_name}, {eight} clips", step, low, configure(sizes, eight))
+        add(f"run, {low_name}", run, low, configure(sizes, eight))
+        for preset in ["demo"] if settings.tiny else ["mevis_swinl", "mevis_r50"]:
+            name = f"VITA {preset} in the loop, {eight} clips"
+            add(name, looped, low, configure(sizes, eight), preset)
         for name, path in paths.items():
-            for clips in numbers[: 2 if name == EXACT else None]:
-                config = configure(sizes, clips)
-                attempt(figures, f"{name}, {clips} clips", partial(step, path, config))
-            config = configure(sizes, 1, clip=short)
-            attempt(figures, f"{name}, MB with T = 8", partial(memory, path, config))
+            add(f"{name}, MB with T = 8", memory, path, configure(sizes, 1, clip=short))
         for row in ROWS:
-            config = configure(sizes, eight, row=row)
-            attempt(figures, f"{row}, {eight} clips", partial(step, light, config))
+            add(f"{row}, {eight} clips", step, low, configure(sizes, eight, row=row))
+        for clips in {*numbers} - {eight}:
+            add(f"{low_name}, {clips} clips", step, low, configure(sizes, clips))
+        for clips in numbers[:2]:
+            add(f"{exact_name}, {clips} clips", step, exact, configure(sizes, clips))
         for key, value in (("graphs", False), ("autocast", "bfloat16")):
             config = configure(sizes, eight)
             config.train[key] = value
-            attempt(figures, f"{key}={value}, {eight} clips", partial(step, light, config))
-        config = configure(sizes, eight)
-        attempt(figures, f"run, {light_name}", partial(run, light, config))
-        for preset in ["demo"] if settings.tiny else ["mevis_r50", "mevis_swinl"]:
-            name = f"VITA {preset} in the loop, {eight} clips"
-            attempt(figures, name, partial(looped, light, config, preset))
+            add(f"{key}={value}, {eight} clips", step, low, config)
 
 
 def seconds_of_a_run(path: Path, config: Config, device: torch.device, last: int) -> float:

@@ -1,7 +1,10 @@
 """Batches on their way to a GPU: the same as those that are made at once."""
 
-from dataclasses import replace
+import mmap
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +16,18 @@ from torch.utils.data import DataLoader
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
+from tests.test_children import until
 from tests.train.test_data import assert_equal
-from train.data import ClipDataset, CounterBatches, Stager, collate, stage
-from train.data.staging import pack, unpack
+from train.data import (
+    ClipDataset,
+    CounterBatches,
+    Stager,
+    Staging,
+    collate,
+    staging,
+    workers,
+)
+from train.data.staging import PREFETCH, Moved, Staged, room, unpack
 from train.data.targets import ClipRuns, paint_all, toggles
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -31,62 +43,120 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> list[CacheReader]:
 
 
 def loader(caches: list[CacheReader], *, staged: bool, workers: int, batches: int) -> DataLoader:
+    dataset = ClipDataset(caches, seed=0, mixed_codecs=True, staged=staged)
+    order = CounterBatches(6, batches, rank=1, world_size=2)
+    order.start = 3  # as resumed
     return DataLoader(
-        ClipDataset(caches, seed=0, mixed_codecs=True, staged=staged),
-        batch_sampler=CounterBatches(3, batches),
-        collate_fn=stage if staged else collate,
+        dataset,
+        batch_sampler=order,
+        collate_fn=Staging(dataset, order, workers) if staged else collate,
         num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
+        multiprocessing_context="fork" if workers else None,
     )
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("fits", [True, False])
 def test_staged_batches_are_those_of_collate(
-    caches: list[CacheReader], device: str, workers: int
+    caches: list[CacheReader],
+    device: str,
+    workers: int,
+    fits: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plain = list(loader(caches, staged=False, workers=0, batches=6))
-    staged = Stager(caches, torch.device(device)).ahead(
-        loader(caches, staged=True, workers=workers, batches=6)
-    )
+    plain = list(loader(caches, staged=False, workers=0, batches=20))
+    if not fits:
+        monkeypatch.setattr(staging, "most_bytes", lambda dataset: 1)
+    batches = loader(caches, staged=True, workers=workers, batches=20)
+    assert isinstance(batches.collate_fn([batches.dataset[0]]).block, int) == fits
     count = 0
-    for batch, expected in zip(staged, plain, strict=True):
+    for batch, expected in zip(Stager(batches, torch.device(device)), plain, strict=True):
         assert_equal(batch.to("cpu"), expected)
         # One codec for all samples of a cache, so that they go through the loss together.
         assert {id(f.codec) for f in batch.mask_features} <= {id(c.codec) for c in caches}
         count += 1
-    assert count == 6
+    assert count == 17
 
 
-def test_what_stops_a_worker_stops_training(caches: list[CacheReader], tmp_path: Path) -> None:
+class Late(Stager):
+    """A device whose copies are over at the last moment, when workers have run as far as they can.
+
+    Attributes:
+        written: whether each batch is, as the workers tell.
+        batches: those that were copied.
+    """
+
+    def __init__(self, batches: DataLoader, written: mmap.mmap) -> None:
+        super().__init__(batches, torch.device("cpu"))
+        self.written, self.batches, self.begun, self.waiting = written, [], 0, []
+
+    def move(self, staged: Staged) -> Moved:
+        def copy() -> None:
+            asked = min(self.begun + PREFETCH * self.loader.num_workers, len(self.written))
+            until(lambda: all(self.written[:asked]))
+            self.batches.append(super(Late, self).move(staged).batch)
+            self.waiting.remove(copy)
+
+        self.begun += 1
+        self.waiting.append(copy)
+        return Moved(None, [], SimpleNamespace(synchronize=copy))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_no_slot_is_written_before_it_was_copied(caches: list[CacheReader], workers: int) -> None:
+    written = mmap.mmap(-1, 17)
+    batches = loader(caches, staged=True, workers=workers, batches=20)
+
+    class Telling(Staging):
+        def __call__(self, samples: list) -> Staged:
+            staged = super().__call__(samples)
+            written[samples[0].number // 6 - 3] = 1
+            return staged
+
+    batches.collate_fn.__class__ = Telling
+    late = Late(batches, written)
+    for _ in late:
+        pass
+    for copy in list(late.waiting):  # nothing was asked for after these
+        copy()
+    plain = loader(caches, staged=False, workers=0, batches=20)
+    for batch, expected in zip(late.batches, plain, strict=True):
+        assert_equal(batch, expected)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_what_stops_a_worker_stops_training(tmp_path: Path, count: int) -> None:
     write_cache(tmp_path / "gone", num_frames=[6], codec="float16")
     reader = CacheReader(tmp_path / "gone")
-    batches = loader([reader], staged=True, workers=0, batches=6)
+    batches = loader([reader], staged=True, workers=count, batches=6)
     for shard in (tmp_path / "gone").glob("shard-*"):
         shard.write_bytes(b"")
     reader.close()
-    with pytest.raises(InputError, match="shard"):
-        next(Stager([reader], torch.device("cpu")).ahead(batches))
+    with pytest.raises(InputError, match="^[^\\n]*shard[^\\n]*$"), workers.one_sentence():
+        next(iter(Stager(batches, torch.device("cpu"))))
 
 
-def test_places_of_another_file_are_refused(caches: list[CacheReader]) -> None:
-    from cache_schema.direct import fill, find
-
-    video = caches[0].video(caches[0].video_ids[0])
-    places = find(video, [0, 2])
-    out = {n: np.empty(e.shape, e.dtype) for n, e in places.extents.items()}
-    fill(caches[0], places, out)
-    assert np.array_equal(out["values"], video.mask_features([0, 2])["values"])
-    other = replace(places, identity=(0, 0, 0, 0))
+def test_a_shard_that_was_replaced_is_refused(tmp_path: Path) -> None:
+    write_cache(tmp_path / "cache", num_videos=1)
+    reader = CacheReader(tmp_path / "cache")
+    video = reader.video(reader.video_ids[0])
+    (shard,) = (tmp_path / "cache").glob("shard-*")
+    copied = shutil.copy(shard, tmp_path)
+    os.replace(copied, shard)
+    reader.close()
     with pytest.raises(InputError, match="has changed while it was in use"):
-        fill(caches[0], other, out)
-    with pytest.raises(IndexError):
-        find(video, [video.num_frames])
+        video.mask_features([0, 2])
 
 
 @given(st.lists(st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3))))
-def test_packed_tensors_come_out_as_they_went_in(kinds: list) -> None:
-    tensors = [(9 * torch.rand(shape)).to(dtype) for dtype, shape in kinds]
-    packed, layout = pack(tensors)
+def test_tensors_lie_side_by_side(kinds: list) -> None:
+    layout = [(dtype, tuple(shape)) for dtype, shape in kinds]
+    packed = torch.zeros(room(layout), dtype=torch.uint8)
+    tensors = [(9 * torch.rand(shape)).to(dtype) for dtype, shape in layout]
+    for tensor, own in zip(tensors, unpack(packed, layout), strict=True):
+        own.copy_(tensor)
     for tensor, out in zip(tensors, unpack(packed, layout), strict=True):
         assert out.dtype == tensor.dtype and torch.equal(out, tensor)
 

@@ -11,8 +11,8 @@ data = dict(
     clip_source="bank",  # or "video": whole-video queries with all or some frames
     num_frames=None,  # of "video" only: None takes all
     frame_choice="random",  # of "video" with num_frames: or "first"
-    # Processes that look for samples; 0 for the training process itself, which is fastest for most
-    # caches on a CPU. None takes 0 there, and with a GPU a quarter of the cores, at most 8.
+    # Processes that read samples; 0 for the training process itself, which is fastest for most
+    # caches on a CPU. None takes 0 there, and with a GPU half of the cores, at most 8.
     num_workers=None,
     cache_weights=[],  # samples from each of several caches; [] draws every expression equally
     mixed_codecs=False,  # True trains on caches whose codecs or ranks differ

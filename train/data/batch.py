@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cache_schema.codecs import Codec
-from cache_schema.direct import Places
 from cache_schema.reader import Video
 from cache_schema.records import Expression
 from train.data.targets import ClipRuns
@@ -30,11 +29,13 @@ class Sample:
         video_logits: (N_v, K + 1).
         tracks: (N_v, T, 6).
         mask_embeds: (N_v, C_mask) or (T, N_v, C_mask).
-        mask_features: the coded frames, each (T, ...); of a staged sample their places.
+        mask_features: the coded frames, each (T, ...); of a staged sample where from:
+            the video and T frames of it.
         cache: its number among the caches.
         targets: the objects it means that the clip shows; of a staged sample their runs.
         overlaps: of each video query with each target, (N_v, M); see `Batch`.
         ids: (4,); see `Batch`.
+        number: of the sample in training.
     """
 
     times: np.ndarray
@@ -43,13 +44,14 @@ class Sample:
     video_logits: np.ndarray | None
     tracks: np.ndarray | None
     mask_embeds: np.ndarray | None
-    mask_features: Mapping[str, Tensor] | Places | None
+    mask_features: Mapping[str, Tensor] | tuple[Video, np.ndarray] | None
     codec: Codec
     cache: int
     expression: Expression
     targets: Targets | ClipRuns | None
     overlaps: np.ndarray | None
     ids: np.ndarray | None = None
+    number: int = 0
 
 
 @dataclass

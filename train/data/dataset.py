@@ -7,7 +7,6 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cache_schema.direct import Places, find
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
 from cache_schema.records import Clip, Expression
@@ -36,7 +35,7 @@ class ClipDataset(Dataset):
         frame_choice: "first" or "random" (in order), which T frames of a longer video.
         cache_weights: how often each cache is drawn from; empty draws every pair equally often.
         mixed_codecs: caches may differ in codec and rank.
-        staged: samples say where their mask features and targets are, see `train.data.staging`.
+        staged: samples have their mask features still to be read, see `train.data.staging`.
         needs: what is read, see `Head.needs`; None for all that the caches hold.
 
     Attributes:
@@ -106,7 +105,7 @@ class ClipDataset(Dataset):
         expression = video.expression(expression_id)
         clip = self._clip(video, np.random.default_rng([self.seed, 1, counter]))
         frames = clip.frame_indices
-        draws = self._wants("mask_features") and not reader.light
+        draws = self.wants("mask_features") and not reader.light
         targets: Targets | ClipRuns | None = None
         if not draws:
             shown = shown_ids(video, expression, frames)
@@ -115,22 +114,22 @@ class ClipDataset(Dataset):
             shown = targets.ids
         else:
             targets, shown = clip_targets(video, expression, frames, buffers=self.buffers)
-        features: dict[str, Tensor] | Places | None = None
+        features: dict[str, Tensor] | tuple[Video, np.ndarray] | None = None
         if draws:
-            features = find(video, frames) if self.staged else self._mask_features(video, frames)
+            features = (video, frames) if self.staged else self._mask_features(video, frames)
         found = {
             "video_queries": clip.video_queries,
             "video_logits": clip.video_logits,
             "tracks": clip.tracks,
             "mask_embeds": self._there(clip.mask_embeds, "mask_embeds", reader),
         }
-        wanted = {name: array if self._wants(name) else None for name, array in found.items()}
+        wanted = {name: array if self.wants(name) else None for name, array in found.items()}
         overlaps = None
-        if self._wants("overlaps") and self.has_overlaps:
+        if self.wants("overlaps") and self.has_overlaps:
             overlaps = self._overlaps(video, clip, shown)
         return Sample(
             times=video.frame_times()[frames],
-            frame_queries=video.frame_queries(frames) if self._wants("frame_queries") else None,
+            frame_queries=video.frame_queries(frames) if self.wants("frame_queries") else None,
             **wanted,
             mask_features=features,
             codec=reader.codec,
@@ -138,7 +137,8 @@ class ClipDataset(Dataset):
             expression=expression,
             targets=targets,
             overlaps=overlaps,
-            ids=self._ids(number, expression) if self._wants("ids") else None,
+            ids=self._ids(number, expression) if self.wants("ids") else None,
+            number=counter,
         )
 
     def _ids(self, number: int, expression: Expression) -> np.ndarray:
@@ -147,7 +147,8 @@ class ClipDataset(Dataset):
         objects = sorted(expression.annotation_ids)
         return np.array([number, _hash(*video, *objects), _hash(*video), len(self.pairs)])
 
-    def _wants(self, name: str) -> bool:
+    def wants(self, name: str) -> bool:
+        """Whether samples have a field."""
         return self.needs is None or name in self.needs
 
     def _there(self, array: np.ndarray | None, name: str, reader: CacheReader) -> np.ndarray | None:

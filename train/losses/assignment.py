@@ -115,7 +115,7 @@ def own_matches(own: Tensor, matches: Matches) -> Tensor:
     counts = [len(match.queries) for match in matches]
     rows = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
     queries, targets = (torch.cat([match[i] for match in matches]) for i in (0, 1))
-    places = torch.stack([rows, queries, targets]).to(own.device, non_blocking=True)
+    places = [each.to(own.device, non_blocking=True) for each in (rows, queries, targets)]
     best = own.amax(dim=1)[places[0], places[2]]
     right = (own[tuple(places)] == best) & (best > 0)
     return right.sum() / (best > 0).sum()

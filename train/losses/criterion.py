@@ -6,6 +6,7 @@ needed for the matching only, where no gradient is kept; the loss computes the f
 again.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
@@ -15,17 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.losses import assignment_kernel
 from train.losses.assignment import assign, check_finite
+from train.losses.assignment_kernel import KernelError, assign_all
 from train.losses.points import RandomPoints, uncertain_points, uniform_points
 from train.masks.supervision import Group, Match, Matches, Supervision
+from train.memory import on_cpu
 
 
 def _matched(layers: Sequence[Matches]) -> tuple[Tensor, Tensor, Tensor]:
     """Layer, sample and query of every match, layer by layer and sample by sample."""
     queries = [match.queries for matches in layers for match in matches]
     rows = np.repeat(np.arange(len(queries)), [len(own) for own in queries])
-    layer, sample = map(torch.from_numpy, divmod(rows, len(layers[0])))
-    return layer, sample, torch.cat(queries)
+    found = torch.cat(queries)
+    places = torch.from_numpy(np.stack(divmod(rows, len(layers[0]))))
+    return (*places.to(found.device, non_blocking=True), found)
 
 
 @dataclass
@@ -91,8 +96,8 @@ class Binary:
     ) -> tuple[Tensor, Tensor]:
         """As `Softmax.losses`, with logits (L, B, N); matches may have weights."""
         where = _matched(matches)
-        meant = torch.zeros(logits.shape)
-        meant[where] = 1.0
+        meant = torch.zeros(logits.shape, device=where[-1].device)
+        meant.index_put_(where, meant.new_ones(()))
         meant = meant.to(logits.device, non_blocking=True)
         own: Tensor | float = 1.0
         if matches[0][0].weights is not None:
@@ -131,6 +136,8 @@ class SetCriterion:
         "importance_ratio": (0, 1),
     }
     CHOICES: ClassVar = {"class_term": ("mean", "per_sample")}
+    #: Whether matches may stay on a GPU, which then need not be waited for.
+    stays: ClassVar = False
 
     classification: Binary | Softmax
     _: KW_ONLY
@@ -193,9 +200,15 @@ class SetCriterion:
         """The matches of each layer, of logits (L, B, N) or (L, B, N, K + 1) and embeddings
         (B, L, N, C); see `compare`.
         """
-        none = torch.zeros(0, dtype=torch.int64)
-        matches: list[Matches] = [[Match(none, none)] * logits.shape[1] for _ in logits]
         costs = [self.costs(logits, embeds, group, random) for group in truth.groups]
+        # Heads that are compared together are told at once if one of them has diverged.
+        if self.stays and truth.heads == 1 and assignment_kernel.WORKS and not on_cpu(logits):
+            try:
+                return _stay(costs, truth.groups, *logits.shape[:2])
+            except KernelError as error:
+                assignment_kernel.WORKS = False
+                warnings.warn(f"each step waits for its matches: {error}", stacklevel=2)
+        matches = unmatched(*logits.shape[:2])
         if not costs:
             return matches
         # One transfer for the whole batch: on a GPU each would wait for the device.
@@ -288,6 +301,27 @@ class SetCriterion:
                 dice = dice + _summed(point_dice(predicted, true), share)
         terms = {"cls": classes.sum(dim=0), "mask": mask / instances, "dice": dice / instances}
         return {name: own.squeeze(0) if heads == 1 else own for name, own in terms.items()}
+
+
+def unmatched(layers: int, samples: int, device: torch.device | str = "cpu") -> list[list[Match]]:
+    """No match of any sample in any layer."""
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    return [[Match(none, none)] * samples for _ in range(layers)]
+
+
+def _stay(
+    costs: Sequence[Tensor], groups: Sequence[Group], layers: int, samples: int
+) -> list[Matches]:
+    """Matches by cost that never leave the device, of L layers and B samples."""
+    matches = unmatched(layers, samples, costs[0].device if costs else "cpu")
+    for cost, group in zip(costs, groups, strict=True):
+        counts = group.targets.counts
+        found = assign_all(cost, counts)
+        for own, b, count in zip(found, group.samples, counts, strict=True):
+            pairs = own[..., :count].flatten(0, 1).unbind()
+            for layer in range(layers):
+                matches[layer][b] = Match(*pairs[2 * layer : 2 * layer + 2])
+    return matches
 
 
 def class_sums(losses: Tensor, weights: Tensor, kind: str) -> tuple[Tensor, Tensor]:

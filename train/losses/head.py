@@ -65,6 +65,7 @@ class HeadCriterion(SetCriterion):
     reads = ("mask_features", "overlaps", "video_logits")
     RANGES: ClassVar = {"overlap_threshold": (0.01, 1)}
     CHOICES: ClassVar = {"assignment": ("hungarian", "overlap")}
+    stays = True
 
     def __init__(
         self,

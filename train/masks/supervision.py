@@ -132,7 +132,7 @@ as its cache holds, elsewhere enough to make few launches."""
 
 
 class Match(NamedTuple):
-    """Which queries of a sample have which targets, on the CPU.
+    """Which queries of a sample have which targets, on the CPU or where the batch is.
 
     Attributes:
         queries: (I,) int64, ascending.
@@ -237,13 +237,17 @@ class Group:
             target among those of the group.
         """
         _, L, N, _ = embeds.shape
-        places, numbers = [], []
+        found, firsts = [], []
         for b, first in zip(self.samples, self.targets.firsts, strict=True):
             for layer in range(L):
-                places.append(matches[layer][b].queries.numpy() + (b * L + layer) * N)
-                numbers.append(matches[layer][b].targets.numpy() + first)
-        both = np.stack([np.concatenate(places), np.concatenate(numbers)])
-        return torch.from_numpy(both).to(embeds.device, non_blocking=True)
+                found.append(matches[layer][b])
+                firsts.append(((b * L + layer) * N, first))
+        both = torch.stack([torch.cat([match[i] for match in found]) for i in (0, 1)])
+        starts = np.repeat(np.array(firsts).T, [len(match.queries) for match in found], axis=1)
+        starts = torch.from_numpy(starts)
+        return both.to(embeds.device, non_blocking=True) + starts.to(
+            embeds.device, non_blocking=True
+        )
 
 
 def _side_by_side(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:

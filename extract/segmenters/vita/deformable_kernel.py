@@ -1,10 +1,9 @@
 """Multi-scale deformable attention as in `deformable`, by one CUDA kernel between the projections.
 
-`deformable_kernel.cu` says what the kernel does. NVRTC, which comes with torch for CUDA, compiles
-it for the device when it is first used, in about a second: nobody needs a compiler.
+`deformable_kernel.cu` says what the kernel does. NVRTC compiles it for the device when it is first
+used, in about a second.
 """
 
-import ctypes
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cache_schema.host import nvrtc
 from extract.segmenters.vita.forms import constant
 from extract.segmenters.vita.tokens import Shape
 
@@ -116,23 +116,11 @@ def _kernel(heads: int, channels: int, levels: int, points: int, device: torch.d
 def compiled(heads: int, channels: int, levels: int, points: int, capability: str) -> bytes:
     """Machine code of the kernel for devices of a compute capability, such as "90".
 
-    As `torch.cuda._compile_kernel`, which however asks for an installed CUDA toolkit.
-
     Raises:
         OSError: there is no NVRTC.
         RuntimeError: it does not compile this.
     """
     from torch.cuda._utils import _get_gpu_rtc_library
-
-    nvrtc = _get_gpu_rtc_library()
-
-    def check(status: int) -> None:
-        if status:
-            size = ctypes.c_size_t()
-            nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-            log = ctypes.create_string_buffer(max(size.value, 1))
-            nvrtc.nvrtcGetProgramLog(program, log)
-            raise RuntimeError(f"NVRTC error {status}: {log.value.decode()}")
 
     sizes = {
         "HEADS": heads,
@@ -142,18 +130,4 @@ def compiled(heads: int, channels: int, levels: int, points: int, capability: st
         "THREADS": THREADS,
         "TOKENS": TOKENS,
     }
-    options = [f"-arch=sm_{capability}", *(f"-D{name}={size}" for name, size in sizes.items())]
-    program, source = ctypes.c_void_p(), SOURCE.read_bytes()
-    check(
-        nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, SOURCE.name.encode(), 0, None, None)
-    )
-    try:
-        arguments = (ctypes.c_char_p * len(options))(*(each.encode() for each in options))
-        check(nvrtc.nvrtcCompileProgram(program, len(options), arguments))
-        size = ctypes.c_size_t()
-        check(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
-        code = ctypes.create_string_buffer(size.value)
-        check(nvrtc.nvrtcGetCUBIN(program, code))
-        return code.raw
-    finally:
-        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return nvrtc.compiled(_get_gpu_rtc_library(), SOURCE, capability, sizes)
