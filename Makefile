@@ -39,7 +39,7 @@ EXTRACTING = $(BIN)/python -m extract $(EXTRACT_CONFIG) --data-root $(DATA) --sp
 	--weights $(WEIGHTS) --out $(CACHE)/$(1) $(2) \
 	$(if $(EXTRACT_OPTIONS),--cfg-options $(EXTRACT_OPTIONS))
 # The demo gives each of two cores a process. What they say is kept, and shown where one fails.
-SIDE_BY_SIDE = $(MAKE) --no-print-directory -j2
+SIDE_BY_SIDE = --no-print-directory -j2
 LOGS = $(OUT)/logs
 KEPT = > $(LOGS)/$(1).txt 2>&1 || { cat $(LOGS)/$(1).txt >&2; false; }
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
@@ -86,17 +86,17 @@ eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 
 demo: setup ## the whole loop on the demo world, three heads, with tables, a picture and a page at the end
 	@mkdir -p $(LOGS)
-	@$(SIDE_BY_SIDE) data check-train
+	@$(MAKE) $(SIDE_BY_SIDE) data check-train
 	@echo "== extract"
-	@$(SIDE_BY_SIDE) demo-half-0 demo-half-1
+	@$(MAKE) $(SIDE_BY_SIDE) demo-half-0 demo-half-1
 	@$(BIN)/python -m cache_schema info $(CACHE)/$(TRAIN_SPLIT) | sed -n '/^codec/,/^file_bytes/p'
 	@echo "== train the paper's head and one that knows the order of frames, in one pass, and beside" \
 		"them one that draws no masks"
-	@$(SIDE_BY_SIDE) demo-drawing demo-score-select
+	@$(MAKE) $(SIDE_BY_SIDE) demo-drawing demo-score-select
 	@echo "== evaluate"
-	@$(SIDE_BY_SIDE) demo-score-dmvs demo-score-trajectory
+	@$(MAKE) $(SIDE_BY_SIDE) demo-score-dmvs demo-score-trajectory
 	@cat $(LOGS)/dmvs.txt
-	@$(SIDE_BY_SIDE) demo-page demo-picture
+	@$(MAKE) $(SIDE_BY_SIDE) demo-page demo-picture
 	@cat $(LOGS)/page.txt $(LOGS)/picture.txt
 	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(OUT)/heads"
 	@echo "figures $(OUT)/*/metrics.json  page $(OUT)/report.html  picture $(OUT)/overlays.png"
