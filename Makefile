@@ -46,7 +46,7 @@ CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check-train check-sweep data extract train eval demo \
-	demo-valid demo-drawing demo-select demo-page demo-picture segment sweep params check-data \
+	demo-valid demo-cache demo-drawing demo-select demo-page demo-picture segment sweep params check-data \
 	stats submit verify bench bench-gpu test faults lint
 
 help: ## list the targets
@@ -89,10 +89,11 @@ demo: setup ## the whole loop on the demo world, three heads, with tables, a pic
 	@$(MAKE) $(SIDE_BY_SIDE) data check-train
 	@echo "== extract"
 	@$(MAKE) $(SIDE_BY_SIDE) demo-half-0 demo-half-1
-	@$(BIN)/python -m cache_schema info $(CACHE)/$(TRAIN_SPLIT) | sed -n '/^codec/,/^file_bytes/p'
 	@echo "== train the paper's head and one that knows the order of frames, in one pass, and beside" \
 		"them one that draws no masks"
-	@$(MAKE) $(SIDE_BY_SIDE) demo-drawing demo-score-select
+	@$(MAKE) $(SIDE_BY_SIDE) demo-drawing demo-score-select demo-cache
+	@echo "== what they learned from"
+	@sed -n '/^codec/,/^file_bytes/p' $(LOGS)/cache.txt
 	@echo "== evaluate"
 	@$(MAKE) $(SIDE_BY_SIDE) demo-score-dmvs demo-score-trajectory
 	@cat $(LOGS)/dmvs.txt
@@ -101,13 +102,16 @@ demo: setup ## the whole loop on the demo world, three heads, with tables, a pic
 	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(OUT)/heads"
 	@echo "figures $(OUT)/*/metrics.json  page $(OUT)/report.html  picture $(OUT)/overlays.png"
 
-# Parts of the demo. The first two are ranks of one extraction; what has no rank has the cores' time.
+# Parts of the demo. The halves are ranks of one extraction, on one device.
 demo-half-%:
 	@RANK=$* WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 \
 		$(call EXTRACTING,$(TRAIN_SPLIT),--launcher pytorch) > $(LOGS)/half-$*.txt
 
 demo-valid:
 	@$(call EXTRACTING,$(EVAL_SPLIT)) $(call KEPT,valid)
+
+demo-cache:
+	@$(BIN)/python -m cache_schema info $(CACHE)/$(TRAIN_SPLIT) $(call KEPT,cache)
 
 demo-drawing:
 	@$(BIN)/python -m train.sweep drawing --config demo --cache $(CACHE)/$(TRAIN_SPLIT) --seeds 0 \
