@@ -35,10 +35,18 @@ TRAINING = $(BIN)/python -m train $(TRAIN_CONFIG) --cache $(CACHE)/$(TRAIN_SPLIT
 SWEEPING = $(BIN)/python -m train.sweep $(SWEEP) --config $(TRAIN_CONFIG) \
 	--cache $(CACHE)/$(TRAIN_SPLIT) --eval-cache $(CACHE)/$(EVAL_SPLIT) --seeds $(SEEDS) \
 	--work-dir $(OUT)/sweep-$(SWEEP) --resume $(CHANGED)
+EXTRACTING = $(BIN)/python -m extract $(EXTRACT_CONFIG) --data-root $(DATA) --split $(1) \
+	--weights $(WEIGHTS) --out $(CACHE)/$(1) $(2) \
+	$(if $(EXTRACT_OPTIONS),--cfg-options $(EXTRACT_OPTIONS))
+# The demo gives each of two cores a process. What they say is kept, and shown where one fails.
+SIDE_BY_SIDE = --no-print-directory -j2
+LOGS = $(OUT)/logs
+KEPT = > $(LOGS)/$(1).txt 2>&1 || { cat $(LOGS)/$(1).txt >&2; false; }
 CHECK_IMPORTS = $(BIN)/lint-imports --config setup.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check-train check-sweep data extract train eval demo segment sweep params check-data \
+.PHONY: help setup check-train check-sweep data extract train eval demo \
+	demo-valid demo-cache demo-drawing demo-select demo-page demo-picture segment sweep params check-data \
 	stats submit verify bench bench-gpu test faults lint
 
 help: ## list the targets
@@ -64,12 +72,7 @@ ifeq ($(DATA),$(DEMO)/data)
 endif
 
 extract: data ## stage one: frozen VITA over $(SPLITS) of $(DATA) into $(CACHE), as far as it is missing
-	@set -e; for split in $(SPLITS); do \
-		echo "== extract $$split"; \
-		$(BIN)/python -m extract $(EXTRACT_CONFIG) --data-root $(DATA) --split $$split \
-			--weights $(WEIGHTS) --out $(CACHE)/$$split \
-			$(if $(EXTRACT_OPTIONS),--cfg-options $(EXTRACT_OPTIONS)); \
-	done
+	@set -e; $(foreach split,$(SPLITS),echo "== extract $(split)"; $(call EXTRACTING,$(split));)
 
 train: check-train extract ## stage two: train a head from $(CACHE) into $(RUN)
 	@echo "== train"
@@ -81,27 +84,59 @@ eval: train ## predict, rebuild masks and score on $(EVAL_SPLIT), with controls
 		--checkpoint $(RUN) --out $(OUT) --controls --save-masks \
 		$(CHANGED)
 
-demo: check-train extract ## the whole loop on the demo world, three heads, with tables, a picture and a page at the end
-	@echo "== train the paper's head and one that knows the order of frames, in one pass"
-	@$(BIN)/python -m train.sweep drawing --config demo --cache $(CACHE)/$(TRAIN_SPLIT) --seeds 0 \
-		--work-dir $(OUT)/heads --resume $(CHANGED)
-	@echo "== train a head that draws no masks"
-	@$(BIN)/python -m train demo_select --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(OUT)/heads/select \
-		--resume $(CHANGED)
+demo: setup ## the whole loop on the demo world, three heads, with tables, a picture and a page at the end
+	@mkdir -p $(LOGS)
+	@$(MAKE) $(SIDE_BY_SIDE) data check-train
+	@echo "== extract"
+	@$(MAKE) $(SIDE_BY_SIDE) demo-half-0 demo-half-1
+	@echo "== train the paper's head and one that knows the order of frames, in one pass, and beside" \
+		"them one that draws no masks"
+	@$(MAKE) $(SIDE_BY_SIDE) demo-drawing demo-score-select demo-cache
+	@echo "== what they learned from"
+	@sed -n '/^codec/,/^file_bytes/p' $(LOGS)/cache.txt
 	@echo "== evaluate"
-	@set -e; for head in dmvs/seed-0 trajectory/seed-0 select; do \
-		out=$(OUT)/$${head%/seed-0}; mkdir -p $$out; \
-		$(BIN)/python -m train.evaluate --cache $(CACHE)/$(EVAL_SPLIT) --checkpoint $(OUT)/heads/$$head \
-			--out $$out --controls --save-masks > $$out/figures.txt; \
-	done; cat $(OUT)/dmvs/figures.txt
-	@$(BIN)/python -m scripts.report --cache $(CACHE)/$(EVAL_SPLIT) --evaluation DMVS=$(OUT)/dmvs \
-		trajectory=$(OUT)/trajectory select=$(OUT)/select \
-		--data-root $(DATA) --split $(EVAL_SPLIT) --out $(OUT)/report.html
-	@$(BIN)/python -m scripts.draw_overlays --data-root $(DATA) --split $(EVAL_SPLIT) \
-		--masks $(OUT)/dmvs/masks --metrics $(OUT)/dmvs/metrics.json --out $(OUT)/overlays.png \
-		--beside trajectory=$(OUT)/trajectory select=$(OUT)/select
+	@$(MAKE) $(SIDE_BY_SIDE) demo-score-dmvs demo-score-trajectory
+	@cat $(LOGS)/dmvs.txt
+	@$(MAKE) $(SIDE_BY_SIDE) demo-page demo-picture
+	@cat $(LOGS)/page.txt $(LOGS)/picture.txt
 	@echo "data $(DATA)  cache $(CACHE)  checkpoints and logs $(OUT)/heads"
 	@echo "figures $(OUT)/*/metrics.json  page $(OUT)/report.html  picture $(OUT)/overlays.png"
+
+# Parts of the demo. The halves are ranks of one extraction, on one device.
+demo-half-%:
+	@RANK=$* WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 \
+		$(call EXTRACTING,$(TRAIN_SPLIT),--launcher pytorch) > $(LOGS)/half-$*.txt
+
+demo-valid:
+	@$(call EXTRACTING,$(EVAL_SPLIT)) $(call KEPT,valid)
+
+demo-cache:
+	@$(BIN)/python -m cache_schema info $(CACHE)/$(TRAIN_SPLIT) $(call KEPT,cache)
+
+demo-drawing:
+	@$(BIN)/python -m train.sweep drawing --config demo --cache $(CACHE)/$(TRAIN_SPLIT) --seeds 0 \
+		--work-dir $(OUT)/heads --resume $(CHANGED)
+
+demo-select: demo-valid
+	@$(BIN)/python -m train demo_select --cache $(CACHE)/$(TRAIN_SPLIT) --work-dir $(OUT)/heads/select \
+		--resume $(CHANGED) $(call KEPT,train-select)
+
+demo-score-select: demo-select
+demo-score-%:
+	@mkdir -p $(OUT)/$*
+	@$(BIN)/python -m train.evaluate --cache $(CACHE)/$(EVAL_SPLIT) \
+		--checkpoint $(OUT)/heads/$*$(if $(filter-out select,$*),/seed-0) --out $(OUT)/$* \
+		--controls --save-masks $(call KEPT,$*)
+
+demo-page:
+	@$(BIN)/python -m scripts.report --cache $(CACHE)/$(EVAL_SPLIT) --evaluation DMVS=$(OUT)/dmvs \
+		trajectory=$(OUT)/trajectory select=$(OUT)/select \
+		--data-root $(DATA) --split $(EVAL_SPLIT) --out $(OUT)/report.html $(call KEPT,page)
+
+demo-picture:
+	@$(BIN)/python -m scripts.draw_overlays --data-root $(DATA) --split $(EVAL_SPLIT) \
+		--masks $(OUT)/dmvs/masks --metrics $(OUT)/dmvs/metrics.json --out $(OUT)/overlays.png \
+		--beside trajectory=$(OUT)/trajectory select=$(OUT)/select $(call KEPT,picture)
 
 segment: setup ## masks for your own video and sentence: VIDEO=clip.mp4 TEXT="..."; without, of the demo
 	@$(BIN)/python -m scripts.segment $(if $(VIDEO),"$(VIDEO)" "$(TEXT)" --out $(OUT)/segment \

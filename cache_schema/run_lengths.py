@@ -63,6 +63,12 @@ def run_ends(counts: Sequence[str | bytes], size: Sequence[int]) -> list[np.ndar
     return found
 
 
+def has_pixels(ends: np.ndarray) -> bool:
+    """Whether a mask has any pixel, by the ends of its runs."""
+    ends = ends[: len(ends) // 2 * 2]
+    return bool((ends[::2] < ends[1::2]).any())
+
+
 def compress(mask: np.ndarray) -> str:
     """COCO's compressed string of a mask (H, W) bool."""
     flat = mask.ravel(order="F")

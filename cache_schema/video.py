@@ -16,6 +16,7 @@ from cache_schema.names import escape, unescape
 from cache_schema.nodes import attribute, json_attribute, members, where
 from cache_schema.open_shard import OpenShard
 from cache_schema.records import RLE, Clip, Expression, unpack
+from cache_schema.run_lengths import has_pixels, run_ends
 
 if TYPE_CHECKING:
     from cache_schema.reader import CacheReader
@@ -177,6 +178,22 @@ class Video:
     def object(self, annotation_id: str) -> list[RLE | None]:
         """One object of `objects`; `InputError` when the video has none of that id."""
         return self._masks(f"objects/{escape(annotation_id)}")
+
+    def visible(self, annotation_id: str) -> np.ndarray:
+        """In which frames an object of `objects` has a pixel, (T,) bool; decoded once.
+
+        Raises:
+            ValueError: a mask cannot be decoded.
+        """
+        return self._once((annotation_id, "visible"), lambda: self._find_visible(annotation_id))
+
+    def _find_visible(self, annotation_id: str) -> np.ndarray:
+        masks = self.object(annotation_id)
+        visible = np.array([mask is not None for mask in masks])
+        counts = [mask["counts"] for mask in masks if mask is not None]
+        size = self.geometry.height, self.geometry.width
+        visible[visible] = [has_pixels(ends) for ends in run_ends(counts, size)]
+        return visible
 
     def _masks(self, path: str) -> list[RLE | None]:
         data = self._whole(path, self._once(path, lambda: self._locate(path, spec.MASKS, {})))

@@ -59,8 +59,8 @@ from train.config import known_keys, load_row
 from train.config import load_config as load_train_config
 from train.evaluation.pngs.files import MaskFiles
 from train.evaluation.pngs.png import PNG, grey_values, labels, object_pixels
+from train.heads import build_head
 from train.sweeping.run import _read_scores
-from train.trainable import build_head
 from train.trainee import DROPPED, why_dropped
 
 CASES = int(os.environ.get("FUZZ_CASES", 300))

@@ -46,12 +46,25 @@ def test_every_target_installs_first():
             reached = rules[reached].split()[0]
 
 
-@pytest.mark.parametrize("target", ["train", "submit", "sweep"])
+@pytest.mark.parametrize("target", ["train", "submit", "sweep", "demo"])
 def test_options_of_stage_two_are_checked_before_stage_one(target: str):
     command = ["make", "--no-print-directory", "-n", target, "TRAIN_OPTIONS=a.b=1"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     check, extract = said.index("--cfg-options a.b=1 --check"), said.index("-m extract")
     assert check < extract
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_parts_of_the_demo_are_quiet_unless_they_fail(tmp_path: Path, status: int):
+    (tmp_path / "logs").mkdir()
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho said; echo complained >&2; exit {status}\n")
+    python.chmod(0o755)
+    command = ["make", "--no-print-directory", "demo-page", "demo-score-dmvs", "-k"]
+    command += [f"BIN={tmp_path}", f"OUT={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.count("said\ncomplained\n") == status
 
 
 def test_what_is_pinned_is_what_is_asked_for():

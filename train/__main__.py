@@ -40,15 +40,17 @@ def main(argv: list[str]) -> int:
     if not arguments.check:
         check_caches([*arguments.cache, arguments.val_cache])
     with loading("transformers"):  # takes seconds: not before all is there
-        from train.commands import alone_in, one_of_several
         from train.config import load_config
-        from train.members import train_members
-        from train.runner import ram_bytes
-        from train.trainee import Member
 
     config = load_config(arguments.config, arguments.cfg_options, arguments.row)
     if arguments.check:
         return 0
+    with loading("transformers"):
+        from train.commands import alone_in, one_of_several
+        from train.members import train_members
+        from train.runner import ram_bytes
+        from train.trainee import Member
+
     with one_of_several(arguments) as device:
         ram = ram_bytes(config, len(arguments.cache), device)
         caches = [CacheReader(path, ram_bytes=ram) for path in arguments.cache]

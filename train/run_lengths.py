@@ -35,9 +35,3 @@ def decode(rle: RLE) -> np.ndarray:
     mask = np.zeros(height * width, np.uint8)
     paint(ends, mask)
     return cv2.transpose(mask.reshape(width, height)).view(bool)
-
-
-def has_pixels(ends: np.ndarray) -> bool:
-    """Whether a mask has any pixel, by the ends of its runs."""
-    ends = ends[: len(ends) // 2 * 2]
-    return bool((ends[::2] < ends[1::2]).any())

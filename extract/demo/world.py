@@ -32,6 +32,7 @@ HABITS = ("stays", "sideways", "vertically", "spins", "resizes")
 STRETCH = {"circle": 1.0, "square": 1.2, "triangle": 1.4}
 MARGIN = 3  # pixels that stay free between the paths of any two shapes
 EXPOSURE = 2.0  # frames that the camera's shutter stays open
+SAMPLES = 4  # a side of a pixel
 MAX_TURN = np.deg2rad(16.0)  # turn of a spinning shape a frame
 
 
@@ -127,23 +128,30 @@ class Scene:
             noise = np.random.default_rng([*self.seed, 2, t])
             canvas = background + noise.normal(0, 4, background.shape)
             for n, shape in enumerate(self.shapes):
-                cover = self._exposed(shape, t)
-                canvas += cover[..., None] * (paint[shape.colour] - canvas)
-                masks[i, n] = cover >= 0.5
+                box, cover = self._exposed(shape, t)
+                canvas[box] += cover[..., None] * (paint[shape.colour] - canvas[box])
+                masks[i, n][box] = cover >= 0.5
             frames[i] = np.clip(canvas, 0, 255).astype(np.uint8)
         return frames, masks
 
-    def _exposed(self, shape: Shape, frame: int) -> np.ndarray:
-        """Share of each pixel (H, W) that a shape covers while a frame is exposed.
+    def _exposed(self, shape: Shape, frame: int) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Where a shape is while a frame is exposed, and what share of each pixel there it covers.
 
         As with a real camera, what moves is blurred along its way. It is blurred in the same way
         when the video is played backwards, so a frame may show that something moves, but never
         whether it moves to the left or to the right.
+
+        Returns:
+            Rows and columns of a box, and shares (h, w) float64.
         """
         times = frame + EXPOSURE * np.linspace(-0.5, 0.5, 5)
         times = times.clip(0, self.num_frames - 1)
-        covers = [_cover(shape.outline(t, self.num_frames), *self.size) for t in times]
-        return np.mean(covers, axis=0)
+        counts = np.zeros(self.size, np.uint8)
+        for t in times:
+            _count(shape.outline(t, self.num_frames), counts)
+        x, y, w, h = cv2.boundingRect(counts)
+        box = slice(y, y + h), slice(x, x + w)
+        return box, counts[box] / (len(times) * SAMPLES**2)
 
 
 def make_scene(
@@ -310,13 +318,12 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     return 125 + rng.uniform(-25, 25) + clouds
 
 
-def _cover(outline: np.ndarray, height: int, width: int, factor: int = 4) -> np.ndarray:
-    """Share of each pixel (H, W) float64 that the polygon covers, by ``factor``^2 samples."""
+def _count(outline: np.ndarray, counts: np.ndarray) -> None:
+    """Add to each pixel (H, W) uint8 how many of its `SAMPLES`^2 samples the polygon covers."""
+    height, width = counts.shape
     x0, y0 = np.maximum(np.floor(outline.min(axis=0)).astype(int), 0)
     x1, y1 = np.minimum(np.ceil(outline.max(axis=0)).astype(int) + 1, (width, height))
-    fine = np.zeros(((y1 - y0) * factor, (x1 - x0) * factor), np.uint8)
-    corners = np.round((outline - (x0, y0)) * factor - 0.5).astype(np.int32)
-    cv2.fillPoly(fine, [corners], 1)
-    cover = np.zeros((height, width))
-    cover[y0:y1, x0:x1] = fine.reshape(y1 - y0, factor, x1 - x0, factor).mean(axis=(1, 3))
-    return cover
+    fine = np.zeros(((y1 - y0) * SAMPLES, (x1 - x0) * SAMPLES), np.uint8)
+    corners = np.round((outline - (x0, y0)) * SAMPLES - 0.5).astype(np.int32)
+    cv2.fillPoly(fine, [corners], SAMPLES**2)  # so that the mean over a pixel is the count
+    counts[y0:y1, x0:x1] += cv2.resize(fine, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)

@@ -12,8 +12,7 @@ from cache_schema.writer import CacheWriter
 from tests import synthetic
 from train.config import load_config
 from train.data.compatible import signature
-from train.heads import CacheSizes
-from train.trainable import build_head
+from train.heads import CacheSizes, build_head
 
 #: The frozen models of `synthetic.write_cache` with its default seed.
 MODELS = {"segmenter": {"name": "synthetic", "seed": 0}}

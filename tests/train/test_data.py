@@ -15,7 +15,7 @@ from tests.synthetic import SyntheticVideo, make_video, open_writer, write_cache
 from train.config import load_config
 from train.data import Batch, ClipDataset, CounterBatches, collate, video_batch
 from train.data.compatible import check_compatible, check_models, signature
-from train.data.targets import clip_targets
+from train.data.targets import clip_targets, shown_ids
 from train.heads import CacheSizes
 from train.heads.dmvs import DMVS
 
@@ -97,6 +97,8 @@ def test_targets_are_the_meant_objects_that_the_clip_shows(cache: tuple) -> None
     early, shown = clip_targets(video, three, np.array([0, 1]))
     late, later = clip_targets(video, three, np.array([4, 5]))
     none, nothing = clip_targets(video, videos[0].expressions[3], np.array([0, 1]))
+    assert shown_ids(video, three, np.array([0, 1])) == shown
+    assert shown_ids(video, three, np.array([4, 5])) == later
     size = (video.geometry.height, video.geometry.width)
     assert early.masks.shape == (3, 2, *size) and late.masks.shape == (2, 2, *size)
     assert none.masks.shape == (0, 2, *size) and len(none.labels) == 0
@@ -239,8 +241,11 @@ def test_a_mask_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         write_video(writer, video)
     read = CacheReader(tmp_path / "c").video(video.id)
     clip_targets(read, video.expressions[0], np.array([0, 1]))
-    with pytest.raises(InputError, match="'video000': a mask of annotation '0' cannot be decoded"):
+    message = "'video000': a mask of annotation '0' cannot be decoded"
+    with pytest.raises(InputError, match=message):
         clip_targets(read, video.expressions[0], np.array([1, 2]))
+    with pytest.raises(InputError, match=message):
+        shown_ids(read, video.expressions[0], np.array([0, 1]))
 
 
 @pytest.mark.parametrize("codec", ["float16", "lowrank-int8"])

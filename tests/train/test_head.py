@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from train.config import load_config
-from train.heads import CacheSizes, Head, HeadInputs
+from train.heads import CacheSizes, Head, HeadInputs, build_head
 from train.heads.dmvs import DMVS
 from train.heads.parts.attention import CHUNK_FRAMES, Attention, read_frames
 from train.heads.parts.initialisation import VideoInitialisation, class_scores
 from train.places import ROWS
-from train.trainable import build_head
 
 WIDTH = 32
 CACHE = CacheSizes(WIDTH, 24, 16, num_video_queries=9, num_classes=3, num_frame_queries=5)

@@ -17,9 +17,8 @@ from train import evaluate, params, sweep
 from train.__main__ import main
 from train.config import differences, keys_of, load_config
 from train.data import ClipDataset
-from train.heads import CacheSizes, Head, find_head
+from train.heads import CacheSizes, Head, build_head, find_head
 from train.heads.dmvs import DMVS
-from train.trainable import build_head
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """

@@ -10,10 +10,9 @@ from tests.train.protocol_caches import SIZES, write_head
 from train import inference
 from train.config import load_config
 from train.data import video_batch
-from train.heads import Head, find_head
+from train.heads import Head, build_head, find_head
 from train.heads.dmvs import DMVS
 from train.inference import BATCH, predict_video
-from train.trainable import build_head
 
 
 @pytest.fixture(scope="module")

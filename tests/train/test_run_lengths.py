@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from cache_schema.run_lengths import run_ends
-from train.run_lengths import decode, has_pixels, paint
+from cache_schema.run_lengths import has_pixels, run_ends
+from train.run_lengths import decode, paint
 
 
 def encoded(mask: np.ndarray) -> str:

@@ -23,8 +23,7 @@ from train.evaluation.from_cache.head_scores import (
     score_videos,
     to_json,
 )
-from train.heads import Head
-from train.trainable import build_head
+from train.heads import Head, build_head
 
 #: Name to N_m, rule and sigma.
 VARIANTS = {

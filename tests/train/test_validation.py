@@ -13,9 +13,8 @@ from tests.train.protocol_caches import SIZES, write_cache, write_head
 from tests.train.scores import score_heads
 from train.config import load_config
 from train.evaluation.from_cache.head_scores import choose_videos, validate
-from train.heads import Head
+from train.heads import Head, build_head
 from train.hooks import best_so_far
-from train.trainable import build_head
 
 HOW = {"sigma": {"a": 0.5}, "rule": {"a": "threshold"}}
 

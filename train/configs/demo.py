@@ -14,6 +14,5 @@ model = dict(
 loss = dict(num_points=64, no_object_weight=1.0)
 optimizer = dict(lr=2e-3, lr_batch_size=16, clip_norm=1.0)
 schedule = dict(type="poly", warmup_iters=50)
-data = dict(num_workers=1)
-train = dict(max_iters=1300, batch_size=16, checkpoint_interval=250)
+train = dict(max_iters=1000, batch_size=16, checkpoint_interval=250)
 evaluation = dict(sigma=0.3)  # the best of 0.2, 0.25, ..., 0.5 on the split train was 0.3 to 0.35

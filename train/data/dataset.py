@@ -14,7 +14,7 @@ from train.data.batch import Sample
 from train.data.compatible import check_compatible
 from train.data.mixture import Mixture
 from train.data.sizes import common_sizes
-from train.data.targets import ClipRuns, clip_runs, clip_targets
+from train.data.targets import ClipRuns, clip_runs, clip_targets, shown_ids
 from train.losses import Targets
 from train.memory import Buffers
 
@@ -106,12 +106,14 @@ class ClipDataset(Dataset):
         clip = self._clip(video, np.random.default_rng([self.seed, 1, counter]))
         frames = clip.frame_indices
         draws = self.wants("mask_features") and not reader.light
-        targets: Targets | ClipRuns | None
-        if draws and not self.staged:
-            targets, shown = clip_targets(video, expression, frames, buffers=self.buffers)
-        else:
+        targets: Targets | ClipRuns | None = None
+        if not draws:
+            shown = shown_ids(video, expression, frames)
+        elif self.staged:
             targets = clip_runs(video, expression, frames)
             shown = targets.ids
+        else:
+            targets, shown = clip_targets(video, expression, frames, buffers=self.buffers)
         features: dict[str, Tensor] | tuple[Video, np.ndarray] | None = None
         if draws:
             features = (video, frames) if self.staged else self._mask_features(video, frames)
@@ -133,7 +135,7 @@ class ClipDataset(Dataset):
             codec=reader.codec,
             cache=cache,
             expression=expression,
-            targets=targets if draws else None,
+            targets=targets,
             overlaps=overlaps,
             ids=self._ids(number, expression) if self.wants("ids") else None,
             number=counter,

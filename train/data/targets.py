@@ -1,6 +1,7 @@
 """The true masks of a clip: the objects that an expression means and that the clip shows."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,10 @@ from torch import Tensor
 from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Expression
-from cache_schema.run_lengths import run_ends
+from cache_schema.run_lengths import has_pixels, run_ends
 from train.masks.targets import Targets
 from train.memory import Buffers
-from train.run_lengths import has_pixels, paint
+from train.run_lengths import paint
 
 
 @dataclass
@@ -147,24 +148,41 @@ def paint_all(changes: Tensor, clips: Sequence[ClipRuns]) -> tuple[list[Targets]
     return targets, [pixels, labels]
 
 
+def shown_ids(video: Video, expression: Expression, indices: np.ndarray) -> list[str]:
+    """`ClipRuns.ids` alone. Raises as `clip_runs` does."""
+    found = []
+    for annotation_id in expression.annotation_ids:
+        with _sound(video, expression, annotation_id):
+            if video.visible(annotation_id)[indices].any():
+                found.append(annotation_id)
+    return found
+
+
 def _visible_runs(
     video: Video, expression: Expression, annotation_id: str, indices: np.ndarray
 ) -> list[np.ndarray | None]:
     """The runs of one object's masks; None in frames without a pixel."""
+    height, width = video.geometry.height, video.geometry.width
+    with _sound(video, expression, annotation_id):
+        masks = video.object(annotation_id)
+        rles = [masks[int(t)] for t in indices]
+        runs = iter(run_ends([rle["counts"] for rle in rles if rle is not None], (height, width)))
+    found = [None if rle is None else next(runs) for rle in rles]
+    return [ends if ends is not None and has_pixels(ends) else None for ends in found]
+
+
+@contextmanager
+def _sound(video: Video, expression: Expression, annotation_id: str) -> Iterator[None]:
+    """Say of an object whose masks are read in the block that they are missing or broken."""
     if annotation_id not in video.annotation_ids:
         raise InputError(
             f"video {video.id!r}: expression {expression.expression_id!r} means annotation "
             f"{annotation_id!r}, which the cache does not hold; extract the video again"
         )
-    height, width = video.geometry.height, video.geometry.width
-    masks = video.object(annotation_id)
-    rles = [masks[int(t)] for t in indices]
     try:
-        runs = iter(run_ends([rle["counts"] for rle in rles if rle is not None], (height, width)))
+        yield
     except ValueError as error:
         raise InputError(
             f"video {video.id!r}: a mask of annotation {annotation_id!r} cannot be decoded "
             f"({error}); extract the video again"
         ) from None
-    found = [None if rle is None else next(runs) for rle in rles]
-    return [ends if ends is not None and has_pixels(ends) else None for ends in found]

@@ -3,7 +3,7 @@
 ``model.type`` of a config picks one: the name of a module here, or ``package.module:Class``.
 """
 
-from typing import Any
+from mmengine.config import Config
 
 from cache_schema.host.lookup import find_kind
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
@@ -14,7 +14,7 @@ def find_head(name: str) -> type[Head]:
     return find_kind(name, "model.type", Head, __name__, ("base", "parts"))
 
 
-def build_head(config: Any, sizes: CacheSizes) -> Head:
+def build_head(config: Config, sizes: CacheSizes) -> Head:
     """The head of a complete config, for caches of some sizes.
 
     Raises:
