@@ -1,4 +1,4 @@
-"""Writes a cache so that a killed run loses at most the shards in progress, two of them.
+"""Writes a cache so that a killed run loses at most the two shards in progress.
 
 A shard is built under a hidden temporary name, flushed, synced, read back against its checksums
 and renamed; only then do its videos enter the manifest. All this is done beside, while the next
@@ -239,11 +239,12 @@ class CacheWriter:
         self.settle()
         if self._shard is None or not self._shard.videos:
             return
-        with system.undisturbed(), self._guard():
-            self._shard.file.close()
-        shard, self._shard = self._shard, None
-        self._sealing = shard, self._beside.submit(self._make_permanent, shard)
-        self._next += self._step
+        with system.undisturbed():
+            with self._guard():
+                self._shard.file.close()
+            shard, self._shard = self._shard, None
+            self._sealing = shard, self._beside.submit(self._make_permanent, shard)
+            self._next += self._step
 
     def settle(self) -> None:
         """Wait until the shard that is being sealed, if there is one, is safe.
