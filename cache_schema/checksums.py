@@ -4,13 +4,16 @@ import hashlib
 import json
 import math
 import zlib
+from collections.abc import Iterable
+from functools import lru_cache, reduce
+from operator import xor
 
 import h5py
 import numpy as np
 
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
-from cache_schema.nodes import chunk, scalar, values, walk, where
+from cache_schema.nodes import rows, scalar, values, walk, where
 
 CRC = "crc32"
 PIECE = 1 << 24  # bytes that are read at a time
@@ -24,15 +27,36 @@ def crc32(dataset: h5py.Dataset) -> int:
         return 0
     crc = 0
     if chunks == (1, *shape[1:]):
-        for row in range(shape[0]):
-            crc = zlib.crc32(chunk(dataset, row), crc)
+        for row in rows(dataset):
+            crc = zlib.crc32(row, crc)
         return crc
     if size <= PIECE:
         return zlib.crc32(values(dataset))
-    rows = max(1, PIECE * shape[0] // size)
-    for start in range(0, shape[0], rows):
-        crc = zlib.crc32(np.ascontiguousarray(values(dataset, slice(start, start + rows))), crc)
+    step = max(1, PIECE * shape[0] // size)
+    for start in range(0, shape[0], step):
+        crc = zlib.crc32(np.ascontiguousarray(values(dataset, slice(start, start + step))), crc)
     return crc
+
+
+def joined(crcs: Iterable[int], size: int) -> int:
+    """CRC-32 of pieces one after the other, from that of each; all of ``size`` bytes."""
+    shift, crc = _shift(size), 0
+    for own in crcs:
+        crc = own ^ _applied(shift, crc)
+    return crc
+
+
+@lru_cache
+def _shift(size: int) -> list[int]:
+    """What ``size`` more bytes make of each bit of a CRC-32, which is linear over bits."""
+    if size < 2:
+        more = bytes(size)
+        return [zlib.crc32(more, 1 << k) ^ zlib.crc32(more) for k in range(32)]
+    return [_applied(_shift(size - size // 2), bits) for bits in _shift(size // 2)]
+
+
+def _applied(shift: list[int], crc: int) -> int:
+    return reduce(xor, (bits for k, bits in enumerate(shift) if crc >> k & 1), 0)
 
 
 class Structure:

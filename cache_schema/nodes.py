@@ -6,6 +6,7 @@ or a `SystemTrouble` where the file is not to blame.
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -150,10 +151,25 @@ def values(dataset: h5py.Dataset, selection: int | slice | tuple[()] = ()) -> np
         return array
 
 
-def chunk(dataset: h5py.Dataset, row: int) -> bytes:
-    """What is stored of a row in a dataset with chunks of one row; `InputError` if it fails."""
+def rows(dataset: h5py.Dataset) -> Iterator[bytes | np.ndarray]:
+    """What is stored of each row of a dataset with chunks of one row; `InputError` if it fails.
+
+    Each takes the place of the one before it. A file that is only read is read past HDF5, which
+    lets nothing else go on meanwhile.
+    """
     with readable(dataset):
-        return dataset.id.read_direct_chunk((row, *[0] * (dataset.id.rank - 1)))[1]
+        size, inner = dataset.nbytes // dataset.shape[0], (0,) * (dataset.id.rank - 1)
+        file, row = dataset.file, np.empty(size, np.uint8)
+        plain = file.driver == "sec2" and file.mode == "r"
+        descriptor = file.id.get_vfd_handle() if plain else None
+        for t in range(dataset.shape[0]):
+            if not plain:
+                yield dataset.id.read_direct_chunk((t, *inner))[1]
+                continue
+            found = dataset.id.get_chunk_info_by_coord((t, *inner))
+            if found.size != size or os.preadv(descriptor, [row], found.byte_offset) != size:
+                raise OSError("a chunk is of another size, or was cut short")
+            yield row
 
 
 def members(group: h5py.Group) -> list[str]:

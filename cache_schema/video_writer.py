@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 
@@ -10,7 +11,7 @@ import h5py
 import numpy as np
 
 from cache_schema import spec
-from cache_schema.checksums import CRC
+from cache_schema.checksums import CRC, joined
 from cache_schema.codecs import Codec, narrow
 from cache_schema.host.cli import InputError
 from cache_schema.names import check_text, escape, unescape
@@ -24,6 +25,7 @@ class VideoWriter:
         group: the video's empty group.
         frame_names: one a frame; their number is the number of frames to come.
         guard: a context that turns storage errors into `InputError`.
+        beside: a thread for checksums.
 
     Raises:
         InputError: there are no frames.
@@ -39,6 +41,7 @@ class VideoWriter:
         frame_names: list[str],
         codec: Codec,
         guard: Callable[[], AbstractContextManager[None]],
+        beside: Executor,
     ):
         if not frame_names:
             raise InputError(f"video {video_id!r} has no frames")
@@ -47,10 +50,9 @@ class VideoWriter:
         if rest_h or rest_w:
             raise ValueError(f"{geometry}: the padded size is no multiple of the stride")
         self._group, self._id, self._geometry = group, video_id, geometry
-        self._codec, self._guard = codec, guard
+        self._codec, self._guard, self._beside = codec, guard, beside
         self._dims = {"T": len(frame_names), "h": h, "w": w}
         self._streams: dict[str, h5py.Dataset] = {}
-        self._crc: dict[str, int] = {}
         self._rows: dict[str, list[int]] = {}  # CRC-32 of each row of arrays that are read by rows
         self.finished = False
         with guard():
@@ -95,9 +97,11 @@ class VideoWriter:
                     self._streams[name] = self._group.create_dataset(
                         name, (total, *array.shape[1:]), array.dtype, chunks=(1, *array.shape[1:])
                     )
-                self._streams[name][len(rows) : len(rows) + len(array)] = array
-                self._crc[name] = zlib.crc32(array, self._crc.get(name, 0))
-                rows.extend(map(zlib.crc32, array))
+                crcs = self._beside.submit(lambda own: [*map(zlib.crc32, own)], array)
+                for t, row in enumerate(array, len(rows)):
+                    place = (t, *(0 for _ in row.shape))
+                    self._streams[name].id.write_direct_chunk(place, row)  # a chunk is a row
+                rows.extend(crcs.result())
 
     def _coded(self, t: int, coded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The codec's arrays by their names in the shard, checked."""
@@ -201,7 +205,7 @@ class VideoWriter:
             cost = json.dumps(asdict(codec_iou), allow_nan=False) if codec_iou else ""
             self._group.attrs["codec_iou"] = cost
             for name, stream in self._streams.items():
-                stream.attrs[CRC] = self._crc[name]
+                stream.attrs[CRC] = joined(self._rows[name], stream.nbytes // stream.shape[0])
         self.finished = True
 
     def _write_clips(self, clips: list[Clip]) -> None:

@@ -1,14 +1,15 @@
-"""Writes a cache so that a killed run loses at most the shard in progress.
+"""Writes a cache so that a killed run loses at most the two shards in progress.
 
 A shard is built under a hidden temporary name, flushed, synced, read back against its checksums
-and renamed; only then do its videos enter the manifest. Opening the cache again heals what a
-killed run left behind and continues.
+and renamed; only then do its videos enter the manifest. All this is done beside, while the next
+shard is written. Opening the cache again heals what a killed run left behind and continues.
 """
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,24 @@ from cache_schema.recovery import entry_of, recover, seal_of, temporary
 from cache_schema.shard import LIBVER, OPEN, Header, open_shard
 from cache_schema.sink import Sink
 from cache_schema.video_writer import VideoWriter
+
+
+@dataclass
+class _Shard:
+    """A shard in progress, with its finished videos."""
+
+    name: str
+    path: Path
+    sink: Sink
+    file: h5py.File
+    videos: dict[str, Entry] = field(default_factory=dict)
+
+    def discard(self) -> None:
+        """Drop it, for it holds nothing finished or cannot be finished."""
+        self.file.close()
+        self.sink.close()
+        with suppress(OSError):
+            self.path.unlink()
 
 
 class CacheWriter:
@@ -76,10 +95,9 @@ class CacheWriter:
         self._shard_bytes = shard_bytes
         self._broken = ""
         self._closed = False
-        self._file: h5py.File | None = None
-        self._path: Path | None = None  # of the shard in progress
-        self._sink: Sink | None = None
-        self._open: dict[str, Entry] = {}  # finished videos of the shard in progress
+        self._shard: _Shard | None = None  # that is written
+        self._sealing: tuple[_Shard, Future[None]] | None = None
+        self._beside = ThreadPoolExecutor(3)  # two of them seal
         self._writing = ""
         self.done: set[str] = set()
         self.failures: dict[str, str] = {}
@@ -122,7 +140,7 @@ class CacheWriter:
         """
         self._check_usable()
         name = escape(video_id, "video id")
-        if video_id in self.done or video_id in self._open or self._writing:
+        if video_id in self.done or video_id in self._unsealed or self._writing:
             raise ValueError(f"video {video_id!r} is in the cache or another is being written")
         group = self._new_group(name)
         self._writing = video_id
@@ -134,26 +152,29 @@ class CacheWriter:
                 frame_names=frame_names,
                 codec=self.codec,
                 guard=self._guard,
+                beside=self._beside,
             )
             yield writer
             if not writer.finished:
                 raise ValueError(f"video {video_id!r} was left without finish()")
             with self._guard():
-                self._open[video_id] = entry_of(group, video_id, self._shard)
+                entry = entry_of(group, video_id, self._shard.name)
+                self._shard.videos[video_id] = entry
         except BaseException:
             if not self._broken:
                 with self._guard():
-                    del self._file["videos"][name]
+                    del self._shard.file["videos"][name]
             raise
         finally:
             self._writing = ""
-        if sum(entry.bytes for entry in self._open.values()) >= self._shard_bytes:
+        if sum(entry.bytes for entry in self._shard.videos.values()) >= self._shard_bytes:
             self._seal()
 
     def fail(self, video_id: str, reason: str) -> None:
         """Enter a video that cannot be extracted, with why; another run tries it again."""
         self._check_usable()
-        if video_id in self.done or video_id in self._open:
+        self.settle()
+        if video_id in self.done or video_id in self._unsealed:
             raise ValueError(f"video {video_id!r} is in the cache")
         with self._guard():
             manifest.append(self.path, [{"id": video_id, "failed": reason}])
@@ -167,8 +188,11 @@ class CacheWriter:
         try:
             if not self._broken:
                 self._seal()
+            self.settle()
         finally:
-            self._discard()
+            if self._shard:
+                self._shard.discard()
+            self._beside.shutdown()
             self._lock.release()
 
     @contextmanager
@@ -178,8 +202,8 @@ class CacheWriter:
         """Turn storage errors into one sentence, and refuse everything after it."""
         try:
             yield
-            if self._sink:
-                self._sink.check()
+            if self._shard:
+                self._shard.sink.check()
         except (OSError, RuntimeError) as error:
             text = getattr(error, "strerror", None) or str(error)
             self._broken = f"cannot write the cache {self.path}: {text}; {advice}"
@@ -194,58 +218,70 @@ class CacheWriter:
     def _new_group(self, name: str) -> h5py.Group:
         """The group of a new video, in a new shard when none is in progress."""
         with self._guard():
-            if self._file is None:
-                self._shard = f"shard-{self._next:05d}.h5"
-                self._path = temporary(self.path, self._shard)
-                self._sink = Sink(self._path)
-                self._file = h5py.File(self._sink, "w", libver=LIBVER, **OPEN)
-                self._header.write(self._file)
-                self._file.create_group("videos")
-            return self._file["videos"].create_group(name)
+            if self._shard is None:
+                shard = f"shard-{self._next:05d}.h5"
+                path = temporary(self.path, shard)
+                sink = Sink(path)
+                file = h5py.File(sink, "w", libver=LIBVER, **OPEN)
+                self._shard = _Shard(shard, path, sink, file)
+                self._header.write(file)
+                file.create_group("videos")
+            return self._shard.file["videos"].create_group(name)
+
+    @property
+    def _unsealed(self) -> set[str]:
+        """Ids of the finished videos that are not safe yet."""
+        shards = self._shard, self._sealing and self._sealing[0]
+        return {video_id for shard in shards if shard for video_id in shard.videos}
 
     def _seal(self) -> None:
-        """Make the shard in progress permanent, then enter its videos into the manifest."""
-        if self._file is None or not self._open:  # without a file it could not be sealed before
-            self._discard()
+        """Have the shard in progress made permanent, once the one before it is."""
+        self.settle()
+        if self._shard is None or not self._shard.videos:
             return
-        with system.undisturbed(), self._guard(), ThreadPoolExecutor(1) as beside:
-            file, self._file = self._file, None
-            file.close()
-            # The digest of the temporary file, so that nothing that comes later is vouched for.
-            sealed = beside.submit(seal_of, self._path, self._shard)
-            self._sink.sync()
-            self._sink.close()
-            self._sink = None
-            self._read_back()
-            sealed = sealed.result()
-            os.replace(self._path, self.path / self._shard)
-            sync_folder(self.path)
-            manifest.append(self.path, [*self._open.values(), sealed])
-        self.done |= self._open.keys()
-        for video_id in self._open:
-            self.failures.pop(video_id, None)
-        self._open = {}
-        self._next += self._step
+        with system.undisturbed():
+            with self._guard():
+                self._shard.file.close()
+            shard, self._shard = self._shard, None
+            self._sealing = shard, self._beside.submit(self._make_permanent, shard)
+            self._next += self._step
 
-    def _read_back(self) -> None:
+    def settle(self) -> None:
+        """Wait until the shard that is being sealed, if there is one, is safe.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        if self._sealing is None:
+            return
+        (shard, sealed), self._sealing = self._sealing, None
+        with system.undisturbed(), self._guard():
+            sealed.result()
+        self.done |= shard.videos.keys()
+        for video_id in shard.videos:
+            self.failures.pop(video_id, None)
+
+    def _make_permanent(self, shard: _Shard) -> None:
+        """Seal a shard, then enter its videos into the manifest."""
         try:
-            file, _ = open_shard(self._path)
+            # The digest of the temporary file, so that nothing that comes later is vouched for.
+            sealed = self._beside.submit(seal_of, shard.path, shard.name)
+            shard.sink.sync()
+            self._read_back(shard)
+            sealed = sealed.result()
+            os.replace(shard.path, self.path / shard.name)
+            sync_folder(self.path)
+            manifest.append(self.path, [*shard.videos.values(), sealed])
+        finally:
+            shard.discard()
+
+    def _read_back(self, shard: _Shard) -> None:
+        try:
+            file, _ = open_shard(shard.path)
         except InputError as error:
             raise OSError(str(error)) from error
         with file:
-            for video_id, entry in self._open.items():
+            for video_id, entry in shard.videos.items():
                 found = damages(file["videos"][escape(video_id)], entry.checksum)
                 if found:
                     raise OSError(f"video {video_id!r} was not read back as written: {found[0]}")
-
-    def _discard(self) -> None:
-        """Drop a shard in progress that holds nothing finished, or that cannot be finished."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._sink is not None:
-            self._sink.close()
-            self._sink = None
-        if self._path:
-            with suppress(OSError):
-                self._path.unlink()

@@ -12,13 +12,14 @@ import gc
 import multiprocessing
 import pickle
 import signal
+import socket
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import wait
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
@@ -62,7 +63,7 @@ class Child(Generic[In, Out]):
     def __init__(self, function: Callable[[Iterator[In]], Iterable[Out]], name: str) -> None:
         self._name, self._ended = name, False
         fork = multiprocessing.get_context("fork")
-        self._pipe, theirs = fork.Pipe()
+        self._pipe, theirs = map(Pipe, socket.socketpair())
         self._process = fork.Process(
             target=_run, args=(function, theirs, self._pipe), name=name, daemon=True
         )
@@ -88,7 +89,7 @@ class Child(Generic[In, Out]):
     def put(self, item: In) -> None:
         """Hand over an item, as soon as the process takes it."""
         try:
-            send(self._pipe, item)
+            self._pipe.send(item)
         except OSError:
             for _ in self:  # raises what ended the process
                 pass
@@ -109,7 +110,7 @@ class Child(Generic[In, Out]):
 
     def _next(self) -> Iterator[Out]:
         try:
-            item = receive(self._pipe)
+            item = self._pipe.receive()
         except (EOFError, OSError):
             raise self._killed() from None
         if isinstance(item, (_End, _Failure)):
@@ -137,30 +138,52 @@ def cut_off(*producers: Child) -> Iterator[None]:
         raise
 
 
-def send(pipe: Connection, item: Any) -> None:
-    """Pickle an item into a pipe; arrays go as they lie in memory."""
-    buffers: list[pickle.PickleBuffer] = []
-    data = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
-    pipe.send_bytes(pickle.dumps((data, [view.nbytes for view in views])))
-    for view in views:
-        if view.nbytes:
-            pipe.send_bytes(view)
+class Pipe:
+    """An end of a pipe for items; arrays go as they lie in memory.
+
+    Each goes in one call of the system, without Python's lock: a busy thread would otherwise be
+    waited for again and again.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def send(self, item: Any) -> None:
+        """Waits until the other end takes it."""
+        buffers: list[pickle.PickleBuffer] = []
+        data = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
+        views = [buffer.raw() for buffer in buffers]
+        head = pickle.dumps((data, [view.nbytes for view in views]))
+        self._end.sendall(len(head).to_bytes(8) + head)
+        for view in views:
+            self._end.sendall(view)
+
+    def receive(self) -> Any:
+        """Waits; raises EOFError when the other end is closed."""
+        head = self._bytes(int.from_bytes(self._bytes(8)))
+        data, sizes = pickle.loads(head)
+        return pickle.loads(data, buffers=[*map(self._bytes, sizes)])
+
+    def _bytes(self, size: int) -> np.ndarray:
+        array = np.empty(size, np.uint8)
+        rest = memoryview(array)
+        while rest:
+            got = self._end.recv_into(rest, flags=socket.MSG_WAITALL)
+            if not got:
+                raise EOFError
+            rest = rest[got:]
+        return array
+
+    def poll(self) -> bool:
+        """Whether something has arrived."""
+        return bool(wait([self._end], 0))
+
+    def close(self) -> None:
+        """What the other end sends or waits for fails."""
+        self._end.close()
 
 
-def receive(pipe: Connection) -> Any:
-    """The other end of `send`; waits."""
-    data, sizes = pickle.loads(pipe.recv_bytes())
-    buffers = [np.empty(size, np.uint8) for size in sizes]
-    for buffer in buffers:
-        if buffer.nbytes:
-            pipe.recv_bytes_into(buffer)
-    return pickle.loads(data, buffers=buffers)
-
-
-def _run(
-    function: Callable[[Iterator[Any]], Iterable[Any]], pipe: Connection, theirs: Connection
-) -> None:
+def _run(function: Callable[[Iterator[Any]], Iterable[Any]], pipe: Pipe, theirs: Pipe) -> None:
     theirs.close()
     children.serve(sigterm=signal.SIG_IGN)  # what it is at will be finished
     torch.set_num_threads(1)  # the threads of the model did not come along
@@ -168,11 +191,11 @@ def _run(
     message: Any = _End()
     try:
         for item in function(_received(pipe)):
-            send(pipe, item)
+            pipe.send(item)
     except BaseException as error:  # noqa: BLE001 - it is raised on the other side
         message = _Failure(_portable(error), traceback.format_exc())
     with suppress(OSError):  # nobody listens any more
-        send(pipe, message)
+        pipe.send(message)
 
 
 def _portable(error: BaseException) -> BaseException:
@@ -183,8 +206,8 @@ def _portable(error: BaseException) -> BaseException:
     return error
 
 
-def _received(pipe: Connection) -> Iterator[Any]:
-    while not isinstance(item := receive(pipe), _End):
+def _received(pipe: Pipe) -> Iterator[Any]:
+    while not isinstance(item := pipe.receive(), _End):
         yield item
 
 

@@ -22,6 +22,16 @@ def test_a_checksum_is_that_of_the_bytes(
     with h5py.File(tmp_path / "a.h5", "w") as file:
         dataset = file.create_dataset("a", data=array, chunks=chunks)
         assert checksums.crc32(dataset) == zlib.crc32(array.tobytes())
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert checksums.crc32(file["a"]) == zlib.crc32(array.tobytes())
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 1000])
+def test_checksums_of_pieces_make_that_of_the_whole(size: int) -> None:
+    pieces = np.random.default_rng(size).integers(0, 256, (5, size), np.uint8)
+    crcs = [zlib.crc32(piece) for piece in pieces]
+    for count in range(6):
+        assert checksums.joined(crcs[:count], size) == zlib.crc32(pieces[:count].tobytes())
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
@@ -36,3 +46,8 @@ def test_a_row_that_was_never_written_is_bad_input(tmp_path: Path) -> None:
         dataset[0] = 1
         with pytest.raises(InputError, match=r"a\.h5:/a cannot be read"):
             checksums.crc32(dataset)
+    with (
+        h5py.File(tmp_path / "a.h5") as file,
+        pytest.raises(InputError, match=r"a\.h5:/a cannot be read"),
+    ):
+        checksums.crc32(file["a"])

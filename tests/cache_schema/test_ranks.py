@@ -182,6 +182,7 @@ def test_a_restarted_rank_leaves_the_shards_of_its_fellows_alone(tmp_path):
     with open_rank(tmp_path, 2) as fellow:
         write_video(fellow, VIDEOS[2])
         write_video(fellow, VIDEOS[6])
+        fellow.settle()
         name = manifest.read(tmp_path).videos["video002"].shard
         entered = (tmp_path / "manifest.jsonl").read_bytes()
         (tmp_path / "manifest.jsonl").write_bytes(b"")

@@ -1,6 +1,7 @@
 """The writer's refusals: bad data, another fingerprint, a second writer, a full disk."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -269,6 +271,58 @@ def test_a_full_disk_is_one_sentence_and_the_rest_resumes(tmp_path, limit):
     write_cache(path, num_videos=5)
     write_cache(tmp_path / "whole", num_videos=5)
     assert contents(path) == contents(tmp_path / "whole")
+
+
+def test_the_next_shard_is_written_while_one_is_sealed(tmp_path, monkeypatch):
+    """What is not on the disk yet is not called safe; the next shard is sealed after it."""
+    go_on, real = threading.Event(), os.fsync
+    with open_writer(tmp_path, shard_bytes=1) as writer:
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (go_on.wait(), real(descriptor)))
+        write_video(writer, make_video(0))
+        with pytest.raises(ValueError, match="is in the cache"):
+            write_video(writer, make_video(0))
+        releasing = threading.Timer(0.2, go_on.set)
+        real_append = VideoWriter.append
+
+        def append(self, *arrays):
+            real_append(self, *arrays)
+            assert not writer.done and not manifest.read(tmp_path).videos
+            if not releasing.is_alive():
+                releasing.start()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(VideoWriter, "append", append)
+            write_video(writer, make_video(1))
+        assert writer.done == {"video000"} <= manifest.read(tmp_path).videos.keys()
+        writer.settle()
+        assert writer.done == {"video000", "video001"} == manifest.read(tmp_path).videos.keys()
+
+
+@pytest.mark.parametrize("told", ["next", "fail", "close"])
+def test_a_shard_that_cannot_be_sealed_ends_the_run(tmp_path, monkeypatch, told):
+    """The shard after it is not entered either, and the rest resumes."""
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    said = "cannot write the cache .*No space left.*same command continues"
+    with pytest.raises(InputError, match=said), open_writer(tmp_path, shard_bytes=1) as writer:
+        write_video(writer, make_video(0))
+        writer.settle()
+        monkeypatch.setattr(os, "fsync", full)
+        write_video(writer, make_video(1))
+        if told != "close":
+            with pytest.raises(InputError, match=said):
+                if told == "next":
+                    write_video(writer, make_video(2))
+                else:
+                    writer.fail("video002", "not this video's fault")
+            write_video(writer, make_video(3))
+    monkeypatch.undo()
+    assert manifest.read(tmp_path).videos.keys() == {"video000"}
+    assert not manifest.read(tmp_path).failures and not list(tmp_path.glob(".shard*"))
+    write_cache(tmp_path, num_videos=4)
+    assert verify(tmp_path).sound and len(CacheReader(tmp_path)) == 4
 
 
 FULL = """

@@ -148,6 +148,18 @@ def test_a_child_is_a_generator_elsewhere():
         assert list(outputs) == ["abab"]
 
 
+def test_arrays_of_any_size_and_layout_reach_a_child_and_come_back():
+    shapes = [(0,), (1,), (3, 100_001), (2, 0, 5), (1 << 21,)]
+    arrays = [np.arange(np.prod(shape), dtype=np.int32).reshape(shape) for shape in shapes]
+    arrays += [arrays[2].T, arrays[2][:, ::7]]
+    with Child(lambda items: items, "echoing") as child:
+        outputs = iter(child)
+        for item in (arrays, arrays[::-1]):
+            child.put(item)
+            for found, array in zip(next(outputs), item, strict=True):
+                assert found.dtype == array.dtype and np.array_equal(found, array)
+
+
 class Unpicklable(Exception):
     def __init__(self, one, two):
         super().__init__(one)
@@ -176,10 +188,23 @@ def test_a_killed_child_is_one_sentence_for_reader_and_writer():
 
     with Child(killed, "dying") as child, pytest.raises(SystemTrouble, match="dying process.*-9"):
         for _ in range(1000):
-            child.put(bytes(1 << 20))
+            child.put(np.zeros(1 << 20, np.uint8))
     with Child(killed, "dying") as child, pytest.raises(SystemTrouble, match="dying process.*-9"):
         child.put(0)
         list(child)
+
+
+def test_a_child_killed_in_the_middle_of_an_array_is_one_sentence():
+    def large(_):
+        yield os.getpid()
+        yield np.zeros(1 << 26, np.uint8)
+
+    with Child(large, "dying") as child:
+        outputs = iter(child)
+        os.kill(next(outputs), signal.SIGSTOP)  # it has sent a part of the array, or nothing
+        child.kill()
+        with pytest.raises(SystemTrouble, match="dying process.*-9"):
+            next(outputs)
 
 
 def test_leaving_a_child_ends_its_items_and_waits(tmp_path):
