@@ -59,11 +59,11 @@ class TextEncoder:
         try:
             if all(file and file.is_file() for file in found):
                 config, weights, tokenizer = found
-                read = json.loads(config.read_text("utf-8")), load_file(weights)
+                config, weights = json.loads(config.read_text("utf-8")), load_file(weights)
                 self.tokenizer = Tokenizer.from_file(str(tokenizer))
             else:
-                *read, self.tokenizer = _by_transformers(name, local=local)
-            self.model = Roberta(*read, device=device)
+                config, weights, self.tokenizer = _by_transformers(name, local=local)
+            self.model = Roberta(config, {n: w.to(device) for n, w in weights.items()})
         # The libraries raise some ten types here, and every one means "not a usable model".
         except Exception as error:
             raise InputError(

@@ -6,7 +6,6 @@ This gives its numbers bit by bit, to which a test holds it.
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,7 +24,6 @@ class Roberta:
     Args:
         config: as its ``config.json`` says it.
         weights: by their names in `transformers`; others than a RoBERTa's are left out.
-        device: where they go.
 
     Attributes:
         config: that.
@@ -36,13 +34,7 @@ class Roberta:
         KeyError, ValueError: the config is incomplete, or another kind of model's.
     """
 
-    def __init__(
-        self,
-        config: dict[str, Any],
-        weights: dict[str, Tensor],
-        *,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
         self.config = config
         kind, activation = config["model_type"], config["hidden_act"]
         if (kind, activation) != ("roberta", "gelu"):
@@ -57,9 +49,7 @@ class Roberta:
         weights = {name.removeprefix("roberta."): value for name, value in weights.items()}
         shapes = _shapes(config)
         self.missing = [n for n in shapes if n not in weights or weights[n].shape != shapes[n]]
-        self.weights = {
-            n: weights[n].to(device, torch.float32) for n in shapes if n not in self.missing
-        }
+        self.weights = {n: weights[n].float() for n in shapes if n not in self.missing}
 
     def __call__(self, ids: Tensor, real: Tensor) -> Tensor:
         """Features of the last layer.
