@@ -32,7 +32,7 @@ from scripts import measuring
 from scripts.measuring import Figures, errors, lines, listed, machine, options
 
 #: Parts in the order of their worth, and after how many seconds each is stopped.
-PARTS = {"stage_two": 140, "stage_one": 100, "profile": 40, "sweeps": 40, "sound": 40}
+PARTS = {"stage_two": 140, "stage_one": 100, "profile": 40, "sweeps": 40, "sound": 60}
 
 
 def main(argv: list[str]) -> int:
