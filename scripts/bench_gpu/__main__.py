@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from cache_schema.host import cli, files
+from cache_schema.host import children, cli, files
 from cache_schema.host.cli import InputError
 from scripts import measuring
 from scripts.measuring import Figures, errors, lines, listed, machine, options
@@ -100,6 +100,7 @@ def measure(part: str, settings: argparse.Namespace) -> None:
     """Measure a part in this process, writing down what is there meanwhile, and print it."""
     from scripts.bench_gpu import sound, stage_one, stage_two  # seconds, which others need not wait
 
+    children.end_with_parent()
     if not sys.stdin.readline():
         return  # nobody waits for it any more
     device, figures = torch.device(settings.device), {}

@@ -11,7 +11,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
@@ -27,7 +27,7 @@ from cache_schema.codecs import Codec
 from extract.codecs.fitting import fit_codec
 from extract.config import load_config
 from extract.datasets import VideoFolder
-from extract.pipeline import beside
+from extract.pipeline import beside, coding
 from extract.pipeline.inference import infer
 from extract.pipeline.parts import Failed, Images
 from extract.pipeline.reading import read
@@ -283,7 +283,7 @@ def whole(bench: Bench, rate: float) -> dict[str, float]:
 
 @contextmanager
 def waits() -> Iterator[dict[str, float]]:
-    """Seconds that the pipeline's threads spend waiting for what, by name."""
+    """Seconds that the pipeline's threads spend waiting for what, by name, and the coder's work."""
     found: dict[str, float] = defaultdict(float)
 
     def timed(wait: Callable[..., Any], what: Callable[[Any], str]) -> Callable[..., Any]:
@@ -296,18 +296,19 @@ def waits() -> Iterator[dict[str, float]]:
 
         return call
 
-    lane, child = beside._Lane, beside.Child
-    with (
-        mock.patch.object(
-            lane, "__next__", timed(lane.__next__, lambda own: f"for the {own._thread.name}")
-        ),
-        mock.patch.object(
-            lane, "_put", timed(lane._put, lambda own: f"the {own._thread.name} for room")
-        ),
-        mock.patch.object(
-            child, "put", timed(child.put, lambda own: f"to hand over to {own._name}")
-        ),
-    ):
+    watched: list[tuple[Any, str, Callable[[Any], str]]] = [
+        (beside._Lane, "__next__", lambda own: f"for the {own._thread.name}"),
+        (beside._Lane, "_put", lambda own: f"the {own._thread.name} for room"),
+        (beside.Child, "put", lambda own: f"to hand over to {own._name}"),
+        # Of the coder's own time.
+        (coding, "_code_frames", lambda stage: "for codes of frames"),
+        (coding, "_code_clips", lambda stage: "for what becomes of clips"),
+        (coding._Compared, "iou", lambda own: "for what the codec costs"),
+    ]
+    with ExitStack() as stack:
+        for place, name, what in watched:
+            wait = timed(getattr(place, name), what)
+            stack.enter_context(mock.patch.object(place, name, wait))
         yield found
 
 

@@ -72,7 +72,8 @@ def test_replays_give_the_head_s_outputs_and_gradients() -> None:
             found.append([p.grad.clone() for p in head.parameters()])
             found[-1] += [outputs[-1].logits.detach().clone()]
             head.zero_grad()
-        torch.testing.assert_close(*found)
+        # Libraries choose other kernels, which add up in another order.
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
     assert len(graphed.graphs) == 2 and all(graphed.graphs.values())
 
 
