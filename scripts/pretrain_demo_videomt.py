@@ -4,9 +4,9 @@
 
 It goes through clips frame by frame as in extraction. A query is matched with an object once, by
 its masks of the whole clip, so that it keeps the object from frame to frame. The same command goes
-on from the last checkpoint. Stage one then takes ``segmenter`` from `SIZES` and the folder::
+on from the last checkpoint. Stage one then takes the folder::
 
-    python -m extract demo --weights work/pretrain_videomt/model --cfg-options segmenter=videomt ...
+    python -m extract demo_videomt --weights work/pretrain_videomt/model ...
 """
 
 import argparse
@@ -23,14 +23,10 @@ from extract.config import load_config
 from extract.demo.world import make_scene
 from extract.segmenters.base import configure
 from extract.segmenters.videomt import VidEoMT, VidEoMTConfig
-from scripts.pretrain_demo_segmenter import CONFIG, WORLD, Run, drawn_scene
+from scripts.pretrain_demo_segmenter import WORLD, Run, drawn_scene
 from train.losses.assignment import assign
 
-SIZES = {
-    "hidden_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4, "num_blocks": 3,
-    "num_queries": 16, "image_size": 128, "patch_size": 8, "num_upscale_blocks": 1,
-    "num_register_tokens": 0, "keep": 12,
-}  # fmt: skip
+CONFIG = "demo_videomt"
 FRAMES = 12  # of a scene
 NO_OBJECT = 0.1  # weight of queries that match nothing
 WEIGHTS = 2.0, 5.0, 5.0  # of class, cross-entropy and dice, as VITA's
@@ -46,8 +42,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    classes = load_config(CONFIG).segmenter["num_classes"]
-    segmenter = VidEoMT(configure(VidEoMTConfig, {**SIZES, "num_classes": classes}))
+    segmenter = VidEoMT(configure(VidEoMTConfig, load_config(CONFIG).segmenter))
     model = segmenter.model.train().requires_grad_(True)
     preprocess = segmenter.preprocessor(None, None)
     run = Run(model, arguments.out / "videomt.pth", rate=5e-4, steps=arguments.steps)

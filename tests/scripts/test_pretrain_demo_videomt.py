@@ -10,8 +10,10 @@ from scripts import pretrain_demo_videomt as script
 
 
 def test_it_learns_and_is_loaded_as_published_weights_are(tmp_path, monkeypatch):
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_blocks": 1, "image_size": 64}
-    monkeypatch.setattr(script, "SIZES", script.SIZES | small)
+    small = "hidden_size=32, num_hidden_layers=2, num_blocks=1, image_size=64"
+    own = f"from extract.configs.demo_videomt import *\nsegmenter = dict(segmenter, {small})\n"
+    (tmp_path / "small.py").write_text(own)
+    monkeypatch.setattr(script, "CONFIG", tmp_path / "small.py")
     seen = []
 
     def watched(*clip):
@@ -23,8 +25,7 @@ def test_it_learns_and_is_loaded_as_published_weights_are(tmp_path, monkeypatch)
     command = ["--out", str(tmp_path), "--scenes", "1", "--batch", "1", "--frames", "2"]
     assert cli.run(script.main, [*command, "--steps", "30"]) == 0
     assert sum(seen[-5:]) < 0.8 * sum(seen[:5])
-    classes = load_config(script.CONFIG).segmenter["num_classes"]
-    config = configure(VidEoMTConfig, {**script.SIZES, "num_classes": classes})
+    config = configure(VidEoMTConfig, load_config(script.CONFIG).segmenter)
     loaded = VidEoMT.load(config, str(tmp_path / "model"))
     saved = torch.load(tmp_path / "videomt.pth", weights_only=True)
     own = loaded.model.state_dict()

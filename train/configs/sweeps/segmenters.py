@@ -1,0 +1,12 @@
+"""What the frozen segmenter is worth: the demo's VITA and VidEoMT, as caches NAME=PATH.
+
+Each head has the width of the segmenter's queries, so that it starts from the segmenter's own masks.
+"""
+
+reference = "vita"
+rows = dict(
+    vita=dict(caches=["vita"]),
+    videomt=dict(caches=["videomt"], model=dict(hidden_dim=128)),
+    vita_select=["select", dict(caches=["vita"])],
+    videomt_select=["select", dict(caches=["videomt"], model=dict(hidden_dim=128))],
+)
