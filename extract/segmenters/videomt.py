@@ -18,6 +18,7 @@ import transformers
 from huggingface_hub import constants, snapshot_download
 from torch import Tensor
 from transformers.activations import ACT2FN
+from transformers.utils.logging import disable_progress_bar
 
 from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
@@ -26,6 +27,8 @@ from extract.frozen import freeze
 from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput
 from extract.segmenters.preprocessing import Preprocessor
 from extract.text.hub import check_reachable
+
+disable_progress_bar()  # of loading weights: the run has one of its own
 
 #: What makes a checkpoint in the layout of `save_pretrained`.
 FILES = ("config.json", "*.safetensors")

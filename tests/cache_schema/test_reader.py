@@ -138,6 +138,7 @@ def test_other_processes_open_their_own_files(tmp_path):
 def test_a_reader_sees_a_cache_that_is_still_being_written(tmp_path):
     with open_writer(tmp_path, shard_bytes=1) as writer:
         write_video(writer, make_video(0))
+        writer.settle()
         assert CacheReader(tmp_path).video_ids == ["video000"]
         write_video(writer, make_video(1))
     assert len(CacheReader(tmp_path)) == 2

@@ -1,6 +1,6 @@
 """What the frozen segmenter is worth: the demo's VITA and VidEoMT, as caches NAME=PATH.
 
-Each head has the width of the segmenter's queries, so that it starts from the segmenter's own masks.
+Each head has the width of its segmenter's queries, so that it starts from that one's own masks.
 """
 
 reference = "vita"
