@@ -6,7 +6,7 @@ Each head has the width of its segmenter's queries, so that it starts from that 
 reference = "vita"
 rows = dict(
     vita=dict(caches=["vita"]),
-    videomt=dict(caches=["videomt"], model=dict(hidden_dim=128)),
+    videomt=dict(caches=["videomt"], model=dict(hidden_dim=128, mask_dim=128)),
     vita_select=["select", dict(caches=["vita"])],
     videomt_select=["select", dict(caches=["videomt"], model=dict(hidden_dim=128))],
 )
