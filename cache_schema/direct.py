@@ -20,7 +20,7 @@ from cache_schema.address import Address, Place
 from cache_schema.blocks import RemoteFile
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
-from cache_schema.nodes import readable, where
+from cache_schema.nodes import chunk_starts, readable, where
 from cache_schema.shard import missing
 
 
@@ -76,7 +76,7 @@ def locate(dataset: h5py.Dataset, file_size: int) -> Extent:
             starts = dataset.id.get_offset() if size else 0
             first, end = starts, (starts or 0) + size
         elif chunks == (1, *shape[1:]) and size:
-            starts = _chunk_starts(dataset.id, len(shape), size // shape[0])
+            starts = chunk_starts(dataset.id, size // shape[0])
             first, end = starts.min(), starts.max() + size // shape[0]
         if starts is None or first < 0:
             raise InputError(
@@ -87,15 +87,6 @@ def locate(dataset: h5py.Dataset, file_size: int) -> Extent:
         if max(end, size) > file_size:
             raise InputError(f"{where(dataset)} reaches beyond the {file_size} bytes of its file")
         return Extent(shape, dtype, starts)
-
-
-def _chunk_starts(dataset: h5py.h5d.DatasetID, ndim: int, size: int) -> np.ndarray:
-    """Offset of each chunk, a row each; -1 where one is missing or of another size."""
-    chunks = [
-        dataset.get_chunk_info_by_coord((t, *[0] * (ndim - 1))) for t in range(dataset.shape[0])
-    ]
-    starts = [c.byte_offset if c.byte_offset is not None and c.size == size else -1 for c in chunks]
-    return np.array(starts, np.int64)
 
 
 class RandomAccessFile:

@@ -160,16 +160,23 @@ def rows(dataset: h5py.Dataset) -> Iterator[bytes | np.ndarray]:
     with readable(dataset):
         size, inner = dataset.nbytes // dataset.shape[0], (0,) * (dataset.id.rank - 1)
         file, row = dataset.file, np.empty(size, np.uint8)
-        plain = file.driver == "sec2" and file.mode == "r"
-        descriptor = file.id.get_vfd_handle() if plain else None
-        for t in range(dataset.shape[0]):
-            if not plain:
+        if file.driver != "sec2" or file.mode != "r":
+            for t in range(dataset.shape[0]):
                 yield dataset.id.read_direct_chunk((t, *inner))[1]
-                continue
-            found = dataset.id.get_chunk_info_by_coord((t, *inner))
-            if found.size != size or os.preadv(descriptor, [row], found.byte_offset) != size:
+            return
+        descriptor = file.id.get_vfd_handle()
+        for start in chunk_starts(dataset.id, size):
+            if start < 0 or os.preadv(descriptor, [row], start) != size:
                 raise OSError("a chunk is of another size, or was cut short")
             yield row
+
+
+def chunk_starts(dataset: h5py.h5d.DatasetID, size: int) -> np.ndarray:
+    """Offset of each chunk, a row each; -1 where one is missing or of another size in bytes."""
+    inner = (0,) * (dataset.rank - 1)
+    chunks = [dataset.get_chunk_info_by_coord((t, *inner)) for t in range(dataset.shape[0])]
+    starts = [c.byte_offset if c.byte_offset is not None and c.size == size else -1 for c in chunks]
+    return np.array(starts, np.int64)
 
 
 def members(group: h5py.Group) -> list[str]:
