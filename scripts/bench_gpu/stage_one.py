@@ -42,9 +42,9 @@ MEVIS = 2006 * 80
 #: Seconds for everything, in turns, of which each backbone may use its share.
 TURNS = 65.0
 #: Precisions by the names of ``--autocast``.
-PRECISIONS = ("none", "tf32", "bfloat16+tf32", "float16+tf32")
+PRECISIONS = ("bfloat16+tf32", "none", "tf32", "float16+tf32")
 #: Those in which the whole pipeline runs, the first of them for both backbones.
-WHOLE = ("bfloat16+tf32", "none")
+WHOLE = PRECISIONS[:2]
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
 def _measure(bench: Bench, figures: Figures, end: float, *, detailed: bool) -> None:
     """All of one backbone, what matters most first."""
     whole_in = WHOLE if detailed else WHOLE[:1]
-    others = [name for name in (PRECISIONS if detailed else WHOLE) if name not in whole_in]
-    for autocast in (*whole_in, *others):
+    for autocast in PRECISIONS if detailed else WHOLE:
         found = figures[autocast] = {}
         bench.use(autocast)
         attempt(found, "bare", partial(bare, bench, graphs=True), end=end)
@@ -176,7 +175,7 @@ def profile(settings: argparse.Namespace, device: torch.device, figures: Figures
             return traced(lambda: bench.stage.segmenter.frames(images), device)
 
         for preset in list(sizes.presets)[:2]:
-            for autocast in ("bfloat16+tf32", "none"):
+            for autocast in WHOLE:
                 attempt(figures, f"{preset}, {autocast}", partial(run, preset, autocast))
 
 
