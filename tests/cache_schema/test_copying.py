@@ -142,7 +142,8 @@ def test_a_killed_copy_goes_on_to_the_same_bytes(cache, tmp_path, monkeypatch):
     assert in_child(lambda: copying.copy(cache, target, shard_bytes=1)) < 0
     monkeypatch.setattr(copying, "_copy_rest", real)
     copied = copying.copy(cache, target, shard_bytes=1)
-    assert (copied.there, copied.videos) == (2, 3)
+    # The shard that was being sealed may have been lost, the one before it may not.
+    assert copied.there in (1, 2) and copied.there + copied.videos == 5
     assert contents(target) == contents(cache) and verify(target).sound
 
 
