@@ -20,7 +20,7 @@ from cache_schema.address import Address, Place
 from cache_schema.blocks import RemoteFile
 from cache_schema.host import system
 from cache_schema.host.cli import InputError
-from cache_schema.nodes import chunk_starts, readable, where
+from cache_schema.nodes import chunk_starts, known_type, readable, where
 from cache_schema.shard import missing
 
 
@@ -66,15 +66,16 @@ def locate(dataset: h5py.Dataset, file_size: int) -> Extent:
     """
     with readable(dataset):
         # h5py asks HDF5 anew each time an attribute of a dataset is looked at.
-        shape, dtype, chunks = dataset.shape, dataset.dtype, dataset.chunks
+        shape, (dtype, _, plain) = dataset.shape, known_type(dataset.id)
         size = math.prod(shape) * dtype.itemsize
         # HDF5 would convert; bytes that are read as they are have to be the numbers themselves.
-        if dataset.id.get_type() != h5py.h5t.py_create(dtype, logical=True):
+        if not plain:
             raise InputError(f"{where(dataset)} does not hold plain {dtype} numbers")
-        starts: int | np.ndarray | None = None
-        if chunks is None:
-            starts = dataset.id.get_offset() if size else 0
-            first, end = starts, (starts or 0) + size
+        starts: int | np.ndarray | None = dataset.id.get_offset()  # None of chunks and of nothing
+        if starts is not None:
+            first, end = starts, starts + size
+        elif (chunks := dataset.chunks) is None and not size:
+            starts = first = end = 0
         elif chunks == (1, *shape[1:]) and size:
             starts = chunk_starts(dataset.id, size // shape[0])
             first, end = starts.min(), starts.max() + size // shape[0]

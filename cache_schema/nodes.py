@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import h5py
@@ -20,6 +21,7 @@ from cache_schema.host.limits import beyond
 
 Node = TypeVar("Node", h5py.Group, h5py.Dataset)
 Value = TypeVar("Value", list, dict)
+SMALL = 1 << 16  # bytes that need not be compared with the size of a file
 
 
 def where(node: h5py.Group | h5py.Dataset) -> str:
@@ -42,19 +44,18 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type):
 def scalar(node: h5py.Group | h5py.Dataset, name: str) -> Any:
     """A scalar attribute of any kind as Python knows it; an array comes back empty."""
     try:
-        # Most are checksums, for which h5py's own way takes thrice as long.
+        # As h5py reads them. With its own lookups, they take thrice as long.
         stored = h5py.h5a.open(node.id, name.encode(errors="surrogateescape"))
         # Looked at first: an array as an attribute could ask for any amount of memory.
         if stored.shape != ():
             value = np.empty(0)
-        elif (dtype := stored.dtype).kind in "iu":
-            value = np.empty((), dtype)
-            stored.read(value)
-            value = value[()]
         else:
-            value = node.attrs[name]
-        if isinstance(value, str):
-            value.encode()  # HDF5 lets anything pass as UTF-8
+            dtype, in_memory, _ = known_type(stored)
+            value = np.empty((), dtype)
+            stored.read(value, in_memory)
+            value = value[()]
+        if type(value) is bytes:
+            value = value.decode()  # HDF5 lets anything pass as UTF-8
     except (KeyError, OSError, RuntimeError, TypeError, ValueError, SystemError) as error:
         system.check(error, where(node))
         raise InputError(f"{where(node)} has no readable attribute {name!r}") from None
@@ -109,6 +110,24 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
     return dataset
 
 
+def known_type(
+    stored: h5py.h5a.AttrID | h5py.h5d.DatasetID,
+) -> tuple[np.dtype, h5py.h5t.TypeID, bool]:
+    """The type of what is stored as NumPy has it, and HDF5's name of that.
+
+    Returns:
+        The type, what HDF5 calls it in memory, and whether its bytes in the file are the same.
+    """
+    return _known(stored.get_type().encode())
+
+
+@lru_cache(maxsize=64)  # h5py finds them out anew each time
+def _known(encoded: bytes) -> tuple[np.dtype, h5py.h5t.TypeID, bool]:
+    stored = h5py.h5t.decode(encoded)
+    dtype = stored.dtype
+    return dtype, h5py.h5t.py_create(dtype), stored == h5py.h5t.py_create(dtype, logical=True)
+
+
 @contextmanager
 def readable(node: h5py.Group | h5py.Dataset) -> Iterator[None]:
     """Say of what HDF5 raises in the block that the object cannot be read."""
@@ -122,7 +141,7 @@ def readable(node: h5py.Group | h5py.Dataset) -> Iterator[None]:
 def _check_storage(dataset: h5py.Dataset) -> None:
     """Refuse a dataset that is not plain numbers, all of them in this file."""
     with readable(dataset):
-        shape, dtype = dataset.shape, dataset.dtype  # h5py asks HDF5 anew each time
+        shape, (dtype, *_) = dataset.shape, known_type(dataset.id)
         if shape is None or dtype.kind not in "fiub":
             raise InputError(f"{where(dataset)} has the type {dtype}, not numbers; refused")
         made = dataset.id.get_create_plist()
@@ -133,7 +152,9 @@ def _check_storage(dataset: h5py.Dataset) -> None:
         # Bounds every later allocation by the size of the file, which HDF5 itself does not.
         stored = dataset.id.get_storage_size()
         size = math.prod(shape) * dtype.itemsize
-        if stored != size or stored > h5py.h5i.get_file_id(dataset.id).get_filesize():
+        if stored != size or (
+            stored > SMALL and stored > h5py.h5i.get_file_id(dataset.id).get_filesize()
+        ):
             raise InputError(f"{where(dataset)} holds {stored} of its {size} bytes")
         at_once = size // shape[0] if made.get_layout() == h5py.h5d.CHUNKED and shape[0] else size
         if much := beyond(at_once, "DMVS_MAX_ARRAY"):

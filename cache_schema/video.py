@@ -273,14 +273,14 @@ class Video:
         """Where an array lies that has the spec's type and a shape that fits ``dims``."""
         shard = self._shard()
         dataset = shard.node(self._inside(path), h5py.Dataset)
+        extent = locate(dataset, shard.file.size)
         expected = layout.resolve(self._reader.codec.query_dtype)
-        if dataset.dtype != expected:
-            raise InputError(f"{where(dataset)} has the type {dataset.dtype}, not {expected}")
+        if extent.dtype != expected:
+            raise InputError(f"{where(dataset)} has the type {extent.dtype}, not {expected}")
         try:
-            layout.bind(path, dataset.shape, dims)
+            layout.bind(path, extent.shape, dims)
         except ValueError as error:
             raise InputError(f"{where(dataset)}: {error}") from None
-        extent = locate(dataset, shard.file.size)
         group, _, _ = path.rpartition("/")
         if path in spec.CHECKSUMS or (path != "frame_queries" and group not in BY_ROWS):
             crcs = np.array([attribute(dataset, CRC, int)])
