@@ -170,10 +170,7 @@ class Video:
 
     def objects(self) -> dict[str, list[RLE | None]]:
         """Ground truth: annotation id to one RLE or None a frame, at the original size."""
-        return {
-            annotation_id: self.object(annotation_id)
-            for annotation_id in map(unescape, self._members("objects"))
-        }
+        return {annotation_id: self.object(annotation_id) for annotation_id in self.annotation_ids}
 
     def object(self, annotation_id: str) -> list[RLE | None]:
         """One object of `objects`; `InputError` when the video has none of that id."""
@@ -185,15 +182,31 @@ class Video:
         Raises:
             ValueError: a mask cannot be decoded.
         """
-        return self._once((annotation_id, "visible"), lambda: self._find_visible(annotation_id))
+        key = (annotation_id, "visible")
+        return self._once(key, lambda: np.array([e is not None for e in self.ends(annotation_id)]))
 
-    def _find_visible(self, annotation_id: str) -> np.ndarray:
-        masks = self.object(annotation_id)
-        visible = np.array([mask is not None for mask in masks])
-        counts = [mask["counts"] for mask in masks if mask is not None]
-        size = self.geometry.height, self.geometry.width
-        visible[visible] = [has_pixels(ends) for ends in run_ends(counts, size)]
-        return visible
+    def ends(
+        self, annotation_id: str, indices: Iterable[int] | None = None
+    ) -> list[np.ndarray | None]:
+        """Where the runs of an object of `objects` end in some frames, all by default.
+
+        Returns:
+            Of each frame what `run_ends` gives, not to be written to; None without a pixel.
+
+        Raises:
+            ValueError: a mask cannot be decoded.
+        """
+        ram, frames = self._reader.ram, self.frames(indices)
+        found = [ram.get((self.id, annotation_id, "ends", t)) for t in frames]
+        if any(ends is None for ends in found):
+            masks = self.object(annotation_id)
+            size = self.geometry.height, self.geometry.width
+            decoded = iter(run_ends([masks[t]["counts"] for t in frames if masks[t]], size))
+            found = [next(decoded) if masks[t] else np.empty(0, np.int64) for t in frames]
+            found = [ends if has_pixels(ends) else ends[:0] for ends in found]
+            for t, ends in zip(frames, found, strict=True):
+                ram.put((self.id, annotation_id, "ends", t), ends)
+        return [ends if len(ends) else None for ends in found]
 
     def _masks(self, path: str) -> list[RLE | None]:
         data = self._whole(path, self._once(path, lambda: self._locate(path, spec.MASKS, {})))
@@ -208,7 +221,9 @@ class Video:
     @property
     def annotation_ids(self) -> list[str]:
         """Ids of the objects that have ground truth."""
-        return [unescape(name) for name in self._members("objects")]
+        return list(
+            self._once("annotation_ids", lambda: [*map(unescape, self._members("objects"))])
+        )
 
     @property
     def expression_ids(self) -> list[str]:
@@ -222,25 +237,34 @@ class Video:
         }
         return sorted(order, key=order.__getitem__)
 
-    def expression(self, expression_id: str) -> Expression:
-        """One expression, encoded; `InputError` when the video has none of that id."""
+    def expression(self, expression_id: str, *, offsets: bool = True) -> Expression:
+        """One expression, encoded; `InputError` when the video has none of that id.
+
+        Args:
+            offsets: read them, too; else they are empty.
+        """
         path = f"expressions/{escape(expression_id)}"
-        attributes, extents = self._once(path, lambda: self._find_expression(path))
+        names = [name for name in spec.EXPRESSION if offsets or name != "offsets"]
+        attributes, extents = self._once(
+            (path, offsets), lambda: self._find_expression(path, names)
+        )
         return Expression(
             expression_id=expression_id,
+            **({} if offsets else {"offsets": np.empty((0, 2), np.int32)}),
             **{n: list(v) if isinstance(v, list) else v for n, v in attributes.items()},
             **{name: self._whole(f"{path}/{name}", extent) for name, extent in extents.items()},
         )
 
-    def _find_expression(self, path: str) -> tuple[dict[str, Any], dict[str, Extent]]:
-        """Attributes, and where the arrays lie."""
+    def _find_expression(
+        self, path: str, names: Sequence[str]
+    ) -> tuple[dict[str, Any], dict[str, Extent]]:
+        """Attributes, and where arrays lie."""
         group = self.group(path)
         attributes = {name: attribute(group, name, str) for name in ("text", "tag")}
         attributes |= {n: json_attribute(group, n, list) for n in ("object_ids", "annotation_ids")}
         dims: dict[str, int] = {}
         return attributes, {
-            name: self._locate(f"{path}/{name}", layout, dims)
-            for name, layout in spec.EXPRESSION.items()
+            name: self._locate(f"{path}/{name}", spec.EXPRESSION[name], dims) for name in names
         }
 
     def group(self, path: str = "") -> h5py.Group:

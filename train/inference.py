@@ -21,7 +21,7 @@ BATCH = 16  # expressions of one video that go through a head together
 
 def read_expression(reader: CacheReader, expression: ExpressionRef) -> Expression:
     """The features of an expression."""
-    return reader.video(expression.video).expression(expression.id)
+    return reader.video(expression.video).expression(expression.id, offsets=False)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from cache_schema import reader as reader_module
 from cache_schema.copying import copy
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
+from cache_schema.run_lengths import compress, run_ends
 from tests.cache_schema.helpers import examples, flip, in_child, payloads
 from tests.cache_schema.test_names import STORABLE
 from tests.synthetic import (
@@ -58,6 +59,8 @@ def test_everything_comes_back(tmp_path, codec):
         assert video.expression_ids == [e.expression_id for e in made.expressions]
         for expression in made.expressions:
             assert_same(video.expression(expression.expression_id), expression)
+            without = replace(expression, offsets=np.empty((0, 2), np.int32))
+            assert_same(video.expression(expression.expression_id, offsets=False), without)
 
 
 def assert_same(a, b):
@@ -67,6 +70,26 @@ def assert_same(a, b):
             assert np.array_equal(getattr(a, name), value), name
         else:
             assert getattr(a, name) == value
+
+
+@pytest.mark.parametrize("ram_bytes", [0, 10**6])
+def test_the_runs_of_an_object_are_those_of_its_masks(tmp_path, ram_bytes):
+    made = make_video(0)
+    size = [made.geometry.height, made.geometry.width]
+    first = next(iter(made.objects))
+    made.objects[first][2] = {"size": size, "counts": compress(np.zeros(size, bool))}
+    with open_writer(tmp_path / "cache") as writer:
+        write_video(writer, made)
+    video = CacheReader(tmp_path / "cache", ram_bytes=ram_bytes).video(made.id)
+    for annotation_id, masks in made.objects.items():
+        shown = [m is not None and not (annotation_id == first and t == 2)
+                 for t, m in enumerate(masks)]  # fmt: skip
+        for frames in ([4, 1], [1, 4, 0], range(6)):  # new, some of them known, and all
+            for t, ends in zip(frames, video.ends(annotation_id, frames), strict=True):
+                assert (ends is not None) == shown[t]
+                if shown[t]:
+                    assert np.array_equal(ends, run_ends([masks[t]["counts"]], size)[0])
+        assert video.visible(annotation_id).tolist() == shown
 
 
 def test_frames_by_index(tmp_path):

@@ -102,7 +102,7 @@ class ClipDataset(Dataset):
         cache, video_id, expression_id = self.pairs[number]
         reader = self.caches[cache]
         video = reader.video(video_id)
-        expression = video.expression(expression_id)
+        expression = video.expression(expression_id, offsets=False)
         clip = self._clip(video, np.random.default_rng([self.seed, 1, counter]))
         frames = clip.frame_indices
         draws = self.wants("mask_features") and not reader.light

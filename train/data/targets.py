@@ -11,7 +11,6 @@ from torch import Tensor
 from cache_schema.host.cli import InputError
 from cache_schema.reader import Video
 from cache_schema.records import Expression
-from cache_schema.run_lengths import has_pixels, run_ends
 from train.masks.targets import Targets
 from train.memory import Buffers
 from train.run_lengths import paint
@@ -73,8 +72,9 @@ def clip_targets(
     """
     runs = clip_runs(video, expression, indices)
     masks = (buffers or Buffers()).zeros(runs.shape, np.dtype(np.uint8))
+    painted = masks.numpy()
     for m, t, ends in runs.visible():
-        paint(ends, masks[m, t].numpy())
+        paint(ends, painted[m, t])
     return runs.targets(masks, torch.zeros(len(masks), dtype=torch.int64)), runs.ids
 
 
@@ -88,15 +88,12 @@ def clip_runs(video: Video, expression: Expression, indices: np.ndarray) -> Clip
         InputError: an annotation is missing, or a mask cannot be decoded.
     """
     g = video.geometry
-    objects = {
-        annotation_id: _visible_runs(video, expression, annotation_id, indices)
-        for annotation_id in expression.annotation_ids
-    }
-    shown = {
-        annotation_id: frames
-        for annotation_id, frames in objects.items()
-        if any(ends is not None for ends in frames)
-    }
+    shown = {}
+    for annotation_id in expression.annotation_ids:
+        with _sound(video, expression, annotation_id):
+            frames = video.ends(annotation_id, indices)
+        if any(ends is not None for ends in frames):
+            shown[annotation_id] = frames
     return ClipRuns(
         list(shown),
         list(shown.values()),
@@ -156,19 +153,6 @@ def shown_ids(video: Video, expression: Expression, indices: np.ndarray) -> list
             if video.visible(annotation_id)[indices].any():
                 found.append(annotation_id)
     return found
-
-
-def _visible_runs(
-    video: Video, expression: Expression, annotation_id: str, indices: np.ndarray
-) -> list[np.ndarray | None]:
-    """The runs of one object's masks; None in frames without a pixel."""
-    height, width = video.geometry.height, video.geometry.width
-    with _sound(video, expression, annotation_id):
-        masks = video.object(annotation_id)
-        rles = [masks[int(t)] for t in indices]
-        runs = iter(run_ends([rle["counts"] for rle in rles if rle is not None], (height, width)))
-    found = [None if rle is None else next(runs) for rle in rles]
-    return [ends if ends is not None and has_pixels(ends) else None for ends in found]
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def list_of_video(reader: CacheReader, video_id: str) -> list[ExpressionRef]:
     """The expressions of one video."""
     video, listed = reader.video(video_id), []
     for expression_id in video.expression_ids:
-        e = video.expression(expression_id)
+        e = video.expression(expression_id, offsets=False)
         ids = list(e.object_ids), list(e.annotation_ids)
         listed.append(ExpressionRef(video_id, expression_id, e.text, e.tag, *ids))
     return listed
