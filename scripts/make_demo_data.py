@@ -2,10 +2,16 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from cache_schema.host import cli
+from cache_schema.host.cores import CORES
 from extract.demo.layout import write_split
+from train.evaluation.parallel import run
+
+#: Processes that draw, at most, and videos that are not worth another one.
+MOST, FEW = 8, 50
 
 
 def main(argv: list[str]) -> int:
@@ -19,7 +25,8 @@ def main(argv: list[str]) -> int:
     counts = {"train": arguments.train, "valid_u": arguments.valid_u, "valid": arguments.valid}
     for split, videos in counts.items():
         per_tag = 3 if split == "train" else 2
-        written = write_split(arguments.root, split, videos, arguments.seed, per_tag)
+        each = partial(run, workers=min(CORES, MOST, 1 + videos // FEW))
+        written = write_split(arguments.root, split, videos, arguments.seed, per_tag, each=each)
         print(f"{split}: {videos} videos {'written' if written else 'already there'}")
     return 0
 

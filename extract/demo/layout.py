@@ -3,22 +3,28 @@
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco
-from tqdm import trange
+from tqdm import tqdm
 
 from cache_schema.host.cli import InputError
 from extract.demo.world import Scene, make_scene
 
 #: Split -> its number in the seed. `valid` has expressions but, as in MeViS, no masks.
 SPLITS = {"train": 1, "valid_u": 2, "valid": 3}
+#: As `map`: a function and its arguments to its results, in their order.
+Each = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 
-def write_split(root: Path, split: str, videos: int, seed: int, sentences_per_tag: int = 2) -> bool:
+def write_split(
+    root: Path, split: str, videos: int, seed: int, sentences_per_tag: int = 2, *, each: Each = map
+) -> bool:
     """Write one split, or leave it if the same one is there already.
 
     Args:
@@ -27,6 +33,7 @@ def write_split(root: Path, split: str, videos: int, seed: int, sentences_per_ta
         videos: number of videos.
         seed: seed of the world; every file is a pure function of it and of the other arguments.
         sentences_per_tag: at most this many expressions of each tag in a video.
+        each: does the same in several processes, perhaps.
 
     Returns:
         Whether it was written now.
@@ -45,7 +52,7 @@ def write_split(root: Path, split: str, videos: int, seed: int, sentences_per_ta
             )
         building = root / f".{split}.partial"
         shutil.rmtree(building, ignore_errors=True)
-        _write(building, split, **wanted)
+        _write(building, split, each, **wanted)
         (building / "world.json").write_text(json.dumps(wanted))
         os.replace(building, target)
     except OSError as error:
@@ -53,24 +60,34 @@ def write_split(root: Path, split: str, videos: int, seed: int, sentences_per_ta
     return True
 
 
-def _write(folder: Path, split: str, videos: int, seed: int, sentences_per_tag: int) -> None:
+def _write(
+    folder: Path, split: str, each: Each, videos: int, seed: int, sentences_per_tag: int
+) -> None:
     expressions: dict[str, Any] = {}
     masks: dict[str, list[dict | None]] = {}
-    for number in trange(videos, desc=f"drawing {split}", unit="video", disable=None):
-        scene = make_scene((seed, SPLITS[split], number), sentences_per_tag=sentences_per_tag)
-        frames, shown = scene.draw()
-        video = f"{split}_{number:04d}"
-        images = folder / "JPEGImages" / video
-        images.mkdir(parents=True)
-        for t, frame in enumerate(frames):
-            bgr = np.ascontiguousarray(frame[..., ::-1])
-            cv2.imwrite(str(images / f"{t:05d}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    draw = partial(_draw, folder / "JPEGImages", split, seed, sentences_per_tag)
+    drawn = each(draw, range(videos))
+    for video, scene, rles in tqdm(drawn, f"drawing {split}", videos, unit="video", disable=None):
         first = len(masks)
-        masks |= {str(first + n): _rles(shown[:, n]) for n in range(len(scene.shapes))}
+        masks |= {str(first + n): own for n, own in enumerate(rles)}
         expressions[video] = _entry(scene, first)
     (folder / "meta_expressions.json").write_text(json.dumps({"videos": expressions}))
     if split != "valid":
         (folder / "mask_dict.json").write_text(json.dumps(masks))
+
+
+def _draw(
+    folder: Path, split: str, seed: int, sentences_per_tag: int, number: int
+) -> tuple[str, Scene, list[list[dict | None]]]:
+    """Write the frames of a video; returns its name, its scene and its objects' masks."""
+    scene = make_scene((seed, SPLITS[split], number), sentences_per_tag=sentences_per_tag)
+    frames, shown = scene.draw()
+    video = f"{split}_{number:04d}"
+    (folder / video).mkdir(parents=True)
+    for t, frame in enumerate(frames):
+        bgr = np.ascontiguousarray(frame[..., ::-1])
+        cv2.imwrite(str(folder / video / f"{t:05d}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    return video, scene, [_rles(shown[:, n]) for n in range(len(scene.shapes))]
 
 
 def _entry(scene: Scene, first: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The demo world: deterministic, in the MeViS layout, with sentences that mean what they say."""
 
 import json
+from functools import partial
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from cache_schema.host.cli import InputError
 from extract.demo import grammar
 from extract.demo.layout import write_split
 from extract.demo.world import HABITS, KINDS, MARGIN, SCALE, SPIN, TRAVEL, make_scene
+from train.evaluation.parallel import run
 
 SCENES = [make_scene((3, 1, number)) for number in range(120)]
 
@@ -167,6 +169,15 @@ def test_layout_is_that_of_mevis(tmp_path):
                 assert coco.decode(rles[0]).shape == image.shape[:2]
     write_split(tmp_path, "valid", 1, seed=5)
     assert not (tmp_path / "valid" / "mask_dict.json").exists()
+
+
+def test_several_processes_draw_the_same(tmp_path):
+    write_split(tmp_path / "one", "train", 3, seed=5)
+    write_split(tmp_path / "two", "train", 3, seed=5, each=partial(run, workers=2))
+    files = {path.relative_to(tmp_path / "one") for path in tmp_path.rglob("one/**/*.*")}
+    assert len(files) == 3 * 12 + 3
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
 def test_data_that_are_there_are_reused_and_never_overwritten(tmp_path):
