@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.files import write
@@ -254,6 +253,8 @@ def draw(content: Mapping) -> bytes:
     One line a variant, the first on top: a dot for each seed, the mean with one standard deviation
     to both sides, a vertical line at the reference's mean, and a diamond for the paper's figure.
     """
+    from matplotlib.figure import Figure  # which a sweep that is not scored need not load
+
     variants = content["variants"]
     figure = Figure(figsize=(7.5, 1.3 + 0.34 * len(variants)), layout="constrained")
     axes = figure.subplots()

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from cache_schema.host.cli import InputError
 from cache_schema.records import RLE
@@ -201,6 +200,8 @@ class SequenceTally:
              for frame in self._frames]
         )  # fmt: skip
         table = table.transpose(3, 1, 2, 0)  # T, predicted, true, 2 -> 2, predicted, true, T
+        from scipy.optimize import linear_sum_assignment  # which other protocols need not load
+
         matched = linear_sum_assignment(-table.mean(axis=(0, 3)))
         same = np.arange(self._num_objects)
         return SequenceScores(table[:, *matched], table[:, same, same])
