@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from cache_schema.host.cli import InputError
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
@@ -46,8 +47,9 @@ class DMVS(Head):
         decoder_reads: of `READS`, what the decoder's queries read, in this order.
         sentence: "mean", the cached F_se; or "max", the maximum over the words.
         mask_start: the mask head starts at "random"; or as the "segmenter"'s own, with its
-            activation. Of a segmenter whose embeddings change from frame to frame, a query starts
-            with the one of the video query, for the whole video.
+            activation. Where the segmenter's embeddings change from frame to frame, a motion query
+            that is a video query has the one of each frame, and says how it changes: at first by
+            nothing.
         decoder_start: decoder layers start at "random"; or as the "identity", adding nothing.
         query_positions: motion queries have learned positions where they read each other, as in
             LMPM and DsHmp; at first they are zero.
@@ -124,7 +126,12 @@ class DMVS(Head):
             self.decoder.place(num_motion_queries)
         if decoder_start == "identity":
             self.decoder.start_as_identity()
-        if mask_start == "segmenter":
+        self.own_masks = 0  # N_v where masks are changes of the video queries' own
+        if mask_start == "segmenter" and sizes.by_frame and initialisation == "video":
+            self.own_masks = sizes.num_video_queries
+            nn.init.zeros_(self.mask_head[-1].weight)
+            nn.init.zeros_(self.mask_head[-1].bias)
+        elif mask_start == "segmenter":
             _start_mask_head(self.mask_head, sizes)
         # After the others, since it draws its own way.
         self.initialisation = INITIALISATIONS[initialisation](num_motion_queries, hidden_dim)
@@ -167,9 +174,13 @@ class DMVS(Head):
         if words is not None:
             keys["words"] = keys_with_stand_in(words, inputs.word_mask, sentence)
         layers = self.decoder(queries, Memory(keys, frame_queries, inputs.frame_mask))
+        masks = [self.mask_head(decoded) for decoded in layers]
+        if self.own_masks:
+            own = one_hot(sources, self.own_masks)  # (B, N_m, N_v)
+            masks = [torch.cat([each, own.to(each.dtype)], dim=-1) for each in masks]
         return [
-            HeadOutput(self.class_head(decoded).squeeze(-1), self.mask_head(decoded), sources)
-            for decoded in layers
+            HeadOutput(self.class_head(decoded).squeeze(-1), embeds, sources)
+            for decoded, embeds in zip(layers, masks, strict=True)
         ]
 
 
