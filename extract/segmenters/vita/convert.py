@@ -130,7 +130,7 @@ def sizes_of(shapes: Mapping[str, Sequence[int]]) -> VITAConfig:
         backbone = _swin(rows, count)
     # A deformable layer predicts offsets in x and y of 4 points on 3 levels for each head.
     offsets = rows(f"{PIXEL_DECODER}0.self_attn.sampling_offsets.weight")
-    return VITAConfig(
+    sizes = dict(
         backbone=backbone,
         num_frame_queries=rows(f"{PREDICTOR}query_feat.weight"),
         num_video_queries=rows("vita_module.query_feat.weight"),
@@ -147,6 +147,7 @@ def sizes_of(shapes: Mapping[str, Sequence[int]]) -> VITAConfig:
         encoder_layers=count("vita_module.enc_ffn."),
         video_decoder_layers=count("vita_module.transformer_ffn_layers."),
     )
+    return configure(VITAConfig, sizes)
 
 
 def _resnet(rows: Callable[..., int], count: Callable[[str], int]) -> dict[str, Any]:
