@@ -10,7 +10,6 @@ spread by the first head: high and low scores of every tag, and a sentence that 
 video. The same results give the same sheet.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,11 +58,7 @@ class Drawn:
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.draw_overlays",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.draw_overlays", __doc__)
     parser.add_argument("--data-root", required=True, help="data set in the layout of MeViS")
     parser.add_argument("--split", required=True)
     parser.add_argument("--masks", required=True, help="masks/ of an evaluation")

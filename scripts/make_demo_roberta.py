@@ -11,7 +11,6 @@ weights; it takes about three minutes. The tokenizer starts from all 256 bytes: 
 encoded, only in more tokens.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -78,7 +77,7 @@ def loss_of(
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="scripts.make_demo_roberta", description=__doc__)
+    parser = cli.parser("scripts.make_demo_roberta", __doc__)
     parser.add_argument("--out", type=Path, default=Path("extract/assets/roberta_tiny"))
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args(argv)

@@ -47,7 +47,7 @@ CONFIG = Path(__file__).parents[1] / "extract/configs/demo.py"
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="scripts.pretrain_demo_segmenter", description=__doc__)
+    parser = cli.parser("scripts.pretrain_demo_segmenter", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--frame-steps", type=int, default=6000)
     parser.add_argument("--frame-scenes", type=int, default=3000)

@@ -9,7 +9,6 @@ on from the last checkpoint. Stage one then takes the folder::
     python -m extract demo_videomt --weights work/pretrain_videomt/model ...
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -33,7 +32,7 @@ WEIGHTS = 2.0, 5.0, 5.0  # of class, cross-entropy and dice, as VITA's
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="scripts.pretrain_demo_videomt", description=__doc__)
+    parser = cli.parser("scripts.pretrain_demo_videomt", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--scenes", type=int, default=2000)

@@ -1,9 +1,9 @@
 """Published weights in our own layout: python -m extract.segmenters.vita.convert SRC DST
 
-Done once; loading the result maps it into memory and renames nothing.
+Done once; loading the result maps it into memory and renames nothing. SRC is a detectron2
+checkpoint of VITA, whose every key has to fit. Exit status: 0, or 2 for bad input.
 """
 
-import argparse
 import math
 import re
 import sys
@@ -29,17 +29,12 @@ from extract.segmenters.vita.weights import (
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m extract.segmenters.vita.convert",
-        description="Write a detectron2 checkpoint of VITA (.pth or .pkl) as .safetensors. Every "
-        "key has to fit. Exit status: 0, or 2 for bad input.",
-    )
-    parser.add_argument("source", type=Path, metavar="SRC", help="detectron2 .pth or .pkl")
-    parser.add_argument("target", type=Path, metavar="DST", help="a new .safetensors file")
-    parser.add_argument(
-        "--config", help="file or preset whose sizes to expect; otherwise those that SRC shows"
-    )
-    parser.add_argument("--force", action="store_true", help="replace DST if it exists")
+    parser = cli.parser("extract.segmenters.vita.convert", __doc__)
+    add = parser.add_argument
+    add("source", type=Path, metavar="SRC", help="detectron2 .pth or .pkl")
+    add("target", type=Path, metavar="DST", help="a new .safetensors file")
+    add("--config", help="file or preset whose sizes to expect; otherwise those that SRC shows")
+    add("--force", action="store_true", help="replace DST if it exists")
     arguments = parser.parse_args(argv)
     source, target = arguments.source, arguments.target
     if target.suffix != SAFETENSORS:
