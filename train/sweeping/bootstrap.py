@@ -70,15 +70,9 @@ def mean_of_seeds(metrics: Sequence[Mapping]) -> dict[str, float]:
     Raises:
         InputError: the seeds were not scored on the same expressions.
     """
-    first, *others = (entry["per_expression"] for entry in metrics)
-    if any(set(other) != set(first) for other in others):
-        raise InputError(
-            "the seeds of one variant were scored on different expressions; evaluate all of them "
-            "on one cache"
-        )
-    return {
-        key: float(np.mean([m["per_expression"][key]["J&F"] for m in metrics])) for key in first
-    }
+    seeds = [entry["per_expression"] for entry in metrics]
+    _check_same(seeds, "the seeds of one variant")
+    return {key: float(np.mean([scores[key]["J&F"] for scores in seeds])) for key in seeds[0]}
 
 
 def compare(metrics: Sequence[Mapping], reference: Sequence[Mapping]) -> Difference:
@@ -91,10 +85,13 @@ def compare(metrics: Sequence[Mapping], reference: Sequence[Mapping]) -> Differe
         InputError: they were not scored on the same expressions.
     """
     own, other = mean_of_seeds(metrics), mean_of_seeds(reference)
-    if set(own) != set(other):
-        raise InputError(
-            "a variant and the reference were scored on different expressions; evaluate all of "
-            "them on one cache"
-        )
+    _check_same([own, other], "a variant and the reference")
     pairs = np.array([(own[key], other[key]) for key in sorted(own)])
     return paired_bootstrap(pairs[:, 0], pairs[:, 1])
+
+
+def _check_same(scores: Sequence[Mapping], what: str) -> None:
+    if any(set(other) != set(scores[0]) for other in scores):
+        raise InputError(
+            f"{what} were scored on different expressions; evaluate all of them on one cache"
+        )
