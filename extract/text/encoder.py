@@ -66,9 +66,10 @@ class TextEncoder:
             self.model = Roberta(config, {n: w.to(device) for n, w in weights.items()})
         # The libraries raise some ten types here, and every one means "not a usable model".
         except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
-                f"text encoder: {name} cannot be loaded as RoBERTa"
-                f" ({_first_line(error)}); check the files, or the network for a hub name"
+                f"text encoder: {name} cannot be loaded as RoBERTa ({lines[0].rstrip('.')}); check"
+                " the files, or the network for a hub name"
             ) from error
         if missing := self.model.missing:
             raise InputError(
@@ -170,8 +171,3 @@ def _by_transformers(name: str, *, local: bool) -> tuple[dict, dict[str, torch.T
         del weights[random]
     tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
     return model.config.to_dict(), weights, tokenizer.backend_tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -71,17 +71,16 @@ def convert(source: Path, target: Path, config: str | None = None) -> None:
         vita = VITA(sizes)
     vita.load_state_dict(translate(vita, tensors, source), strict=False)
     save_safetensors(vita, target)
-    fitting = [name for name in presets() if _has_sizes(name, sizes)]
+    of_presets = {name: load_config(name) for name in presets()}
+    fitting = [
+        name
+        for name, preset in of_presets.items()
+        if preset.segmenter_type == "vita"
+        and _comparable(configure(VITAConfig, preset.segmenter)) == _comparable(sizes)
+    ]
     print(
         f"{target}: {target.stat().st_size / 1e6:.1f} MB; "
         + (f"presets of this size: {', '.join(fitting)}" if fitting else "no preset has this size")
-    )
-
-
-def _has_sizes(preset: str, sizes: VITAConfig) -> bool:
-    config = load_config(preset)
-    return config.segmenter_type == "vita" and (
-        _comparable(configure(VITAConfig, config.segmenter)) == _comparable(sizes)
     )
 
 
