@@ -36,9 +36,9 @@ from extract.segmenters.base import configure
 from extract.segmenters.vita import VITA, VITAConfig, VITAHead
 from extract.segmenters.vita.weights import save_safetensors
 from train.losses import SetCriterion, Softmax
-from train.losses.vita import Similarity, vita_losses
+from train.losses.vita import Similarity, similarity_loss
 from train.masks.logits import MaskFeatures
-from train.masks.supervision import Match
+from train.masks.supervision import Match, Supervision
 from train.masks.targets import Targets
 
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92]
@@ -111,20 +111,17 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
             for c in batch
         ]
         ids = [torch.arange(len(c.labels)) for c in batch]
-        losses = vita_losses(
-            loss,
-            [(layer.logits, layer.mask_embeds) for layer in layers],
-            maps,
-            [Targets(c.masks, c.labels) for c in batch],
-            similarity=Similarity(
-                frame_embeds=layers[-1].sim_frame,
-                frame_matches=[Match(*match) for c in batch for match in c.matches],
-                frame_ids=[own for own in ids for _ in range(num_frames)],
-                video_embeds=layers[-1].sim_clip,
-                video_ids=ids,
-            ),
+        truth = Supervision(maps, [Targets(c.masks, c.labels) for c in batch])
+        said = [(layer.logits, layer.mask_embeds) for layer in layers]
+        losses, matches = loss.compare(said, truth)
+        similarity = Similarity(
+            frame_embeds=layers[-1].sim_frame,
+            frame_matches=[Match(*match) for c in batch for match in c.matches],
+            frame_ids=[own for own in ids for _ in range(num_frames)],
+            video_embeds=layers[-1].sim_clip,
+            video_ids=ids,
         )
-        run.learn(sum(losses.values()))
+        run.learn(sum(losses.values()) + 0.5 * similarity_loss(similarity, matches))
     return head.state_dict()
 
 

@@ -43,10 +43,9 @@ def write_report(folder: Path, results: Mapping[str, Sequence[Mapping]], **about
     """
     content = summarise(results, **about)
     raw = json.dumps({**content, **_raw(results)}, allow_nan=False) + "\n"
-    write(folder / "sweep.json", raw)
-    write(folder / "sweep.csv", csv_text(content))
-    write(folder / "sweep.md", markdown(content))
-    write(folder / "sweep.png", draw(content))
+    files = {"json": raw, "csv": csv_text(content), "md": markdown(content), "png": draw(content)}
+    for kind, data in files.items():  # once all are made
+        write(folder / f"sweep.{kind}", data)
     return table(content)
 
 
