@@ -31,7 +31,7 @@ from transformers import Mask2FormerForUniversalSegmentation
 from cache_schema.codecs import get_codec
 from cache_schema.host import cli
 from extract.config import load_config
-from extract.demo.world import Scene, make_scene
+from extract.demo.world import FRAMES, Scene, make_scene
 from extract.segmenters.base import configure
 from extract.segmenters.vita import VITA, VITAConfig, VITAHead
 from extract.segmenters.vita.weights import save_safetensors
@@ -237,7 +237,7 @@ def _frames(
     for number in trange(scenes, desc="drawing scenes", mininterval=30):
         # Some are crowds of one kind: only there do masks have to go by places alone.
         scene = make_scene((WORLD, 0, number), crowd=number % 4 == 0)
-        picked = np.random.default_rng([WORLD, 3, number]).permutation(scene.num_frames)[:each]
+        picked = np.random.default_rng([WORLD, 3, number]).permutation(FRAMES)[:each]
         drawn, shown, kinds = drawn_scene(scene, picked)
         images += drawn
         masks += shown.unbind(1)

@@ -19,14 +19,13 @@ from torch.nn import functional as F
 
 from cache_schema.host import cli
 from extract.config import load_config
-from extract.demo.world import make_scene
+from extract.demo.world import FRAMES, make_scene
 from extract.segmenters.base import configure
 from extract.segmenters.videomt import VidEoMT, VidEoMTConfig
 from scripts.pretrain_demo_segmenter import WORLD, Run, drawn_scene
 from train.losses.assignment import assign
 
 CONFIG = "demo_videomt"
-FRAMES = 12  # of a scene
 NO_OBJECT = 0.1  # weight of queries that match nothing
 WEIGHTS = 2.0, 5.0, 5.0  # of class, cross-entropy and dice, as VITA's
 

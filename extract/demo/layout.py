@@ -12,7 +12,7 @@ from tqdm import trange
 
 from cache_schema.host.cli import InputError
 from extract.datasets.records import RLE, encode_mask
-from extract.demo.world import Scene, make_scene
+from extract.demo.world import FRAMES, Scene, make_scene
 
 #: Split -> its number in the seed. `valid` has expressions but, as in MeViS, no masks.
 SPLITS = {"train": 1, "valid_u": 2, "valid": 3}
@@ -78,7 +78,7 @@ def _write(folder: Path, split: str, videos: int, seed: int, sentences_per_tag: 
 def _entry(scene: Scene, first: int) -> dict[str, Any]:
     """One video's part of ``meta_expressions.json``; ``tag`` is the demo's own addition."""
     return {
-        "frames": [f"{t:05d}" for t in range(scene.num_frames)],
+        "frames": [f"{t:05d}" for t in range(FRAMES)],
         "expressions": {
             str(number): {
                 "exp": sentence.text,
