@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -104,7 +105,9 @@ def keys_of(own: type, *, positional: bool = False) -> dict[str, Key]:
         kinds.add(inspect.Parameter.POSITIONAL_OR_KEYWORD)
     for base in own.__mro__:
         parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-        hints = get_type_hints(base.__init__)
+        hints = {}
+        with suppress(NameError):  # of types that are imported for type checkers only
+            hints = get_type_hints(base.__init__)
         for p in parameters:
             if p.kind in kinds and p.name not in found:
                 known = ranges.get(p.name), choices.get(p.name, ())

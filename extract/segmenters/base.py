@@ -6,7 +6,8 @@ time and with a state of its own, then over what the frames of a clip have said 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_origin
 
@@ -210,15 +211,16 @@ def configure(kind: type, values: Mapping[str, Any]) -> Any:
     Raises:
         InputError: naming an unknown or missing key, or a value of another type.
     """
-    known, plain = (
-        keys_of(kind, positional=True),
-        {name: _plain(value) for name, value in values.items()},
-    )
+    known = {
+        name: replace(key, limits=key.limits or (-inf, inf))
+        for name, key in keys_of(kind, positional=True).items()
+    }
+    plain = {name: _plain(value) for name, value in values.items()}
     fill(checked(plain, known, "segmenter"), known, "segmenter")
     # As they were given: 1 and 1.0 are not the same in a fingerprint.
     for name, value in plain.items():
-        if isinstance(value, list) and get_origin(known[name].hint) is tuple:
-            plain[name] = tuple(value)
+        if get_origin(known[name].hint) is tuple:
+            plain[name] = tuple(value if isinstance(value, list) else [value])
     return kind(**plain)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from cache_schema.host.cli import InputError
 
 RESAMPLES = 10_000
-LEVEL = 0.95
+LEVEL = 0.95  # share of the resamples inside an interval
 DRAWN = 1 << 22  # numbers drawn at a time, so that memory does not grow with the expressions
 
 
@@ -33,7 +33,6 @@ def paired_bootstrap(
     reference: np.ndarray,
     *,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
     seed: int = 0,
 ) -> Difference:
     """The mean of ``scores - reference`` and its interval.
@@ -41,7 +40,6 @@ def paired_bootstrap(
     Args:
         scores, reference: (E,) of the same expressions in the same order.
         resamples: how often E expressions are drawn.
-        level: share of the resamples inside the interval.
         seed: one seed, one interval; with the same E the same expressions are drawn.
 
     Raises:
@@ -57,7 +55,7 @@ def paired_bootstrap(
             for count in (min(rows, resamples - start) for start in range(0, resamples, rows))
         ]
     )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Difference(float(differences.mean()), float(low), float(high))
 
 
