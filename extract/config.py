@@ -45,7 +45,7 @@ OPTIONAL = ("text", "resize")
 #: What the low-rank codec may be told: the rank of its basis, or "auto" for the lowest that keeps
 #: this mask IoU; the number of frames that the basis is fitted on.
 LOWRANK_KEYS = {
-    "rank": Key("auto", object),
+    "rank": Key("auto", int, COUNT),
     "iou": Key(0.99, float, (1e-9, 1)),
     "frames": Key(256, int, COUNT),
 }
@@ -137,11 +137,6 @@ def _complete_codec(codec: dict[str, Any], where: str) -> None:
     checked(codec, {"name": Key(), **LOWRANK_KEYS}, "codec", where)
     if name == LOWRANK:
         fill(codec, LOWRANK_KEYS)
-        if (rank := codec["rank"]) != "auto" and not (type(rank) is int and 1 <= rank <= 1e6):
-            raise InputError(
-                f"{where}config key codec.rank is {rank!r:.80}; it has to be 'auto' or a whole "
-                "number of at least 1"
-            )
     elif settings := [key for key in codec if key != "name"]:
         raise InputError(
             f"{where}'codec.{settings[0]}' is a setting of {LOWRANK}, and the codec is {name}: "

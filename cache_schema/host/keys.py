@@ -21,7 +21,7 @@ class Key:
     """What a key may be.
 
     Attributes:
-        default: `REQUIRED` if the key has to be given.
+        default: `REQUIRED` if the key has to be given. A word or None may be given in any case.
         hint: a type of `WORDS`, or several (``Sequence[str]``, ``tuple[int, int]``), or with None
             (``int | None``). Without one the default's type. Values of others are not looked at.
         limits: the least and the most of a number, or of each.
@@ -42,8 +42,8 @@ class Key:
         Raises:
             InputError: it is of another type, out of range, or none of the choices.
         """
-        kind, count, optional = self._type()
-        if kind is None or optional and value is None:
+        kind, count, others = self._type()
+        if kind is None or value in others:
             return value
         many = count is not None
         # The command line cannot tell 5 from [5].
@@ -55,7 +55,7 @@ class Key:
             expected = f"a {word}" if kind is not bool else word
             if many:
                 expected = f"a list of {f'{count} ' if count else ''}{word}s"
-            expected += " or None" * optional
+            expected += "".join(f" or {own!r}" for own in others)
             raise InputError(f"{key} is {value!r:.80}; it has to be {expected}")
         least, most = self.limits or ANY.get(kind, (0, 0))
         for number in values if kind in ANY else []:
@@ -69,8 +69,8 @@ class Key:
             raise InputError(f"{key} is {value!r:.80}; {some} {', '.join(map(str, self.choices))}")
         return values if many else values[0]
 
-    def _type(self) -> tuple[type | None, int | None, bool]:
-        """The type of `WORDS`; how many of it, None for one and 0 for any; whether None will do."""
+    def _type(self) -> tuple[type | None, int | None, list[Any]]:
+        """The type of `WORDS`; how many of it, None for one and 0 for any; what else will do."""
         origin, parts = get_origin(self.hint), get_args(self.hint)
         listed = isinstance(origin, type) and issubclass(origin, Sequence)
         many = listed or isinstance(self.default, (list, tuple))
@@ -82,8 +82,11 @@ class Key:
             among = (type(self.default) if self.hint is None else self.hint,)
         fixed = origin is tuple and ... not in parts
         count = (len(parts) if fixed else 0) if many else None
-        optional = self.default is None or NoneType in parts
-        return next((t for t in among if t in WORDS), None), count, optional
+        kind = next((t for t in among if t in WORDS), None)
+        others = [None] if self.default is None or NoneType in parts else []
+        if isinstance(self.default, str) and kind is not str:
+            others.append(self.default)
+        return kind, count, others
 
 
 def keys_of(own: type, *, positional: bool = False) -> dict[str, Key]:

@@ -98,7 +98,7 @@ def test_wrong_settings_of_a_dataset_are_named(
         ({"name": "int8", "iou": 0.9}, ["'codec.iou'", "lowrank-int8"]),
         ({"name": "float32", "frames": 9}, ["'codec.frames'", "lowrank-int8"]),
         ({"name": "lowrank-int8", "rank": "all"}, ["codec.rank is 'all'", "'auto'"]),
-        ({"name": "lowrank-int8", "rank": 0}, ["codec.rank is 0", "at least 1"]),
+        ({"name": "lowrank-int8", "rank": 0}, ["codec.rank is 0", "from 1"]),
         ({"name": "lowrank-int8", "rank": 1.5}, ["codec.rank is 1.5"]),
         ({"name": "lowrank-int8", "rank": True}, ["codec.rank is True"]),
         ({"name": "lowrank-int8", "iou": 0}, ["codec.iou is 0", "to 1"]),
