@@ -85,14 +85,16 @@ class Stage:
         """Frames on the model's device as it takes them: (t, 3, Hp, Wp) float32."""
         return self.preprocess.normalise(self.transfer.upload(images.pixels))
 
-    def check_finite(self, video_id: str, **arrays: Tensor) -> None:
+    def check_finite(self, video_id: str, **arrays: Tensor | list[Tensor]) -> None:
         """Refuse what half precision, or broken weights, made of a video.
 
         Raises:
             InputError: NaN or infinite values; names the array and the option that helps.
         """
         for name, array in arrays.items():
-            if array.isfinite().all():
+            parts = array if isinstance(array, list) else [array]
+            # Least and greatest tell, and take no memory.
+            if torch.stack([one for part in parts for one in part.aminmax()]).isfinite().all():
                 continue
             if self.segmenter.autocast is None:
                 advice = "check the weights, and this video's frames"

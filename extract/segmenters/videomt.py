@@ -244,8 +244,10 @@ class VidEoMT(Segmenter):
     @torch.inference_mode()
     def video(self, frame_queries: Tensor, logits: Tensor) -> VideoOutput:
         """See `Segmenter.video`."""
-        embeds = [self.model.mask_head(frame) for frame in frame_queries.unbind(1)]
-        return VideoOutput(frame_queries.mean(1), logits.mean(1), torch.stack(embeds, 1))
+        embeds = torch.empty_like(frame_queries)  # whole: see `ClipFrames`
+        for t, frame in enumerate(frame_queries.unbind(1)):
+            embeds[:, t] = self.model.mask_head(frame)
+        return VideoOutput(frame_queries.mean(1), logits.mean(1), embeds)
 
 
 def library(name: str) -> Any:
