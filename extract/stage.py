@@ -11,7 +11,7 @@ from torch import Tensor
 
 import cache_schema
 from cache_schema.codecs import LIGHT
-from cache_schema.fingerprint import differences
+from cache_schema.fingerprint import check_same
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.records import Geometry
@@ -184,11 +184,7 @@ def check_kept(cache: Path, config: ExtractConfig, split: str | None, autocast: 
     made_with = CacheReader(cache).fingerprint
     kept = {name: made_with.get(name) for name in wanted}
     kept["codec"] = {"name": made_with["codec"]["name"]}
-    if found := differences(kept, wanted):
-        raise InputError(
-            f"{cache} was made with other settings, {'; '.join(found)} (found != expected): "
-            "use those settings again, or another folder"
-        )
+    check_same(kept, wanted, cache)
 
 
 def precision(autocast: str) -> tuple[torch.dtype | None, bool]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco
 from tqdm import trange
 
 from cache_schema.host.cli import InputError
-from extract.demo.world import Scene, make_scene
+from extract.datasets.records import RLE, encode_mask
+from extract.demo.world import FRAMES, Scene, make_scene
 
 #: Split -> its number in the seed. `valid` has expressions but, as in MeViS, no masks.
 SPLITS = {"train": 1, "valid_u": 2, "valid": 3}
@@ -55,7 +55,7 @@ def write_split(root: Path, split: str, videos: int, seed: int, sentences_per_ta
 
 def _write(folder: Path, split: str, videos: int, seed: int, sentences_per_tag: int) -> None:
     expressions: dict[str, Any] = {}
-    masks: dict[str, list[dict | None]] = {}
+    masks: dict[str, list[RLE | None]] = {}  # None where the object is not to be seen
     for number in trange(videos, desc=f"drawing {split}", unit="video", disable=None):
         scene = make_scene((seed, SPLITS[split], number), sentences_per_tag=sentences_per_tag)
         frames, shown = scene.draw()
@@ -66,7 +66,9 @@ def _write(folder: Path, split: str, videos: int, seed: int, sentences_per_tag: 
             bgr = np.ascontiguousarray(frame[..., ::-1])
             cv2.imwrite(str(images / f"{t:05d}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
         first = len(masks)
-        masks |= {str(first + n): _rles(shown[:, n]) for n in range(len(scene.shapes))}
+        for n in range(len(scene.shapes)):
+            own = [encode_mask(mask) if mask.any() else None for mask in shown[:, n]]
+            masks[str(first + n)] = own
         expressions[video] = _entry(scene, first)
     (folder / "meta_expressions.json").write_text(json.dumps({"videos": expressions}))
     if split != "valid":
@@ -76,7 +78,7 @@ def _write(folder: Path, split: str, videos: int, seed: int, sentences_per_tag: 
 def _entry(scene: Scene, first: int) -> dict[str, Any]:
     """One video's part of ``meta_expressions.json``; ``tag`` is the demo's own addition."""
     return {
-        "frames": [f"{t:05d}" for t in range(scene.num_frames)],
+        "frames": [f"{t:05d}" for t in range(FRAMES)],
         "expressions": {
             str(number): {
                 "exp": sentence.text,
@@ -87,13 +89,3 @@ def _entry(scene: Scene, first: int) -> dict[str, Any]:
             for number, sentence in enumerate(scene.sentences)
         },
     }
-
-
-def _rles(masks: np.ndarray) -> list[dict | None]:
-    """(T, H, W) bool -> one COCO RLE a frame, None where the object is not to be seen."""
-    rles: list[dict | None] = []
-    for mask in masks:
-        rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-        rle["counts"] = rle["counts"].decode("ascii")
-        rles.append(rle if mask.any() else None)
-    return rles

@@ -335,9 +335,9 @@ def test_weights_that_are_not_there_are_refused(tmp_path, no_network):
         ({"segmenter.image_size": 65}, "no multiple of patch_size = 16"),
         ({"segmenter.num_upscale_blocks": 5}, r"no multiple of 2 \*\* num_upscale_blocks = 32"),
         ({"segmenter.keep": 0}, "segmenter.keep is 0: give at least 1"),
-        ({"segmenter.keep": "all"}, "segmenter.keep is 'all': give a whole number, or None"),
+        ({"segmenter.keep": "all"}, "segmenter.keep is 'all'; it has to be a whole number or None"),
         ({"segmenter.hidden_act": "gello"}, "segmenter.hidden_act is 'gello'"),
-        ({"segmenter.num_layers": 3}, "segmenter has no key 'num_layers'"),
+        ({"segmenter.num_layers": 3}, "unknown config key 'segmenter.num_layers'"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(options, message):

@@ -10,12 +10,13 @@ import torch
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from cache_schema.host.keys import keys_of
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from tests.train.protocol_caches import SIZES
 from train import evaluate, params, sweep
 from train.__main__ import main
-from train.config import differences, keys_of, load_config
+from train.config import differences, load_config
 from train.data import ClipDataset
 from train.heads import CacheSizes, Head, build_head, find_head
 from train.heads.dmvs import DMVS
@@ -171,7 +172,7 @@ def test_keys_come_from_the_constructors() -> None:
     assert set(keys) == {"must", "kinds", "rate", "size"}
     assert keys["kinds"].checked("kinds", "b") == ["b"] and keys["size"].checked("size", 3) == 3
     for name, value in [("kinds", ["c"]), ("rate", 1.5), ("must", None), ("size", 0.5)]:
-        with pytest.raises(InputError, match=f"config key {name} is"):
+        with pytest.raises(InputError, match=f"{name} is"):
             keys[name].checked(name, value)
 
 
