@@ -75,7 +75,7 @@ def test_toys_are_trained_and_evaluated(place: Path, head: str, cache: str) -> N
 
 
 def test_masks_that_change_by_the_frame_are_where_a_head_starts(place: Path) -> None:
-    start = {"model.mask_start": "segmenter", "model.decoder_start": "identity"}
+    start = {"model.mask_start": "frames", "model.decoder_start": "identity"}
     reader = CacheReader(place / "cache")
     head = build_head(load_config(place / "small.py", start), common_sizes([reader])).eval()
     video = reader.video("left")

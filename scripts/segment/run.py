@@ -36,7 +36,7 @@ def run(arguments: Namespace) -> None:
     video = OneVideo(arguments.video, stride=arguments.stride, max_frames=arguments.max_frames)
     reader = cache_of(video, trained, arguments, device)
     expressions = encoded(video, trained, arguments)
-    needs = find_head(trained.config.model.type).needs()
+    needs = find_head(trained.config.model.type).needs(trained.config.model)
     sizes = common_sizes([reader], needs, text_dim=len(expressions[0].sentence))
     with NoRandomInit():
         head = head_of(trained.config, trained.checkpoint, sizes, device, path=trained.path)

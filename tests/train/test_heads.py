@@ -115,10 +115,10 @@ def test_users_heads_are_swept_beside_dmvs(place: Path) -> None:
 def test_what_no_head_reads_is_not_loaded(place: Path) -> None:
     reader = CacheReader(place / "cache")
     chooses, draws = (find_head(f"my_heads:{name}") for name in ("Choice", "Nearest"))
-    sample = ClipDataset([reader], seed=0, needs=chooses.needs())[0]
+    sample = ClipDataset([reader], seed=0, needs=chooses.needs({}))[0]
     assert sample.mask_features is sample.targets is sample.frame_queries is None
     assert sample.overlaps is not None and sample.video_queries is not None
-    sample = ClipDataset([reader], seed=0, needs=draws.needs())[0]
+    sample = ClipDataset([reader], seed=0, needs=draws.needs({}))[0]
     assert sample.mask_features and sample.targets
     assert sample.frame_queries is sample.tracks is sample.mask_embeds is None
 

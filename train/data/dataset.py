@@ -148,9 +148,8 @@ class ClipDataset(Dataset):
         return np.array([number, _hash(*video, *objects), _hash(*video), len(self.pairs)])
 
     def wants(self, name: str) -> bool:
-        """Whether samples have a field; who draws needs mask embeddings that change, too."""
-        drawn = name == "mask_embeds" and self.sizes.by_frame and self.wants("mask_features")
-        return self.needs is None or name in self.needs or drawn
+        """Whether samples have a field."""
+        return self.needs is None or name in self.needs
 
     def _there(self, array: np.ndarray | None, name: str, reader: CacheReader) -> np.ndarray | None:
         """What the cache holds; refuse one that lacks what a head needs."""

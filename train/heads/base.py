@@ -143,8 +143,12 @@ class Head(nn.Module):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     @classmethod
-    def needs(cls) -> frozenset[str]:
-        """What training needs of the caches: what the head and its loss read."""
+    def needs(cls, model: Mapping[str, Any]) -> frozenset[str]:
+        """What training needs of the caches: what the head and its loss read.
+
+        Args:
+            model: the config's section.
+        """
         return frozenset(cls.reads) | frozenset(cls.loss.reads)
 
     @classmethod
