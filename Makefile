@@ -171,7 +171,6 @@ bench: data ## measure stage one, the cache, training and scoring; tables here, 
 	@$(BIN)/python -m scripts.bench_extract demo --data-root $(DEMO)/data --split valid_u \
 		--weights extract/assets/vita_tiny.safetensors --json $(OUT)/bench/extract_demo.json
 	@$(BIN)/python -m scripts.bench_extract mevis_r50 --json $(OUT)/bench/extract_r50.json
-	@$(BIN)/python -m scripts.bench_cache --json $(OUT)/bench/cache.json
 	@$(BIN)/python -m scripts.bench_train --json $(OUT)/bench/train.json
 	@$(BIN)/python -m scripts.bench_score --json $(OUT)/bench/score.json
 

@@ -9,7 +9,6 @@ Exit status: 0 sound, 1 damaged (``verify`` lists the videos; also when it repai
 2 cannot be read.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -23,9 +22,7 @@ from cache_schema.verify import verify
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cache_schema", description=__doc__.partition("::")[0]
-    )
+    parser = cli.parser("cache_schema", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("info", help="what the cache holds, in numbers")
     show.add_argument("cache", metavar="CACHE", help="the cache folder")
@@ -36,31 +33,23 @@ def main(argv: list[str]) -> int:
     sizes.add_argument("--json", action="store_true", help="print JSON")
     check = commands.add_parser("verify", help="compute every checksum again")
     check.add_argument("cache", metavar="CACHE", help="the cache folder")
-    check.add_argument(
-        "--quick", action="store_true", help="sizes, names and attributes only, no data"
-    )
-    check.add_argument(
-        "--repair",
-        action="store_true",
-        help="take out what is damaged, so that the same extraction brings it back",
-    )
+    add = check.add_argument
+    add("--quick", action="store_true", help="sizes, names and attributes only, no data")
+    damaged = "take out what is damaged, so that the same extraction brings it back"
+    add("--repair", action="store_true", help=damaged)
     part = commands.add_parser("copy", help="a part of a cache, or one without mask features")
-    part.add_argument("cache", metavar="CACHE", help="the cache folder")
-    part.add_argument(
-        "folder", metavar="FOLDER", help="where to; a copy that is there is completed"
-    )
-    part.add_argument("--videos", metavar="FILE", type=Path, help="only these: an id a line")
-    part.add_argument("--without", choices=["mask_features"], help="makes a light cache")
-    part.add_argument(
-        "--split", nargs=2, type=int, default=(1, 1), metavar=("N", "M"), help="part N of M"
-    )
+    add = part.add_argument
+    add("cache", metavar="CACHE", help="the cache folder")
+    add("folder", metavar="FOLDER", help="where to; a copy that is there is completed")
+    add("--videos", metavar="FILE", type=Path, help="only these: an id a line")
+    add("--without", choices=["mask_features"], help="makes a light cache")
+    add("--split", nargs=2, type=int, default=(1, 1), metavar=("N", "M"), help="part N of M")
     arguments = parser.parse_args(argv)
 
     if arguments.command == "info":
         found = info.summary(CacheReader(arguments.cache))
         # ASCII JSON: an id may hold what the terminal cannot print.
-        text = json.dumps(found, indent=2) if arguments.json else "\n".join(info.lines(found))
-        print(text)
+        print(json.dumps(found, indent=2) if arguments.json else "\n".join(info.lines(found)))
         return 0
     if arguments.command == "stats":
         reader = CacheReader(arguments.cache)
@@ -69,10 +58,8 @@ def main(argv: list[str]) -> int:
         title = " ".join(filter(None, (reader.dataset, reader.facts.release, reader.split)))
         if arguments.out:
             stats.draw(counts, f"{title}: {len(reader)} videos", arguments.out)
-        text = (
-            json.dumps(found, indent=2) if arguments.json else "\n".join(stats.lines(found, title))
-        )
-        print(text)
+        text = "\n".join(stats.lines(found, title))
+        print(json.dumps(found, indent=2) if arguments.json else text)
         return 0
     if arguments.command == "copy":
         copied = copying.copy(

@@ -14,7 +14,6 @@ from cache_schema.codecs import LIGHT
 from cache_schema.host.cli import InputError
 from cache_schema.own_masks import own_masks
 from cache_schema.reader import CacheReader
-from cache_schema.records import RLE, CodecIoU
 from cache_schema.video import Video
 from cache_schema.video_writer import VideoWriter
 from cache_schema.writer import CacheWriter
@@ -83,12 +82,7 @@ def copy(
             video = reader.video(video_id)
             names, geometry = video.frame_names, video.geometry
             with writer.video(video_id, geometry=geometry, frame_names=names) as out:
-                _copy_frames(video, out, light)
-                masks = video.segmenter_masks()
-                if light and not masks and not reader.light:
-                    masks = own_masks(video, reader.codec)
-                codec_iou = None if light else reader.entries[video_id].codec_iou
-                _copy_rest(video, out, masks, codec_iou)
+                _copy(reader, video, out, light)
             copied.videos += 1
             copied.frames += video.num_frames
     return copied
@@ -108,21 +102,16 @@ def _part(reader: CacheReader, ids: list[str], number: int, count: int) -> list[
     return sorted(parts[number - 1])
 
 
-def _copy_frames(video: Video, out: VideoWriter, light: bool) -> None:
-    """A few frames at a time."""
+def _copy(reader: CacheReader, video: Video, out: VideoWriter, light: bool) -> None:
+    """All of a video, a few frames at a time."""
     frame_bytes = sum(extent.row_bytes for extent in video.mask_extents().values())
     step = max(1, CHUNK_BYTES // max(1, frame_bytes))
     for start in range(0, video.num_frames, step):
         frames = range(start, min(start + step, video.num_frames))
         out.append(video.frame_queries(frames), {} if light else video.mask_features(frames))
-
-
-def _copy_rest(
-    video: Video,
-    out: VideoWriter,
-    segmenter_masks: dict[int, list[RLE | None]],
-    codec_iou: CodecIoU | None,
-) -> None:
+    masks = video.segmenter_masks()
+    if light and not masks and not reader.light:
+        masks = own_masks(video, reader.codec)
     out.finish(
         video_queries=video.video_queries(),
         video_logits=video.video_logits(),
@@ -133,8 +122,8 @@ def _copy_rest(
         expressions=[video.expression(expression_id) for expression_id in video.expression_ids],
         frame_times=video.frame_times(),
         overlaps=video.overlaps(),
-        segmenter_masks=segmenter_masks,
-        codec_iou=codec_iou,
+        segmenter_masks=masks,
+        codec_iou=None if light else reader.entries[video.id].codec_iou,
     )
 
 

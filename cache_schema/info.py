@@ -1,14 +1,12 @@
 """What a cache holds, in numbers."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 import h5py
 
 from cache_schema.fingerprint import flat
-from cache_schema.manifest import Entry
 from cache_schema.nodes import walk
 from cache_schema.reader import CacheReader
 from cache_schema.records import CodecIoU
@@ -34,6 +32,8 @@ def summary(reader: CacheReader) -> dict[str, Any]:
             if isinstance(node, h5py.Dataset):
                 kinds[path.split("/")[0]] += node.nbytes
     shards = sorted({entry.shard for entry in reader.entries.values()})
+    costs = [entry.codec_iou for entry in reader.entries.values() if entry.codec_iou]
+    cost = CodecIoU.over(costs)
     return {
         "path": str(reader.path),
         "schema_version": reader.version,
@@ -44,7 +44,8 @@ def summary(reader: CacheReader) -> dict[str, Any]:
         "codec": reader.codec.name,
         "light": reader.light,
         "codec_rank": reader.codec.basis.rank if reader.codec.basis else None,
-        "codec_iou": codec_cost(reader.entries.values()),
+        # Over masks of all videos that measured it.
+        "codec_iou": cost and asdict(cost) | {"videos": len(costs)},
         "videos": len(reader),
         "frames": sum(entry.frames for entry in reader.entries.values()),
         "expressions": expressions,
@@ -58,17 +59,6 @@ def summary(reader: CacheReader) -> dict[str, Any]:
         "fingerprint_fields": reader.fingerprint,
         "failures": reader.failures,
     }
-
-
-def codec_cost(entries: Iterable[Entry]) -> dict[str, float | int] | None:
-    """IoU of the segmenter's own masks, coded against exact, over all videos that measured it.
-
-    Returns:
-        ``mean`` over masks, ``worst`` mask, number of ``masks`` and ``videos``; or None.
-    """
-    costs = [entry.codec_iou for entry in entries if entry.codec_iou]
-    cost = CodecIoU.over(costs)
-    return cost and asdict(cost) | {"videos": len(costs)}
 
 
 def lines(found: dict[str, Any]) -> list[str]:

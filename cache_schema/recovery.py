@@ -92,7 +92,8 @@ def recover(folder: Path, header: Header, rank: int, world_size: int) -> Manifes
             lines += known.drop(name, MISSING)
     for name in sorted(files - known.shards.keys()):
         if ours(name):
-            lines += _adopt(folder, name, header, known)
+            with system.undisturbed():
+                lines += _adopt(folder / name, header, known)
     if lines:
         manifest.append(folder, lines)
     return manifest.read(folder)
@@ -107,13 +108,9 @@ def _check(path: Path, found: Header, header: Header) -> None:
     header.check(found, path)
 
 
-def _adopt(folder: Path, name: str, header: Header, known: Manifest) -> list[Any]:
+def _adopt(path: Path, header: Header, known: Manifest) -> list[Any]:
     """Lines for a shard that has none: of its sound videos, and its own; without any it goes."""
-    with system.undisturbed():
-        return _take_in(folder / name, name, header, known)
-
-
-def _take_in(path: Path, name: str, header: Header, known: Manifest) -> list[Any]:
+    name = path.name
     try:
         sealed = seal_of(path, name)
         file, found = open_shard(path)

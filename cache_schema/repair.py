@@ -39,8 +39,7 @@ def repair(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
     folder = local_folder(path)
     manifest.read(folder)  # before anything is written: is this a cache?
     try:
-        lock = CacheLock(folder)
-        try:
+        with CacheLock(folder):
             manifest.heal(folder)
             report = verify(folder, quick=quick)
             if report.versions and FORMAT_VERSION not in report.versions:
@@ -51,8 +50,6 @@ def repair(path: str | os.PathLike[str], *, quick: bool = False) -> Report:
             if not report.sound:
                 _drop(folder, report)
                 report.repaired = True
-        finally:
-            lock.release()
     except OSError as error:
         raise InputError(f"cannot repair the cache {folder}: {error.strerror}") from error
     return report

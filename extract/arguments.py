@@ -4,11 +4,16 @@ import argparse
 from pathlib import Path
 
 from cache_schema import manifest
+from cache_schema.host import cli
 from cache_schema.host.cli import InputError
 from cache_schema.host.launch import LAUNCHERS
 from cache_schema.host.lookup import find_config
 from cache_schema.host.options import Options
 
+DESCRIPTION = """\
+Run a frozen segmenter once over every video and write the cache. The same command continues what
+was interrupted. Exit status: 0, or 2 for bad input, also if that concerns only some of the videos.
+"""
 #: Configurations that can be given by name; those that start with _ are parts of others.
 PRESETS = Path(__file__).parent / "configs"
 #: ``--weights random``: a segmenter of seeded random weights, for timing and for tests.
@@ -41,52 +46,36 @@ def parse(argv: list[str]) -> argparse.Namespace:
         InputError: a number is too low, or there is no such configuration, data or file of weights.
             Data and weights may be missing where the cache is complete; ``lacks`` says what is.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m extract",
-        description="Run a frozen segmenter once over every video and write the cache. The same "
-        "command continues what was interrupted. Exit status: 0, or 2 for bad input, also if "
-        "that concerns only some of the videos.",
-    )
-    parser.add_argument(
-        "config", metavar="CONFIG", help=f"a Python file, or a preset: {', '.join(presets())}"
-    )
-    parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--split", help="for example train or valid_u")
-    parser.add_argument(
-        "--weights",
-        required=True,
-        help="a .pth, .pkl or .safetensors file; for VidEoMT a folder or a name on the hub; "
-        f"or '{RANDOM}' for a trial",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
-    parser.add_argument("--device", help="cuda or cpu; cuda if there is one")
-    parser.add_argument(
-        "--chunk-frames", type=int, help="frames a forward pass; chosen by their size"
-    )
-    parser.add_argument(
-        "--autocast", choices=AUTOCAST, default="none", help="reduced precision of the segmenter"
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        help="of the model on a CPU; OMP_NUM_THREADS, or half of the cores: "
-        "the others read and write",
-    )
-    parser.add_argument(
-        "--queue", type=int, default=1, help="chunks between two threads; 0 for one thread"
-    )
-    parser.add_argument(
-        "--readers",
-        type=int,
+    parser = cli.parser("extract", DESCRIPTION)
+    add = parser.add_argument
+    add("config", metavar="CONFIG", help=f"a Python file, or a preset: {', '.join(presets())}")
+    add("--data-root", type=Path, required=True, help="folder of the data set")
+    add("--split", help="for example train or valid_u")
+    add(
+        "--weights", required=True,
+        help="a .pth, .pkl or .safetensors file; for VidEoMT a folder or a name on the hub; or "
+        f"'{RANDOM}' for a trial",
+    )  # fmt: skip
+    add("--out", type=Path, required=True, help="folder of the cache")
+    add("--device", help="cuda or cpu; cuda if there is one")
+    add("--chunk-frames", type=int, help="frames a forward pass; chosen by their size")
+    add("--autocast", choices=AUTOCAST, default="none", help="reduced precision of the segmenter")
+    add(
+        "--threads", type=int,
+        help="of the model on a CPU; OMP_NUM_THREADS, or half of the cores: the others read and "
+        "write",
+    )  # fmt: skip
+    add("--queue", type=int, default=1, help="chunks between two threads; 0 for one thread")
+    add(
+        "--readers", type=int,
         help="processes that read; 1 for a model on a CPU, else what the cores allow",
-    )
-    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="size of a shard")
-    parser.add_argument(
-        "--launcher",
-        choices=LAUNCHERS,
+    )  # fmt: skip
+    add("--shard-bytes", type=int, default=SHARD_BYTES, help="size of a shard")
+    add(
+        "--launcher", choices=LAUNCHERS,
         help="what started this as one of several ranks; torchrun is recognised",
-    )
-    parser.add_argument("--cfg-options", nargs="+", action=Options, default={}, metavar="K=V")
+    )  # fmt: skip
+    add("--cfg-options", nargs="+", action=Options, default={}, metavar="K=V")
     arguments = parser.parse_args(argv)
     for name, least in LEAST.items():
         value = getattr(arguments, name)

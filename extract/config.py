@@ -12,32 +12,43 @@ from typing import Any
 
 from mmengine.config import Config
 
-from cache_schema.codecs import KNOWN, LOWRANK, get_codec
+from cache_schema.codecs import LOWRANK, get_codec
 from cache_schema.host.cli import InputError
-from cache_schema.host.lookup import find_config, nearest
+from cache_schema.host.keys import Key, checked, fill
+from cache_schema.host.lookup import find_config
 from extract.arguments import MIRRORS, PRESETS
 from extract.segmenters import DEFAULT
 
-#: Every key of a configuration and the keys inside it (None: the owner of the key checks).
-KEYS: dict[str, set[str] | None] = {
-    "dataset": None,
-    "segmenter": None,
-    "text": {"encoder", "tagger"},
-    "resize": {"short", "max"},
-    "codec": None,
-    "clips": {"num", "frames", "range"},
-    "segmenter_masks": {"keep"},
-    "mirror": None,
+#: Every key of a configuration; of a plain `Key`, what it holds is checked elsewhere.
+KEYS = {
+    **dict.fromkeys(("dataset", "segmenter", "text", "resize", "codec", "clips"), Key()),
+    "segmenter_masks": Key({}),
+    "mirror": Key(None, str | None, choices=MIRRORS),
 }
-#: Of those that a configuration may leave out. Masks of so many video queries go into a cache
-#: without mask features; None keeps all. ``mirror`` is one of `MIRRORS`, or None.
-DEFAULTS: dict[str, Any] = {"segmenter_masks": {"keep": None}, "mirror": None}
-#: Those that may be None, and the most that a number may be.
+#: Keys that are a name, or a dict with settings and a name under this key.
+NAMED = {"codec": "name", "dataset": "name", "segmenter": "type"}
+COUNT = (1, 1e6)
+#: The keys inside the others. Masks of ``segmenter_masks.keep`` video queries go into a cache
+#: without mask features, None keeps all.
+INNER = {
+    "text": dict.fromkeys(("encoder", "tagger"), Key(hint=str)),
+    "resize": dict.fromkeys(("short", "max"), Key(hint=int | None, limits=COUNT)),
+    "clips": {
+        "num": Key(hint=int, limits=(0, 1e6)),
+        "frames": Key(hint=int, limits=COUNT),
+        "range": Key(None, int | None, COUNT),
+    },
+    "segmenter_masks": {"keep": Key(None, int | None, COUNT)},
+}
+#: Those of them that may be None.
 OPTIONAL = ("text", "resize")
-MOST = 1 << 20
-#: What the low-rank codec may be told, and is told otherwise: the rank of its basis, or "auto" for
-#: the lowest that keeps this mask IoU; the number of frames that the basis is fitted on.
-LOWRANK_DEFAULTS: dict[str, Any] = {"rank": "auto", "iou": 0.99, "frames": 256}
+#: What the low-rank codec may be told: the rank of its basis, or "auto" for the lowest that keeps
+#: this mask IoU; the number of frames that the basis is fitted on.
+LOWRANK_KEYS = {
+    "rank": Key("auto", int, COUNT),
+    "iou": Key(0.99, float, (1e-9, 1)),
+    "frames": Key(256, int, COUNT),
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class ExtractConfig:
     """The keys of `KEYS`; ``text`` is None when no expressions are to be encoded.
 
     ``segmenter`` is what its key holds beside the type, for the segmenter to check. ``codec`` has a
-    ``name``; for ``lowrank-int8`` also every key of `LOWRANK_DEFAULTS`.
+    ``name``; for ``lowrank-int8`` also every key of `LOWRANK_KEYS`.
     """
 
     dataset: str
@@ -58,10 +69,6 @@ class ExtractConfig:
     clips: dict[str, int | None]
     segmenter_masks: dict[str, int | None]
     mirror: str | None
-
-
-#: Keys that are a name, or a dict with settings and a name under this key.
-NAMED = {"codec": "name", "dataset": "name", "segmenter": "type"}
 
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> ExtractConfig:
@@ -80,7 +87,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
         names = runpy.run_path(str(path))
     except Exception as error:  # whatever a file from outside may raise
         raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
-    values = DEFAULTS | {
+    values = {
         name: value
         for name, value in names.items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
@@ -97,103 +104,41 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
         wrapped.merge_from_dict({f"keys.{name}": value for name, value in options.items()})
     except (AttributeError, KeyError, TypeError, AssertionError) as error:
         raise InputError(f"--cfg-options do not fit {path}: {error}") from error
-    merged = wrapped.to_dict()["keys"]
-    if isinstance(merged.get("clips"), dict):
-        merged["clips"].setdefault("range", None)
-    _check(path, merged)
-    dataset = merged["dataset"]
-    if not isinstance(dataset, dict) or not isinstance(dataset.get("name"), str):
-        raise InputError(f"{path}: dataset is {dataset!r}, give a name or a dict with a name")
-    segmenter = merged["segmenter"]
-    if not isinstance(segmenter, dict):
-        raise InputError(f"{path}: segmenter is {segmenter!r}, give a dict of its settings")
-    merged["dataset_settings"] = {key: dataset[key] for key in dataset if key != "name"}
-    merged["segmenter_type"] = segmenter.pop("type", DEFAULT)
-    merged |= {"dataset": dataset["name"], "codec": _codec(path, merged["codec"])}
-    return ExtractConfig(**merged)
+    where = f"{path} (with --cfg-options): "
+    merged = checked(wrapped.to_dict()["keys"], KEYS, where=where)
+    fill(merged, KEYS, where=where)
+    for section, keys in INNER.items():
+        if merged[section] is not None or section not in OPTIONAL:
+            merged[section] = checked(merged[section], keys, section, where)
+            fill(merged[section], keys, section, where)
+    for key, name in NAMED.items():
+        value = merged[key] if isinstance(merged[key], dict) else {}
+        default = DEFAULT if key == "segmenter" and value else None
+        if not isinstance(value.setdefault(name, default), str):
+            raise InputError(
+                f"{where}config key {key} is {merged[key]!r:.80}; it has to be a {name}, or a dict "
+                f"with a {name}"
+            )
+    _complete_codec(merged["codec"], where)
+    dataset, segmenter = merged["dataset"], merged["segmenter"]
+    merged["dataset"], merged["dataset_settings"] = dataset.pop("name"), dataset
+    return ExtractConfig(**merged, segmenter_type=segmenter.pop("type"))
 
 
-def _check(path: Path, values: dict[str, Any]) -> None:
-    for where, given, known in (
-        ("", values, set(KEYS)),
-        *(
-            (f"{k}.", values[k], inner)
-            for k, inner in KEYS.items()
-            if inner and k in values and (values[k] is not None or k not in OPTIONAL)
-        ),
-    ):
-        if not isinstance(given, dict):
-            raise InputError(f"{path}: '{where[:-1]}' is {given!r}, give a dict of {sorted(known)}")
-        for name in given:
-            if name not in known:
-                raise InputError(
-                    f"{path} (with --cfg-options) has the unknown key '{where}{name}'"
-                    f"{nearest(name, known)}: known are {', '.join(sorted(known))}"
-                )
-        for name in sorted(known - set(given)):
-            raise InputError(f"{path} lacks the key '{where}{name}'")
-    clips, resize, text = values["clips"], values["resize"], values["text"]
-    if not (
-        _is_count(clips["num"], least=0)
-        and _is_count(clips["frames"])
-        and (clips["range"] is None or _is_count(clips["range"]))
-    ):
-        raise InputError(
-            f"{path}: clips is {clips}, give num of at least 0, frames of at least 1, and range of "
-            "at least 1 or None"
-        )
-    if values["mirror"] not in (None, *MIRRORS):
-        raise InputError(
-            f"{path}: mirror is {values['mirror']!r:.40}, give {', '.join(MIRRORS)} or None"
-        )
-    for name, value in (resize or {}).items():
-        if value is not None and not _is_count(value):
-            raise InputError(f"{path}: resize.{name} is {value!r:.40}, give pixels or None")
-    keep = values["segmenter_masks"]["keep"]
-    if keep is not None and not _is_count(keep):
-        raise InputError(f"{path}: segmenter_masks.keep is {keep!r:.40}, give a number or None")
-    for name, value in (text or {}).items():
-        if not isinstance(value, str):
-            raise InputError(f"{path}: text.{name} is {value!r:.40}, give a name or a folder")
-
-
-def _codec(path: Path, given: Any) -> dict[str, Any]:
-    """A codec's name, or a name with settings, as a dict with all of its settings."""
-    codec = {"name": given} if isinstance(given, str) else given
-    where = f"{path} (with --cfg-options)"
-    if not isinstance(codec, dict) or not isinstance(codec.get("name"), str):
-        raise InputError(
-            f"{where}: codec is {given!r}, give a name ({', '.join(KNOWN)}) or a dict with a name"
-        )
+def _complete_codec(codec: dict[str, Any], where: str) -> None:
+    """Check a codec and the settings beside its name, and give it those that it lacks."""
     name = codec["name"]
     if name != LOWRANK:
         try:
             get_codec(name)
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-    for key in codec:
-        if key != "name" and key not in LOWRANK_DEFAULTS:
-            raise InputError(
-                f"{where} has the unknown key 'codec.{key}': "
-                f"known are name, {', '.join(LOWRANK_DEFAULTS)}"
-            )
-        if key != "name" and name != LOWRANK:
-            raise InputError(
-                f"{where}: 'codec.{key}' is a setting of {LOWRANK}, and the codec is {name}: "
-                f"remove it, or replace the whole codec by codec={name}"
-            )
-    if name != LOWRANK:
-        return dict(codec)
-    codec = {"name": name, **LOWRANK_DEFAULTS, **codec}
-    rank, iou, frames = (codec[key] for key in LOWRANK_DEFAULTS)
-    if rank != "auto" and not _is_count(rank):
-        raise InputError(f"{where}: codec.rank is {rank!r}, give 'auto' or a number of at least 1")
-    if isinstance(iou, bool) or not isinstance(iou, (int, float)) or not 0 < iou <= 1:
-        raise InputError(f"{where}: codec.iou is {iou!r}, give a mask IoU above 0 and at most 1")
-    if not _is_count(frames):
-        raise InputError(f"{where}: codec.frames is {frames!r}, give a number of at least 1")
-    return codec
-
-
-def _is_count(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST
+            raise InputError(f"{where}{error}") from None
+    # As they were given: 1 and 1.0 are not the same in a fingerprint.
+    checked(codec, {"name": Key(), **LOWRANK_KEYS}, "codec", where)
+    if name == LOWRANK:
+        fill(codec, LOWRANK_KEYS)
+    elif settings := [key for key in codec if key != "name"]:
+        raise InputError(
+            f"{where}'codec.{settings[0]}' is a setting of {LOWRANK}, and the codec is {name}: "
+            f"remove it, or replace the whole codec by codec={name}"
+        )

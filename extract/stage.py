@@ -11,7 +11,7 @@ from torch import Tensor
 
 import cache_schema
 from cache_schema.codecs import LIGHT
-from cache_schema.fingerprint import differences
+from cache_schema.fingerprint import check_same
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.records import Geometry
@@ -85,14 +85,16 @@ class Stage:
         """Frames on the model's device as it takes them: (t, 3, Hp, Wp) float32."""
         return self.preprocess.normalise(self.transfer.upload(images.pixels))
 
-    def check_finite(self, video_id: str, **arrays: Tensor) -> None:
+    def check_finite(self, video_id: str, **arrays: Tensor | list[Tensor]) -> None:
         """Refuse what half precision, or broken weights, made of a video.
 
         Raises:
             InputError: NaN or infinite values; names the array and the option that helps.
         """
         for name, array in arrays.items():
-            if array.isfinite().all():
+            parts = array if isinstance(array, list) else [array]
+            # Least and greatest tell, and take no memory.
+            if torch.stack([one for part in parts for one in part.aminmax()]).isfinite().all():
                 continue
             if self.segmenter.autocast is None:
                 advice = "check the weights, and this video's frames"
@@ -182,11 +184,7 @@ def check_kept(cache: Path, config: ExtractConfig, split: str | None, autocast: 
     made_with = CacheReader(cache).fingerprint
     kept = {name: made_with.get(name) for name in wanted}
     kept["codec"] = {"name": made_with["codec"]["name"]}
-    if found := differences(kept, wanted):
-        raise InputError(
-            f"{cache} was made with other settings, {'; '.join(found)} (found != expected): "
-            "use those settings again, or another folder"
-        )
+    check_same(kept, wanted, cache)
 
 
 def precision(autocast: str) -> tuple[torch.dtype | None, bool]:

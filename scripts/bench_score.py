@@ -20,10 +20,10 @@ from statistics import median
 import cv2
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco
 
 from cache_schema.host import cli
 from cache_schema.host.cores import CORES
+from extract.datasets.records import encode_mask
 from scripts.measuring import listed, machine, options, report, table
 from train.evaluation.pngs.expressions import score_masks
 from train.records import AnnotatedVideo, ExpressionRef
@@ -90,7 +90,7 @@ def _draw(
     """Blobs that wander, and predictions that are off by a little: (H, W) masks on disk."""
     rng = np.random.default_rng(seed)
     truth = np.stack([_blobs(rng, frames) for _ in range(OBJECTS)])
-    objects = {str(o): [_encode(mask) for mask in truth[o]] for o in range(OBJECTS)}
+    objects = {str(o): [encode_mask(mask) for mask in truth[o]] for o in range(OBJECTS)}
     expressions = []
     for e in range(EXPRESSIONS):
         meaning = e // sharing
@@ -117,11 +117,6 @@ def _blobs(rng: np.random.Generator, frames: int) -> np.ndarray:
                            y + step[0] * t + radius * np.sin(angle)], axis=1)  # fmt: skip
         cv2.fillPoly(mask, [points.astype(np.int32)], 1)
     return masks
-
-
-def _encode(mask: np.ndarray) -> dict:
-    rle = coco.encode(np.asfortranarray(mask))
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
 
 
 if __name__ == "__main__":

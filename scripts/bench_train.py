@@ -294,6 +294,8 @@ def lines(figures: Figures, sweeps: Sequence[int]) -> list[str]:
         row = rows[what] = {"ms": 1000 * median(times)}
         if LOOP in seconds:
             row["segmenter /"] = ratio(seconds[LOOP], times)
+        if what.startswith(f"{LOAD}, "):
+            row[f"{EXACT} /"] = ratio(seconds[f"{LOAD}, {EXACT}"], times)
         row |= {f"MB {k}": size // 10**6 for k, size in figures["memory"][what].items()}
         row[f"h for {ITERATIONS:,}"] = median(times) * ITERATIONS / 3600
     singles = [

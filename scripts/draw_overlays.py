@@ -10,7 +10,6 @@ spread by the first head: high and low scores of every tag, and a sentence that 
 video. The same results give the same sheet.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,11 +58,7 @@ class Drawn:
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.draw_overlays",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.draw_overlays", __doc__)
     parser.add_argument("--data-root", required=True, help="data set in the layout of MeViS")
     parser.add_argument("--split", required=True)
     parser.add_argument("--masks", required=True, help="masks/ of an evaluation")
@@ -180,11 +175,15 @@ def _block(video: SourceVideo, shown: Shown, heads: Sequence[Drawn], columns: in
         video.objects, [shown.expression.annotation_ids], size=(height, width), where=video.id
     )
     rows: list[tuple[str, Drawn | None]] = [("truth", None)]
-    rows += [(_row_name(head, shown, alone=len(heads) == 1), head) for head in heads]
+    for head in heads:  # a score stands in the caption if there is no other head
+        scored = f"{head.name}\n{100 * head.scores.get(shown.key, 0):.1f}"
+        rows.append(("prediction" if len(heads) == 1 else scored, head))
     size = (GUTTER + count * (CELL + GAP), HEADER + len(rows) * (cell[1] + GAP))
     block = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(block)
-    right = _caption(shown)
+    parts = [shown.video, shown.expression.tag]
+    parts += [] if shown.expression.annotation_ids else ["no target"]
+    right = "  ·  ".join(filter(None, [*parts, f"J&F {100 * shown.score:.1f}"]))
     room = block.width - 24 - pen.textlength(right, font=_font(16))
     pen.text((0, 2), _fit(pen, f"“{shown.expression.text}”", room), fill=INK, font=_font(18, True))
     pen.text((block.width - GAP, 4), right, fill=FAINT, font=_font(16), anchor="ra")
@@ -202,17 +201,6 @@ def _block(video: SourceVideo, shown: Shown, heads: Sequence[Drawn], columns: in
             picture = overlay(video.read_frame(t), mask, cell, colour)
             block.paste(Image.fromarray(picture), (GUTTER + column * (CELL + GAP), y))
     return block
-
-
-def _row_name(head: Drawn, shown: Shown, *, alone: bool) -> str:
-    """What stands beside a row: its score stands in the caption if there is no other head."""
-    return "prediction" if alone else f"{head.name}\n{100 * head.scores.get(shown.key, 0):.1f}"
-
-
-def _caption(shown: Shown) -> str:
-    parts = [shown.video, shown.expression.tag]
-    parts += [] if shown.expression.annotation_ids else ["no target"]
-    return "  ·  ".join(filter(None, [*parts, f"J&F {100 * shown.score:.1f}"]))
 
 
 def _predicted(masks: Path, shown: Shown, frame: str, size: tuple[int, int]) -> np.ndarray:

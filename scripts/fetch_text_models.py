@@ -22,19 +22,14 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     encoder, tagger = arguments.folder / "encoder", arguments.folder / "tagger"
     TextEncoder(arguments.encoder).save(encoder)
-    fetch_tagger(tagger)
+    import stanza  # heavy, and only needed now
+
+    check_reachable(stanza.resources.common.DEFAULT_RESOURCES_URL, what="stanza's English tagger")
+    stanza.download(LANGUAGE, model_dir=str(tagger), processors="tokenize,pos", verbose=False)
     TextEncoder(encoder)  # what was written can be read without a network
     WordDecoupler(tagger)
     print(f"fetched; use them with --cfg-options text.encoder={encoder} text.tagger={tagger}")
     return 0
-
-
-def fetch_tagger(folder: Path) -> None:
-    """Stanza's English tagger, into a folder in the layout of its resources."""
-    import stanza
-
-    check_reachable(stanza.resources.common.DEFAULT_RESOURCES_URL, what="stanza's English tagger")
-    stanza.download(LANGUAGE, model_dir=str(folder), processors="tokenize,pos", verbose=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Draw the demo world: python -m scripts.make_demo_data --root work/demo/data"""
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ MOST, FEW = 8, 50
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="scripts.make_demo_data", description=__doc__)
+    parser = cli.parser("scripts.make_demo_data", __doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=550, help="videos of the split train")

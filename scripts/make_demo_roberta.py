@@ -11,7 +11,6 @@ weights; it takes about three minutes. The tokenizer starts from all 256 bytes: 
 encoded, only in more tokens.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -53,11 +52,6 @@ def train_tokenizer(sentences: list[str]) -> RobertaTokenizerFast:
     return tokenizer
 
 
-def mask_tokens(ids: torch.Tensor, special: torch.Tensor, mask_id: int) -> torch.Tensor:
-    """Hide 15% of the tokens, (B, K) -> (B, K)."""
-    return ids.masked_fill((torch.rand(ids.shape) < 0.15) & ~special, mask_id)
-
-
 def loss_of(
     model: RobertaForMaskedLM,
     bag: nn.Linear,
@@ -67,7 +61,7 @@ def loss_of(
     mask_id: int,
 ) -> torch.Tensor:
     """Cross-entropy of every token, and of the set of tokens given the mean feature."""
-    inputs = mask_tokens(ids, special, mask_id)
+    inputs = ids.masked_fill((torch.rand(ids.shape) < 0.15) & ~special, mask_id)
     features = model.roberta(input_ids=inputs, attention_mask=attention).last_hidden_state
     features = features + NOISE * torch.randn_like(features)  # (B, K, C)
     words = ~special
@@ -78,7 +72,7 @@ def loss_of(
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="scripts.make_demo_roberta", description=__doc__)
+    parser = cli.parser("scripts.make_demo_roberta", __doc__)
     parser.add_argument("--out", type=Path, default=Path("extract/assets/roberta_tiny"))
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args(argv)

@@ -7,7 +7,6 @@ so that other sentences do not fail badly. With one thread, the same machine and
 versions give the same weights; it takes a few minutes. Nothing is downloaded.
 """
 
-import argparse
 import json
 import random
 import tempfile
@@ -115,7 +114,7 @@ def conllu(sentences: list[list[tuple[str, str]]]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="scripts.make_demo_tagger", description=__doc__)
+    parser = cli.parser("scripts.make_demo_tagger", __doc__)
     parser.add_argument("--out", type=Path, default=Path("extract/assets/stanza_tiny"))
     out: Path = parser.parse_args(argv).out
     from stanza.models import tagger  # heavy, and only needed here

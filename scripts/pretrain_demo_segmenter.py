@@ -31,14 +31,14 @@ from transformers import Mask2FormerForUniversalSegmentation
 from cache_schema.codecs import get_codec
 from cache_schema.host import cli
 from extract.config import load_config
-from extract.demo.world import Scene, make_scene
+from extract.demo.world import FRAMES, Scene, make_scene
 from extract.segmenters.base import configure
 from extract.segmenters.vita import VITA, VITAConfig, VITAHead
 from extract.segmenters.vita.weights import save_safetensors
 from train.losses import SetCriterion, Softmax
-from train.losses.vita import Similarity, vita_losses
+from train.losses.vita import Similarity, similarity_loss
 from train.masks.logits import MaskFeatures
-from train.masks.supervision import Match
+from train.masks.supervision import Match, Supervision
 from train.masks.targets import Targets
 
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92]
@@ -47,7 +47,7 @@ CONFIG = Path(__file__).parents[1] / "extract/configs/demo.py"
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="scripts.pretrain_demo_segmenter", description=__doc__)
+    parser = cli.parser("scripts.pretrain_demo_segmenter", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--frame-steps", type=int, default=6000)
     parser.add_argument("--frame-scenes", type=int, default=3000)
@@ -111,20 +111,17 @@ def train_video_level(vita: VITA, arguments: argparse.Namespace) -> dict[str, Te
             for c in batch
         ]
         ids = [torch.arange(len(c.labels)) for c in batch]
-        losses = vita_losses(
-            loss,
-            [(layer.logits, layer.mask_embeds) for layer in layers],
-            maps,
-            [Targets(c.masks, c.labels) for c in batch],
-            similarity=Similarity(
-                frame_embeds=layers[-1].sim_frame,
-                frame_matches=[Match(*match) for c in batch for match in c.matches],
-                frame_ids=[own for own in ids for _ in range(num_frames)],
-                video_embeds=layers[-1].sim_clip,
-                video_ids=ids,
-            ),
+        truth = Supervision(maps, [Targets(c.masks, c.labels) for c in batch])
+        said = [(layer.logits, layer.mask_embeds) for layer in layers]
+        losses, matches = loss.compare(said, truth)
+        similarity = Similarity(
+            frame_embeds=layers[-1].sim_frame,
+            frame_matches=[Match(*match) for c in batch for match in c.matches],
+            frame_ids=[own for own in ids for _ in range(num_frames)],
+            video_embeds=layers[-1].sim_clip,
+            video_ids=ids,
         )
-        run.learn(sum(losses.values()))
+        run.learn(sum(losses.values()) + 0.5 * similarity_loss(similarity, matches))
     return head.state_dict()
 
 
@@ -240,7 +237,7 @@ def _frames(
     for number in trange(scenes, desc="drawing scenes", mininterval=30):
         # Some are crowds of one kind: only there do masks have to go by places alone.
         scene = make_scene((WORLD, 0, number), crowd=number % 4 == 0)
-        picked = np.random.default_rng([WORLD, 3, number]).permutation(scene.num_frames)[:each]
+        picked = np.random.default_rng([WORLD, 3, number]).permutation(FRAMES)[:each]
         drawn, shown, kinds = drawn_scene(scene, picked)
         images += drawn
         masks += shown.unbind(1)

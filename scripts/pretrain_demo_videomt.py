@@ -9,7 +9,6 @@ on from the last checkpoint. Stage one then takes the folder::
     python -m extract demo_videomt --weights work/pretrain_videomt/model ...
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,20 +19,19 @@ from torch.nn import functional as F
 
 from cache_schema.host import cli
 from extract.config import load_config
-from extract.demo.world import make_scene
+from extract.demo.world import FRAMES, make_scene
 from extract.segmenters.base import configure
 from extract.segmenters.videomt import VidEoMT, VidEoMTConfig
 from scripts.pretrain_demo_segmenter import WORLD, Run, drawn_scene
 from train.losses.assignment import assign
 
 CONFIG = "demo_videomt"
-FRAMES = 12  # of a scene
 NO_OBJECT = 0.1  # weight of queries that match nothing
 WEIGHTS = 2.0, 5.0, 5.0  # of class, cross-entropy and dice, as VITA's
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="scripts.pretrain_demo_videomt", description=__doc__)
+    parser = cli.parser("scripts.pretrain_demo_videomt", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--scenes", type=int, default=2000)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco
 
 from cache_schema.codecs import LOWRANK, Basis, Codec, get_codec
 from cache_schema.records import RLE, Clip, Expression, Facts, Geometry, SegmenterFacts
 from cache_schema.writer import CacheWriter
+from extract.datasets.records import encode_mask
 
 N_F, N_V, C_TEXT, WORDS, CLASSES = 100, 100, 768, 12, 25
 H, W = 480, 854  # what MeViS's frames are scaled to, most of them
@@ -137,5 +137,4 @@ def _blob(rng: np.random.Generator) -> RLE:
     cy, cx = rng.uniform(0.3, 0.7, 2) * (H, W)
     angle, radius = np.arctan2(y - cy, x - cx), np.hypot(y - cy, x - cx)
     edge = H * (0.21 + 0.03 * np.sin(5 * angle) + 0.01 * np.sin(17 * angle + cx))
-    rle = coco.encode(np.asfortranarray(radius < edge, np.uint8))
-    return {"size": [H, W], "counts": rle["counts"].decode()}
+    return encode_mask(radius < edge)

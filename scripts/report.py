@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.report", __doc__)
     add = parser.add_argument
     add("--cache", required=True, help="that was evaluated on")
     add("--evaluation", required=True, nargs="+", metavar="[NAME=]DIR", help="heads on the page")

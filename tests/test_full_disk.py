@@ -38,6 +38,10 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
         extract,
         f"demo {MEVIS} --weights {WEIGHTS} --out {{1}} --queue 0 {CPU} --cfg-options codec=float16",
     ),
+    "light": (
+        extract,
+        f"demo {MEVIS} --weights {WEIGHTS} --out {{1}} --queue 0 {CPU} --cfg-options codec=none",
+    ),
     "train": (train, f"demo --cache {{0}}/cache --work-dir {{1}} {CPU} --cfg-options {OPTIONS}"),
     "sweep": (
         sweep.main,

@@ -8,12 +8,20 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from cache_schema.reader import CacheReader
 from extract.__main__ import main as extract
 from train import evaluate, sweep
 from train.__main__ import main as train
+from train.config import load_config
+from train.data.sizes import common_sizes
+from train.heads import build_head
+from train.heads.parts.initialisation import class_scores
+from train.inference import predict_video
+from train.replay import replay, vita_masks
 
 ROOT = Path(__file__).parents[1]
 TRACKER = "test_own_parts:Tracker"
@@ -64,6 +72,26 @@ def test_toys_are_trained_and_evaluated(place: Path, head: str, cache: str) -> N
     metrics = json.loads((place / name / "metrics.json").read_text())
     assert metrics["num_expressions"] == 2 and 0 <= metrics["J&F"] <= 1
     assert metrics["run"]["rule"] == "top1"  # by what the data set says of itself
+
+
+def test_masks_that_change_by_the_frame_are_where_a_head_starts(place: Path) -> None:
+    start = {"model.mask_start": "frames", "model.decoder_start": "identity"}
+    reader = CacheReader(place / "cache")
+    head = build_head(load_config(place / "small.py", start), common_sizes([reader])).eval()
+    video = reader.video("left")
+    texts = [video.expression(video.expression_ids[0])]
+    ((*_, queries),) = predict_video(reader, {"": head}, video.id, texts, device="cpu")
+    drawn = np.stack(list(replay(video, list(queries[:, None]))))  # (T, N_m, H, W)
+    best = class_scores(torch.from_numpy(video.video_logits())).topk(len(queries)).indices
+    own = np.stack(list(vita_masks(video)))[:, best]
+    assert own.any() and (drawn != own).mean() < 1e-3
+    assert not np.array_equal(own[0], own[-1])
+    options = ["--device", "cpu", "--cfg-options", *(f"{k}={v}" for k, v in start.items())]
+    given = ["small.py", "--cache", "cache"]
+    assert train([*given, "--work-dir", "start", *options]) == 0
+    command = [*given, "--checkpoint", "start", "--out", "started", "--save-masks", *options]
+    assert evaluate.main(command) == 0
+    assert json.loads((place / "started/metrics.json").read_text())["num_expressions"] == 2
 
 
 def test_toys_are_swept_side_by_side(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

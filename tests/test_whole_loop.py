@@ -29,7 +29,7 @@ STAGE_ONE = [
 CONFIG = """
 model = dict(
     hidden_dim=32, num_motion_queries=3, num_layers=1, num_heads=2, feedforward_dim=32,
-    mask_start="segmenter", decoder_start="identity",
+    mask_start="frames", decoder_start="identity",
 )
 loss = dict(num_points=16)
 data = dict(num_workers=0)

@@ -8,7 +8,6 @@ CONFIG is a Python file, or the name of one in train/configs. DIR gets iter_N.pt
 logs. A run is a sweep (`train.sweep`) of one head.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -22,16 +21,13 @@ from train.places import CONFIGS, ROWS
 
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train", description="Train the DMVS head from a cache."
-    )
-    parser.add_argument("config", metavar="CONFIG", help="a file, or a name in train/configs")
-    parser.add_argument("--cache", nargs="+", required=True, metavar="CACHE", help="cache folders")
-    parser.add_argument("--work-dir", required=True, metavar="DIR", help="checkpoints and logs")
-    parser.add_argument("--row", help="of an ablation table: a name in train/configs/rows, a file")
-    parser.add_argument(
-        "--val-cache", metavar="CACHE", help="to evaluate on every train.val_interval iterations"
-    )
+    parser = cli.parser("train", "Train the DMVS head from a cache.")
+    add = parser.add_argument
+    add("config", metavar="CONFIG", help="a file, or a name in train/configs")
+    add("--cache", nargs="+", required=True, metavar="CACHE", help="cache folders")
+    add("--work-dir", required=True, metavar="DIR", help="checkpoints and logs")
+    add("--row", help="of an ablation table: a name in train/configs/rows, a file")
+    add("--val-cache", metavar="CACHE", help="to evaluate on every train.val_interval iterations")
     add_training_options(parser)
     arguments = parser.parse_args(argv)
     find_config(arguments.config, CONFIGS)

@@ -4,21 +4,19 @@
 keyword arguments of the head and of its criterion. A default gives a key's type.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from mmengine.config import Config
 
 from cache_schema.host.cli import InputError
-from cache_schema.host.lookup import find_config, nearest
+from cache_schema.host.keys import Key, checked, fill, keys_of
+from cache_schema.host.lookup import find_config
 from train.heads import find_head
 from train.places import BASE, CONFIGS, ROWS
 
-#: The least and the most that a number may be, both allowed; every other one: `ANY`.
-ANY = {int: (0, 1e9), float: (0, 1e30)}
+#: The least and the most that a number may be, both allowed; see `Key`.
 RANGES = {
     "data.num_frames": (1, 1e9),
     "data.num_workers": (0, 1024),
@@ -41,8 +39,6 @@ CHOICES = {
     "train.autocast": ("none", "bfloat16", "float16"),
     "evaluation.rule": ("auto", "threshold", "top1"),
 }
-REQUIRED = inspect.Parameter.empty
-WORDS = {int: "whole number", float: "number", str: "word", bool: "True or False"}
 #: Keys that a config may leave to the cache.
 FROM_CACHE = ("model.text_dim", "model.mask_dim")
 
@@ -50,82 +46,15 @@ FROM_CACHE = ("model.text_dim", "model.mask_dim")
 Layer = tuple[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class Key:
-    """What a key may be: of its default's type or, where that is None or missing, its hint's."""
-
-    default: Any
-    hint: Any = int | None
-    limits: tuple[float, float] | None = None
-    choices: Sequence[str] = ()
-
-    def checked(self, key: str, value: Any) -> Any:
-        """The value in the key's type.
-
-        Raises:
-            InputError: it is of another type, out of range, or none of the choices.
-        """
-        many, optional = isinstance(self.default, (list, tuple)), self.default is None
-        if optional and value is None:
-            return None
-        sample = next(iter(self.default), 0) if many else self.default
-        if optional or self.default is REQUIRED:
-            kind = next(t for t in (*get_args(self.hint), self.hint) if t is not type(None))
-        else:
-            kind = type(sample)
-        # The command line cannot tell 5 from [5].
-        values = list(value) if many and isinstance(value, (list, tuple)) else [value]
-        if kind is float:
-            values = [float(v) if type(v) is int and abs(v) < 1e300 else v for v in values]
-        if any(type(v) is not kind for v in values):
-            word = WORDS[kind]
-            expected = f"a list of {word}s" if many else word if kind is bool else f"a {word}"
-            expected += " or None" * optional
-            raise InputError(f"config key {key} is {value!r}; it has to be {expected}")
-        least, most = self.limits or ANY.get(kind, (0, 0))
-        for number in values if kind in ANY else []:
-            if not least <= number <= most:  # nor is NaN
-                raise InputError(
-                    f"config key {key} is {number!r:.40}; it has to be from {least:g} to {most:g}"
-                )
-        known = set(self.choices)
-        if known and not (values and set(values) <= known and len(set(values)) == len(values)):
-            some = "choose from" if many else "choose one of"
-            raise InputError(f"config key {key} is {value!r}; {some} {', '.join(self.choices)}")
-        return values if many else values[0]
-
-
-def keys_of(own: type) -> dict[str, Key]:
-    """The keys that a class declares: keyword-only arguments of its constructor.
-
-    Those of its base classes are among them where it takes ``**keywords``.
-    """
-    found: dict[str, Key] = {}
-    ranges, choices = (
-        {k: v for base in reversed(own.__mro__) for k, v in vars(base).get(name, {}).items()}
-        for name in ("RANGES", "CHOICES")
-    )
-    for base in own.__mro__:
-        parameters = inspect.signature(base.__init__).parameters.values()
-        hints = get_type_hints(base.__init__)
-        for p in parameters:
-            if p.kind is p.KEYWORD_ONLY and p.name not in found:
-                known = ranges.get(p.name), choices.get(p.name, ())
-                found[p.name] = Key(p.default, hints.get(p.name), *known)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return found
-
-
 def known_keys(head: str) -> dict[str, dict[str, Key]]:
     """The keys of every section for a head, ``model.type``."""
     own, sections = find_head(head), {}
     for section, content in Config.fromfile(BASE).to_dict().items():
-        names = {name: f"{section}.{name}" for name in content}
-        sections[section] = {
-            name: Key(content[name], limits=RANGES.get(key), choices=CHOICES.get(key, ()))
-            for name, key in names.items()
-        }
+        sections[section] = {}
+        for name, value in content.items():
+            hint, key = int | None if value is None else None, f"{section}.{name}"
+            known = RANGES.get(key), CHOICES.get(key, ())
+            sections[section][name] = Key(value, hint, *known)
     sections["model"] |= keys_of(own)
     return {**sections, "loss": keys_of(own.loss)}
 
@@ -233,24 +162,15 @@ def complete(layers: Sequence[Layer], *, path: str | Path | None = None) -> Conf
         model = sections.get("model")
         chosen = model.get("type", head) if isinstance(model, Mapping) else head
         if chosen != head:
-            head = known["model"]["type"].checked("model.type", chosen)
+            head = known["model"]["type"].checked(f"{where}: config key model.type", chosen)
             known = known_keys(head)
             for section, own in content.items():
                 content[section] = {n: value for n, value in own.items() if n in known[section]}
+        checked(sections, dict.fromkeys(known, Key()), where=f"{where}: ")
         for section, values in sections.items():
-            _check_name(where, section, known, section)
-            if not isinstance(values, Mapping):
-                raise InputError(f"{where}: {section} has to be a dict, not {values!r}")
-            for name, value in values.items():
-                _check_name(where, name, known[section], key := f"{section}.{name}")
-                content[section][name] = known[section][name].checked(key, value)
+            content[section] |= checked(values, known[section], section, f"{where}: ")
     for section, keys in known.items():
-        for name, key in keys.items():
-            value = content[section].setdefault(name, key.default)
-            if value is REQUIRED:
-                raise InputError(f"config key {section}.{name} has no default; give it")
-            if isinstance(value, tuple):
-                content[section][name] = list(value)
+        fill(content[section], keys, section)
     find_head(head).check(content["model"], content["loss"])
     return Config(content, filename=path and str(path))
 
@@ -281,11 +201,3 @@ def _read(path: Path, what: str) -> dict[str, Any]:
             f"{what} {path} cannot be read ({type(error).__name__}: {error}); it has to be a "
             "Python file that assigns dicts, see train/configs/base.py"
         ) from error
-
-
-def _check_name(where: str, name: str, known: Mapping[str, Any], key: str) -> None:
-    if name not in known:
-        raise InputError(
-            f"{where}: unknown config key {key!r}{nearest(name, known)}: known are "
-            f"{', '.join(known) or 'none'}"
-        )

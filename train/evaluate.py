@@ -14,7 +14,7 @@ Several sigmas are scored in one pass; metrics.json then holds the first one's f
 """
 
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
@@ -54,18 +54,9 @@ def _check(arguments: Namespace) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m train.evaluate",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("train.evaluate", __doc__)
     add = parser.add_argument
-    add(
-        "config",
-        nargs="?",
-        metavar="CONFIG",
-        help="a file or a name; default: the checkpoint's own",
-    )
+    add("config", nargs="?", metavar="CONFIG", help="a file or a name (default: the checkpoint's)")
     add("--row", help="of an ablation table, as which the head was trained")
     add("--cache", required=True, help="cache to predict from")
     source = parser.add_mutually_exclusive_group(required=True)

@@ -15,19 +15,13 @@ DEVICE = "auto, cpu, cuda or cuda:N"
 
 def add_training_options(parser: ArgumentParser) -> None:
     """The options that a run and a sweep have in common."""
-    parser.add_argument("--resume", action="store_true", help="go on with what DIR holds")
-    parser.add_argument(
-        "--check", action="store_true", help="check config and options only; caches may be missing"
-    )
-    parser.add_argument("--device", default="auto", help=DEVICE)
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE", help="replace config keys"
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=LAUNCHERS,
-        help="what started this process as one of several; torchrun is recognised",
-    )
+    add = parser.add_argument
+    add("--resume", action="store_true", help="go on with what DIR holds")
+    add("--check", action="store_true", help="check config and options only; caches may be missing")
+    add("--device", default="auto", help=DEVICE)
+    add("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE", help="replace config keys")
+    started = "what started this process as one of several; torchrun is recognised"
+    add("--launcher", choices=LAUNCHERS, help=started)
 
 
 def check_caches(paths: Iterable[str | None]) -> None:

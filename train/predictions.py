@@ -7,9 +7,9 @@ and scored without the head. Layout (HDF5):
                                    made_from
     /videos/<id>/<expression id>   scores (N_m,) f32, mask_embeds (N_m, C) f32
 
-where a head that draws no masks has, in place of mask_embeds, sources (N_m,) int64: the video query
-that each motion query is. Ids are escaped as in the cache and kept as they are in the attribute
-``id``.
+where C is C_mask, or C_mask + N_v (see `train.heads.base.HeadOutput`). A head that draws no masks
+has, in place of mask_embeds, sources (N_m,) int64: the video query that each motion query is. Ids
+are escaped as in the cache and kept as they are in the attribute ``id``.
 """
 
 import json
@@ -145,7 +145,7 @@ class Predictions:
         """Scores (N_m,) f32, and mask embeddings (N_m, C) f32 or sources (N_m,) int64.
 
         Args:
-            sizes: N_v and C, as the cache has them; None takes any.
+            sizes: N_v and C_mask, as the cache has them; None takes any.
 
         Raises:
             InputError: it is not in the file, not of these shapes, or not finite.
@@ -175,7 +175,7 @@ class Predictions:
                 f"{where} video queries from {queries.min()} to {queries.max()}, the cache has "
                 f"{sizes[0]}"
             )
-        if sizes and not selects and queries.shape[1] != sizes[1]:
+        if sizes and not selects and queries.shape[1] not in (sizes[1], sum(sizes)):
             raise InputError(
                 f"{where} embeddings of {queries.shape[1]} channels, the cache's mask features "
                 f"have {sizes[1]}"

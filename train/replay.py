@@ -70,8 +70,9 @@ def replay(
     """Final masks of several expressions, one frame after the other.
 
     Args:
-        groups: for each of G expressions its kept queries: mask embeddings (N, C), or the numbers
-            (N,) of video queries, whose own masks are taken. None of them is an empty mask.
+        groups: for each of G expressions its kept queries: mask embeddings (N, C) as a head says
+            them, or the numbers (N,) of video queries, whose own masks are taken. None of them is
+            an empty mask.
 
     Yields:
         (G, H, W) bool, the union over each expression's queries; T times.
@@ -164,6 +165,9 @@ def _joined_embeds(
     joined = np.concatenate(kept)
     if joined.ndim == 1:
         joined = video.video_mask_embeds()[..., joined, :]
+    elif joined.shape[1] > (channels := video.video_mask_embeds().shape[-1]):
+        own = video.video_mask_embeds().astype(np.float32)
+        joined = joined[:, :channels] + joined[:, channels:] @ own
     return torch.from_numpy(joined).float().to(device)
 
 

@@ -297,7 +297,7 @@ def build_dataset(
         InputError: the caches cannot be trained on or do not fit the config.
     """
     config = configs[0]
-    needs = frozenset().union(*(find_head(own.model.type).needs() for own in configs))
+    needs = frozenset().union(*(find_head(own.model.type).needs(own.model) for own in configs))
     settings = dict(config.data)
     for name in ("num_workers", "ram_gb"):
         del settings[name]

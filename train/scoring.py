@@ -139,7 +139,7 @@ def _predict_all(
     predictions = _kept(path, made_from, videos)
     with_shuffled = arguments.controls and has_truth(reader)
     if predictions is None or with_shuffled:
-        sizes = common_sizes([reader], find_head(config.model.type).needs())
+        sizes = common_sizes([reader], find_head(config.model.type).needs(config.model))
         head = load_head(config, checkpoint, sizes, device)
     if predictions is not None:
         print(f"{path} is used again: nothing that the predictions depend on has changed")

@@ -38,7 +38,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            _sync(temporary)
+            _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
         if durable:
             sync_folder(path.parent)
@@ -80,11 +80,7 @@ def make_folder(path: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make new and renamed names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
@@ -110,8 +106,8 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -105,36 +105,23 @@ class KeptCodes:
         """As `video_tracks`, on the device; None if the video was too long."""
         if self._left < 0:
             return None
-        logits, rows = _logits(codec, embeds)
-        clips = [range(len(self._frames)), *bank.tolist()]
-        return [
-            self._measured(logits, own, times, geometry, objects)
-            for own, times in zip(rows, clips, strict=True)
-        ]
-
-    def _measured(
-        self,
-        logits: CodedLogits,
-        rows: Tensor,
-        times: Sequence[int],
-        geometry: Geometry,
-        objects: np.ndarray | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tracks and overlaps of one clip."""
-        step = max(MEASURED_CELLS // (rows.shape[-1] * self._frames[0]["values"][0].numel()), 1)
-        parts = []
-        for start in range(0, len(times), step):
-            some = times[start : start + step]
-            stored = {
-                name: torch.stack([self._frames[t][name] for t in some]) for name in self._frames[0]
-            }
-            own = rows if rows.dim() == 1 else rows[start : start + step]
-            maps = logits.together(stored, own)
-            cells = None if objects is None else torch.from_numpy(objects[list(some)])
-            parts.append(measure(maps, geometry, cells if cells is None else cells.to(maps.device)))
-        tracks, areas, shared = zip(*parts, strict=True)
-        overlaps = _overlaps(torch.cat(areas), torch.cat(shared), objects, times)
-        return torch.cat(tracks, 1), overlaps
+        (logits, every), first = _logits(codec, embeds), self._frames[0]
+        step = max(MEASURED_CELLS // (every[0].shape[-1] * first["values"][0].numel()), 1)
+        made = []
+        for rows, times in zip(every, [range(len(self._frames)), *bank.tolist()], strict=True):
+            parts = []
+            for start in range(0, len(times), step):
+                some = times[start : start + step]
+                stored = {n: torch.stack([self._frames[t][n] for t in some]) for n in first}
+                own = rows if rows.dim() == 1 else rows[start : start + step]
+                maps, cells = logits.together(stored, own), None
+                if objects is not None:
+                    cells = torch.from_numpy(objects[list(some)]).to(maps.device)
+                parts.append(measure(maps, geometry, cells))
+            tracks, areas, shared = zip(*parts, strict=True)
+            overlaps = _overlaps(torch.cat(areas), torch.cat(shared), objects, times)
+            made.append((torch.cat(tracks, 1), overlaps))
+        return made
 
 
 def _logits(codec: Codec, embeds: Sequence[Tensor]) -> tuple[CodedLogits, list[Tensor]]:

@@ -1,12 +1,12 @@
 """Data sets of stage one, as they lie on the disks of their users; nothing else reads them."""
 
-import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cache_schema.host.cli import InputError
+from cache_schema.host.keys import checked, keys_of
 from cache_schema.host.lookup import find_class, nearest
 from cache_schema.records import Facts
 from extract.datasets.folder import VideoFolder
@@ -38,7 +38,7 @@ def open_dataset(
     Args:
         name: a key of `DATASETS`, or ``package.module:Class``.
         root, split: where it lies.
-        settings: whole numbers that the data set takes beside them, such as ``variants``.
+        settings: what the data set takes beside them, such as ``variants``.
 
     Raises:
         InputError: an unknown name or setting, or what the data set itself refuses.
@@ -54,15 +54,8 @@ def open_dataset(
             f"dataset {name!r} does not say what it is: give {kind.__name__} the attribute facts, "
             "a cache_schema.records.Facts"
         )
-    taken = inspect.signature(kind).parameters
-    known = [key for key, parameter in taken.items() if parameter.kind is parameter.KEYWORD_ONLY]
-    for key, value in (settings or {}).items():
-        if key not in known:
-            its = f"has {', '.join(known)}" if known else "has no settings"
-            raise InputError(f"unknown key 'dataset.{key}': dataset '{name}' {its}")
-        if type(value) is not int or value < 0:
-            raise InputError(f"dataset.{key} is {value!r}, give a whole number")
-    dataset = kind(root, split, **(settings or {}))
+    settings = checked(settings or {}, keys_of(kind), "dataset", f"dataset {name!r}: ")
+    dataset = kind(root, split, **settings)
     for note in getattr(dataset, "notes", ()):
         print(f"warning: {note}", file=sys.stderr)
     return dataset

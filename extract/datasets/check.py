@@ -15,15 +15,10 @@ from cache_schema.host.cli import InputError
 from extract.datasets import DATASETS
 from extract.datasets.frames import SIDEWAYS, ImageFiles, image_header, orientation
 from extract.datasets.mevis import MeViS
-from extract.datasets.palette import LABEL_MODES, VOID, mask_paths
+from extract.datasets.palette import LABEL_MODES, VOID, PaletteDataset, mask_paths
 from extract.datasets.pseudo_video import WarpedImage
 from extract.datasets.published import PUBLISHED, Published
 from extract.datasets.records import SourceVideo
-from extract.datasets.ref_davis import RefDAVIS
-from extract.datasets.ref_youtube_vos import RefYouTubeVOS
-
-#: Data sets whose masks are PNGs.
-PALETTE = (RefYouTubeVOS, RefDAVIS)
 
 
 @dataclass
@@ -56,7 +51,7 @@ def check_split(name: str, root: Path, split: str | None, *, full: bool = False)
     ):
         try:
             # Reading the objects decodes what is a PNG.
-            video = dataset.video(video_id, objects=full or not isinstance(dataset, PALETTE))
+            video = dataset.video(video_id, objects=full or not isinstance(dataset, PaletteDataset))
         except InputError as error:
             report.wrong.append(str(error))
             continue
@@ -72,7 +67,7 @@ def check_split(name: str, root: Path, split: str | None, *, full: bool = False)
         _check_orientation(report, dataset, video)
         sizes = _check_frames(report, video, full)
         _check_masks(report, video, sizes)
-        if isinstance(dataset, PALETTE):
+        if isinstance(dataset, PaletteDataset):
             _check_palettes(report, dataset, video, sizes, full)
             _check_objects(report, video)
     if short:
@@ -109,7 +104,7 @@ def _check_image(report: Report, video_id: str, source: WarpedImage, full: bool)
 def _check_orientation(report: Report, dataset: Any, video: SourceVideo) -> None:
     """Settle it before sizes are compared, as stage one does; what it says is a note."""
     size = None
-    if isinstance(dataset, PALETTE) and dataset.annotations and not video.objects:
+    if isinstance(dataset, PaletteDataset) and dataset.annotations and not video.objects:
         with suppress(InputError):
             size = image_header(mask_paths(dataset.annotations, video.id, video.frame_names)[0])[0]
     if warning := video.settle_orientation(size):
@@ -153,7 +148,7 @@ def _check_masks(report: Report, video: SourceVideo, sizes: set[tuple[int, int]]
 
 def _check_palettes(
     report: Report,
-    dataset: RefYouTubeVOS | RefDAVIS,
+    dataset: PaletteDataset,
     video: SourceVideo,
     sizes: set[tuple[int, int]],
     full: bool,

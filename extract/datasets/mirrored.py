@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from cache_schema.host.cli import InputError
-from extract.datasets.records import RLE, Dataset, SourceVideo, encode_mask
+from extract.datasets.records import Dataset, SourceVideo, encode_mask
 
 SUFFIX = ".mirrored"
 
@@ -62,7 +62,7 @@ class Mirrored(Dataset):
         given = {field.name: getattr(video, field.name) for field in fields(video) if field.init}
         given["id"] = video_id
         given["objects"] = {
-            name: [mask and _mirror(mask) for mask in masks]
+            name: [mask and encode_mask(coco.decode(mask)[:, ::-1]) for mask in masks]
             for name, masks in video.objects.items()
         }
         if self._words:
@@ -74,10 +74,6 @@ class Mirrored(Dataset):
     def fingerprint(self) -> dict[str, Any]:
         """Of the data set's own files."""
         return self._dataset.fingerprint()
-
-
-def _mirror(mask: RLE) -> RLE:
-    return encode_mask(coco.decode(mask)[:, ::-1])
 
 
 def mirrored(text: str) -> str:

@@ -1,15 +1,15 @@
 """Masks as palette PNGs, one a frame: the value of a pixel is the id of the object there."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from extract.datasets.frames import image_header
-from extract.datasets.records import RLE, encode_mask
+from extract.datasets.records import RLE, Dataset, SourceExpression, encode_mask
 
 #: Pixels that belong to nobody and count for nobody (DAVIS).
 VOID = 255
@@ -32,24 +32,37 @@ def mask_paths(folder: Path, video_id: str, frames: list[str]) -> list[Path]:
     return [folder / video_id / f"{name}.png" for name in frames]
 
 
-def true_objects(
-    folder: Path, video_id: str, frames: list[str], targets: Iterable[str], *, needed: bool
-) -> dict[str, list[RLE | None]]:
-    """The objects of a video that sentences mean, and what else its masks show.
+class PaletteDataset(Dataset):
+    """A data set with such masks. Objects and annotations have the same ids: the pixels' values.
 
-    Args:
-        targets: ids; one may be hidden in every frame that is listed.
-        needed: every frame has to have a mask; else a video that lacks some has no ground truth.
-
-    Raises:
-        InputError: see `read_objects`.
+    Attributes:
+        root: its folder.
+        annotations: folder of the masks; None in splits without ground truth.
+        needs_masks: every frame has to have a mask; else a video that lacks some has no ground
+            truth.
     """
-    paths = mask_paths(folder, video_id, frames)
-    if not needed and not all(path.is_file() for path in paths):
-        return {}
-    return {target: [None] * len(frames) for target in targets} | read_objects(
-        paths, video_id=video_id
-    )
+
+    root: Path
+    annotations: Path | None
+    needs_masks: bool
+    _files: list[Path]  # of text that were read
+
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of each file of text that was read; masks are not part of it."""
+        return {path.relative_to(self.root).as_posix(): file_sha256(path) for path in self._files}
+
+    def _objects(
+        self, video_id: str, frames: list[str], expressions: list[SourceExpression]
+    ) -> dict[str, list[RLE | None]]:
+        """The objects that sentences mean, even if no listed frame shows them, and others shown."""
+        targets = [i for expression in expressions for i in expression.annotation_ids]
+        if self.annotations is None or len(targets) < len(expressions):
+            return {}
+        paths = mask_paths(self.annotations, video_id, frames)
+        if not self.needs_masks and not all(path.is_file() for path in paths):
+            return {}
+        hidden = {target: [None] * len(frames) for target in targets}
+        return hidden | read_objects(paths, video_id=video_id)
 
 
 def read_objects(paths: list[Path], *, video_id: str) -> dict[str, list[RLE | None]]:

@@ -142,7 +142,7 @@ class SourceVideo:
 class Dataset:
     """A split of a data set, built as ``cls(root, split)``.
 
-    Keyword-only arguments of the constructor are its settings, whole numbers: ``dataset.variants``.
+    Keyword-only arguments of the constructor are its settings: ``dataset.variants``, see `keys_of`.
 
     Attributes:
         facts: what it is; heads, evaluation and scoring go by it.

@@ -10,14 +10,13 @@ is void.
 
 from pathlib import Path
 
-from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
 from extract.datasets.meta_expressions import MetaExpressions, times_of
-from extract.datasets.palette import object_id, true_objects
-from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
+from extract.datasets.palette import PaletteDataset, object_id
+from extract.datasets.records import SourceExpression, SourceVideo
 
 #: Of text, in the order of annotators in expression ids and the benchmark's results; a line reads
 #: ``sequence object "sentence"``. Two people described every object, each twice: from the first
@@ -39,8 +38,8 @@ ANNOTATORS = len(FILES)
 VALID = ("valid", "val")
 
 
-class RefDAVIS(Dataset):
-    """Videos of a split. Objects and annotations have the same ids: the values in the PNGs.
+class RefDAVIS(PaletteDataset):
+    """Videos of a split.
 
     The expressions of a video with K objects have the ids "0" to "4K-1", in this order: that of
     object number k by annotator a is 4k + a. Void pixels are kept as the annotation "255", which no
@@ -69,7 +68,6 @@ class RefDAVIS(Dataset):
         folders = self._open_prepared(prepared[0]) if prepared else self._open_raw(names, sentences)
         #: Whether every frame must have a mask; of other splits only first frames have any.
         self.needs_masks = split in ("train", *VALID)
-        #: Folder of the masks; None in splits without ground truth.
         self.annotations = next((folder for folder in folders if folder.is_dir()), None)
         if self.annotations is None and self.needs_masks:
             raise InputError(f"{folders[0]} does not exist; unpack DAVIS with its annotations")
@@ -91,10 +89,6 @@ class RefDAVIS(Dataset):
                 )
             )
         ]
-
-    def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of each file of text that was read; masks are not part of it."""
-        return {path.relative_to(self.root).as_posix(): file_sha256(path) for path in self._files}
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
         """See `Dataset.video`."""
@@ -213,14 +207,6 @@ class RefDAVIS(Dataset):
                 )
             said.append((target, expressions[i]["exp"]))
         return said
-
-    def _objects(
-        self, video_id: str, frames: list[str], expressions: list[SourceExpression]
-    ) -> dict[str, list[RLE | None]]:
-        if self.annotations is None:
-            return {}
-        targets = [i for expression in expressions for i in expression.annotation_ids]
-        return true_objects(self.annotations, video_id, frames, targets, needed=self.needs_masks)
 
 
 def read_sentences(path: Path) -> Sentences:

@@ -8,21 +8,20 @@ objects' categories. Public are the masks of train. The frames listed are every 
 from pathlib import Path
 from typing import Any
 
-from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
 from extract.datasets.files import existing_folder, plain_name
 from extract.datasets.frames import ImageFiles
 from extract.datasets.meta_expressions import MetaExpressions, read_videos, times_of
-from extract.datasets.palette import object_id, true_objects
-from extract.datasets.records import RLE, Dataset, SourceExpression, SourceVideo
+from extract.datasets.palette import PaletteDataset, object_id
+from extract.datasets.records import SourceExpression, SourceVideo
 
 #: Videos of valid proper; its file lists those of test (305) as well.
 VALID_VIDEOS = 202
 
 
-class RefYouTubeVOS(Dataset):
-    """Videos of a split. Objects and annotations have the same ids: the values in the PNGs.
+class RefYouTubeVOS(PaletteDataset):
+    """Videos of a split.
 
     Of the split valid those are left out that are in test. Where a split other than train has
     masks for every frame of a video and its sentences say their objects, it has ground truth;
@@ -51,11 +50,9 @@ class RefYouTubeVOS(Dataset):
         self._files = [self.meta.path]
         self.ids = self._reduced() if split == "valid" else self.meta.ids
         annotations = self.folder / "Annotations"
-        #: Whether every frame must have a mask.
         self.needs_masks = split == "train"
         if self.needs_masks:
             existing_folder(annotations, what="folder of masks")
-        #: Folder of the masks; None in splits without ground truth.
         self.annotations = annotations if annotations.is_dir() else None
         self._categories = self._read_categories()
 
@@ -63,10 +60,6 @@ class RefYouTubeVOS(Dataset):
     def splits(cls, root: Path) -> list[str]:
         """The splits that lie under a root."""
         return [s for s in cls.SPLITS if (root / "meta_expressions" / s).is_dir()]
-
-    def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of each file of text that was read; masks are not part of it."""
-        return {path.relative_to(self.root).as_posix(): file_sha256(path) for path in self._files}
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
         """See `Dataset.video`."""
@@ -158,11 +151,3 @@ class RefYouTubeVOS(Dataset):
             annotation_ids=ids,
             tag=value.get("tag", ""),
         )
-
-    def _objects(
-        self, video_id: str, frames: list[str], expressions: list[SourceExpression]
-    ) -> dict[str, list[RLE | None]]:
-        targets = [i for expression in expressions for i in expression.annotation_ids]
-        if self.annotations is None or len(targets) < len(expressions):
-            return {}
-        return true_objects(self.annotations, video_id, frames, targets, needed=self.needs_masks)

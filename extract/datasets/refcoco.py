@@ -8,7 +8,7 @@
 from functools import cache
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pycocotools import mask as coco
@@ -52,6 +52,7 @@ class RefCOCO(Dataset):
 
     facts = Facts(one_object=True, protocol="expressions", has_text=True)
     name = "refcoco"
+    RANGES: ClassVar = {"variants": (1, 1e9), "frames": (1, 1e9), "seed": (0, 1 << 64)}
     #: Files refs(<partition>).p; the first is the usual one.
     partitions: tuple[str, ...] = ("unc", "google")
 
@@ -66,11 +67,6 @@ class RefCOCO(Dataset):
     ) -> None:
         self.root = existing_folder(Path(root), what="data root")
         self.folder = existing_folder(self.root / self.name, what="data set")
-        if variants < 1 or frames < 1:
-            raise InputError(
-                f"{self.name}: dataset.variants is {variants} and dataset.frames {frames}, give at "
-                "least 1"
-            )
         self.variants, self.frames, self.seed = variants, frames, seed
         name, _, partition = (split or "").partition("@")
         partition = partition or self.partitions[0]

@@ -10,11 +10,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco
 from tqdm import tqdm
 
 from cache_schema.host.cli import InputError
-from extract.demo.world import Scene, make_scene
+from extract.datasets.records import RLE, encode_mask
+from extract.demo.world import FRAMES, Scene, make_scene
 
 #: Split -> its number in the seed. `valid` has expressions but, as in MeViS, no masks.
 SPLITS = {"train": 1, "valid_u": 2, "valid": 3}
@@ -64,7 +64,7 @@ def _write(
     folder: Path, split: str, each: Each, videos: int, seed: int, sentences_per_tag: int
 ) -> None:
     expressions: dict[str, Any] = {}
-    masks: dict[str, list[dict | None]] = {}
+    masks: dict[str, list[RLE | None]] = {}  # None where the object is not to be seen
     draw = partial(_draw, folder / "JPEGImages", split, seed, sentences_per_tag)
     drawn = each(draw, range(videos))
     for video, scene, rles in tqdm(drawn, f"drawing {split}", videos, unit="video", disable=None):
@@ -78,7 +78,7 @@ def _write(
 
 def _draw(
     folder: Path, split: str, seed: int, sentences_per_tag: int, number: int
-) -> tuple[str, Scene, list[list[dict | None]]]:
+) -> tuple[str, Scene, list[list[RLE | None]]]:
     """Write the frames of a video; returns its name, its scene and its objects' masks."""
     scene = make_scene((seed, SPLITS[split], number), sentences_per_tag=sentences_per_tag)
     frames, shown = scene.draw()
@@ -87,13 +87,15 @@ def _draw(
     for t, frame in enumerate(frames):
         bgr = np.ascontiguousarray(frame[..., ::-1])
         cv2.imwrite(str(folder / video / f"{t:05d}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    return video, scene, [_rles(shown[:, n]) for n in range(len(scene.shapes))]
+    objects = shown.swapaxes(0, 1)
+    rles = [[encode_mask(mask) if mask.any() else None for mask in own] for own in objects]
+    return video, scene, rles
 
 
 def _entry(scene: Scene, first: int) -> dict[str, Any]:
     """One video's part of ``meta_expressions.json``; ``tag`` is the demo's own addition."""
     return {
-        "frames": [f"{t:05d}" for t in range(scene.num_frames)],
+        "frames": [f"{t:05d}" for t in range(FRAMES)],
         "expressions": {
             str(number): {
                 "exp": sentence.text,
@@ -104,13 +106,3 @@ def _entry(scene: Scene, first: int) -> dict[str, Any]:
             for number, sentence in enumerate(scene.sentences)
         },
     }
-
-
-def _rles(masks: np.ndarray) -> list[dict | None]:
-    """(T, H, W) bool -> one COCO RLE a frame, None where the object is not to be seen."""
-    rles: list[dict | None] = []
-    for mask in masks:
-        rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-        rle["counts"] = rle["counts"].decode("ascii")
-        rles.append(rle if mask.any() else None)
-    return rles

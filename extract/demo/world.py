@@ -30,6 +30,8 @@ MOTIONS = ("stays", *TRAVEL, *SPIN, *SCALE)
 HABITS = ("stays", "sideways", "vertically", "spins", "resizes")
 #: Circumradius relative to the circle's, so that all shapes cover about the same area.
 STRETCH = {"circle": 1.0, "square": 1.2, "triangle": 1.4}
+SIZE = 96, 160  # height and width of a scene
+FRAMES = 12
 MARGIN = 3  # pixels that stay free between the paths of any two shapes
 EXPOSURE = 2.0  # frames that the camera's shutter stays open
 SAMPLES = 4  # a side of a pixel
@@ -74,9 +76,9 @@ class Shape:
             {self.motion, self.habit} | ({"moves"} if self.motion in TRAVEL else set())
         )
 
-    def outline(self, frame: float, num_frames: int) -> np.ndarray:
+    def outline(self, frame: float) -> np.ndarray:
         """Polygon (P, 2) float64 in pixels at a time, counted in frames."""
-        moment = frame / max(num_frames - 1, 1)
+        moment = frame / (FRAMES - 1)
         first, last = SCALE.get(self.motion, (1.0, 1.0))
         radius = self.radius * (first + (last - first) * moment)
         corners = {"circle": 48, "square": 4, "triangle": 3}[self.shape]
@@ -107,8 +109,6 @@ class Scene:
 
     shapes: tuple[Shape, ...]
     sentences: tuple[Sentence, ...]
-    size: tuple[int, int]  # H, W
-    num_frames: int
     seed: tuple[int, ...]
 
     def draw(self, indices: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -118,10 +118,10 @@ class Scene:
             Frames (t, H, W, 3) uint8 RGB and visible masks (t, N, H, W) bool, N = objects.
         """
         rng = np.random.default_rng([*self.seed, 1])
-        height, width = self.size
+        height, width = SIZE
         background = _background(rng, height, width)
         paint = {c: np.clip(RGB[c] + rng.normal(0, 6, 3), 0, 255) for c in grammar.COLOURS}
-        indices = range(self.num_frames) if indices is None else indices
+        indices = range(FRAMES) if indices is None else indices
         frames = np.empty((len(indices), height, width, 3), np.uint8)
         masks = np.zeros((len(indices), len(self.shapes), height, width), bool)
         for i, t in enumerate(indices):
@@ -145,38 +145,29 @@ class Scene:
             Rows and columns of a box, and shares (h, w) float64.
         """
         times = frame + EXPOSURE * np.linspace(-0.5, 0.5, 5)
-        times = times.clip(0, self.num_frames - 1)
-        counts = np.zeros(self.size, np.uint8)
+        times = times.clip(0, FRAMES - 1)
+        counts = np.zeros(SIZE, np.uint8)
         for t in times:
-            _count(shape.outline(t, self.num_frames), counts)
+            _count(shape.outline(t), counts)
         x, y, w, h = cv2.boundingRect(counts)
         box = slice(y, y + h), slice(x, x + w)
         return box, counts[box] / (len(times) * SAMPLES**2)
 
 
-def make_scene(
-    seed: tuple[int, ...],
-    *,
-    size: tuple[int, int] = (96, 160),
-    num_frames: int = 12,
-    sentences_per_tag: int = 2,
-    crowd: bool = False,
-) -> Scene:
+def make_scene(seed: tuple[int, ...], *, sentences_per_tag: int = 2, crowd: bool = False) -> Scene:
     """A scene as a pure function of its seed.
 
     Args:
         seed: non-negative integers, for example (world seed, split, video).
-        size: H, W in pixels.
-        num_frames: T.
         sentences_per_tag: at most this many expressions of each tag.
         crowd: up to seven objects of one kind, which only their places tell apart.
     """
     rng = np.random.default_rng([*seed, 0])
     shapes: list[Shape] = []
     while len(shapes) < 2:
-        shapes = _place(rng, _cast(rng, crowd), size, num_frames)
+        shapes = _place(rng, _cast(rng, crowd))
     spoken = _sentences(rng, shapes, sentences_per_tag)
-    return Scene(tuple(shapes), tuple(spoken), size, num_frames, tuple(seed))
+    return Scene(tuple(shapes), tuple(spoken), tuple(seed))
 
 
 def _cast(rng: np.random.Generator, crowd: bool) -> list[tuple[tuple[str, str], str]]:
@@ -196,14 +187,9 @@ def _cast(rng: np.random.Generator, crowd: bool) -> list[tuple[tuple[str, str], 
     return cast
 
 
-def _place(
-    rng: np.random.Generator,
-    cast: list[tuple[tuple[str, str], str]],
-    size: tuple[int, int],
-    num_frames: int,
-) -> list[Shape]:
+def _place(rng: np.random.Generator, cast: list[tuple[tuple[str, str], str]]) -> list[Shape]:
     """Put the cast on disjoint paths; [] when the look-alike pair finds no room."""
-    height, width = size
+    height, width = SIZE
     unit = min(height, width * 0.6)
     placed: list[Shape] = []
     for number, ((colour, shape), motion) in enumerate(cast):
@@ -220,7 +206,7 @@ def _place(
                 end=(float(start[0] + step[0]), float(start[1] + step[1])),
                 radius=float(radius),
                 angle=float(rng.uniform(0, 2 * np.pi)),
-                turn=float(turn * 12 / num_frames),
+                turn=float(turn * 12 / FRAMES),
             )
             x0, y0, x1, y1 = candidate.reach()
             inside = x0 >= 1 and y0 >= 1 and x1 <= width - 1 and y1 <= height - 1

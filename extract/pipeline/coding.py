@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cache_schema.codecs import Codec
@@ -95,10 +94,9 @@ def _code_clips(
     def host(tensors: Iterable[Tensor]) -> list[np.ndarray]:
         return list(stage.transfer.download(dict(enumerate(tensors))).values())
 
-    embeds = torch.cat([each.flatten(0, -2) for each in clips.mask_embeds])
     own = {} if clips.frame_queries is None else {"frame_queries": clips.frame_queries}
     checked = own | {"video_queries": clips.video_queries, "logits": clips.logits}
-    stage.check_finite(video_id, **checked, mask_embeds=embeds)
+    stage.check_finite(video_id, **checked, mask_embeds=clips.mask_embeds)
     sure = mask_codec.confident(clips.logits[0])
     video_queries, logits, *mask_embeds = host(
         (clips.video_queries, clips.logits, *clips.mask_embeds)

@@ -1,6 +1,6 @@
 """The frozen segmenter over what was read: the part of stage one that everything else waits for."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cache_schema.host.cli import InputError
 from extract.pipeline.parts import Clips, End, Frames, Head, Images, by_video
+from extract.pipeline.spilled import Spilled
 from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput, best_queries
 from extract.stage import Stage, clip_bank
 
@@ -16,7 +17,8 @@ from extract.stage import Stage, clip_bank
 def infer(stage: Stage, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """`Images` become `Frames`, and the `End` of a video becomes its `Clips`.
 
-    What the video level takes stays on the device until then: 4 * N_f * C bytes a frame.
+    What the video level takes stays on the device until then, 4 * N_f * C bytes a frame; of a
+    segmenter that stores some queries only, in a file of as many bytes.
     """
 
     def work(video_id: str, parts: Iterator[Any]) -> Iterator[Head | Frames | Clips]:
@@ -50,8 +52,8 @@ class VideoRun:
 
     def __init__(self, stage: Stage, frames: int, bank: np.ndarray) -> None:
         self._stage, self._bank, self._seen = stage, bank, 0
-        self.video = ClipFrames(frames)
-        self._clips = [ClipFrames(len(indices)) for indices in bank]
+        self.video = ClipFrames(stage, frames)
+        self._clips = [ClipFrames(stage, len(indices)) for indices in bank]
 
     def frames(self, images: Tensor) -> FrameOutput:
         """What the next frames of the video say."""
@@ -74,7 +76,7 @@ class VideoRun:
         """The video level of the whole video and of its bank."""
         stage, bank, best = self._stage, self._bank, None
         if stage.segmenter.keep is not None:
-            logits = self.video.together()["logits"]  # (T, N_f, K+1)
+            logits = self.video.arrays["logits"]  # (T, N_f, K+1)
             best = best_queries(logits.mean(0), stage.segmenter.keep)
         whole = self.video.together(best)
         outputs = [stage.segmenter.video(**{name: own[None] for name, own in whole.items()})]
@@ -97,26 +99,51 @@ class VideoRun:
 
 
 class ClipFrames:
-    """The frame level of a clip so far, and the state that its next frames start from."""
+    """The frame level of a clip so far, and the state that its next frames start from.
 
-    def __init__(self, frames: int) -> None:
+    Attributes:
+        arrays: (T, ...) each, the arguments of `Segmenter.video`, but for those in a file.
+    """
+
+    def __init__(self, stage: Stage, frames: int) -> None:
         self.state: Any = None
+        self.arrays: dict[str, Tensor] = {}
         self._frames, self._seen = frames, 0
-        self._arrays: dict[str, Tensor] = {}
+        self._transfer = stage.transfer
+        # Most queries are not stored, but which, the end of the video tells.
+        self._queries = None if stage.segmenter.keep is None else Spilled()
+        self._arriving: Callable[[], dict[str, np.ndarray]] = dict
 
     def add(self, output: FrameOutput) -> None:
-        for name, tensor in output.for_video.items():
+        """The next frames."""
+        arrays = output.for_video
+        if self._queries is not None:
+            queries = {"frame_queries": arrays.pop("frame_queries")}
+            self._spill(self._transfer.downloading(queries))
+        for name, tensor in arrays.items():
             if not self._seen:
                 # Whole: small tensors that stay between large ones that go leave memory in shreds.
-                self._arrays[name] = tensor.new_empty(self._frames, *tensor.shape[1:])
-            self._arrays[name][self._seen : self._seen + len(tensor)] = tensor
+                self.arrays[name] = tensor.new_empty(self._frames, *tensor.shape[1:])
+            self.arrays[name][self._seen : self._seen + len(tensor)] = tensor
         self._seen += len(output.frame_queries)
 
-    def together(self, queries: Tensor | None = None) -> dict[str, Tensor]:
-        """(T, ...) each, the arguments of `Segmenter.video`; of some queries only, or of all."""
-        if queries is None:
-            return self._arrays
-        return {name: array[:, queries] for name, array in self._arrays.items()}
+    def together(self, best: Tensor | None) -> dict[str, Tensor]:
+        """(T, ...) each, the arguments of `Segmenter.video`, of some queries; None is all."""
+        if best is None:
+            return self.arrays
+        self._spill(dict)
+        some = best.cpu().numpy()
+        queries = np.empty((self._frames, len(some), self._queries.shape[-1]), np.float32)
+        for t in range(self._frames):
+            queries[t] = self._queries[t][some]
+        own = {name: array[:, best] for name, array in self.arrays.items()}
+        return {"frame_queries": self._transfer.upload(queries), **own}
+
+    def _spill(self, following: Callable[[], dict[str, np.ndarray]]) -> None:
+        """Write what has arrived: the queries of the chunk before, which no copy waits for."""
+        for queries in self._arriving().values():
+            self._queries.append(queries)
+        self._arriving = following
 
 
 def clip_of(segmenter: Segmenter, chunks: Iterable[Tensor]) -> tuple[Tensor, VideoOutput]:

@@ -148,7 +148,12 @@ def extract(
                     summary.videos += 1
                     summary.frames += outcome.frames
     summary.seconds = time.perf_counter() - start
-    _check_all(summary)
+    reached = summary.already_there + summary.videos + len(summary.failures)
+    if reached != summary.total:
+        raise SystemTrouble(
+            f"{reached} of {summary.total} videos were reached, and nothing says why the others "
+            "were not: run the same command again to continue"
+        )
     _look_back(summary, out, dataset)
     return summary
 
@@ -263,16 +268,6 @@ def _codec(
     return codec
 
 
-def _check_all(summary: Summary) -> None:
-    """Refuse to end well if a video was neither written nor failed."""
-    reached = summary.already_there + summary.videos + len(summary.failures)
-    if reached != summary.total:
-        raise SystemTrouble(
-            f"{reached} of {summary.total} videos were reached, and nothing says why the others "
-            "were not: run the same command again to continue"
-        )
-
-
 def _look_back(summary: Summary, out: Path, dataset: Dataset) -> None:
     """Fill in what is to be said of the cache as a whole."""
     known = manifest.read(out)
@@ -301,7 +296,10 @@ def share(dataset: Dataset, rank: Rank) -> list[str]:
     """
     if rank.world_size == 1:
         return dataset.ids
-    lengths = {video_id: _num_frames(dataset, video_id) for video_id in dataset.ids}
+    lengths = dict.fromkeys(dataset.ids, 0)
+    for video_id in lengths:
+        with suppress(InputError):  # whose share it is will say so
+            lengths[video_id] = dataset.video(video_id, objects=False).num_frames
     loads = [(0, k) for k in range(rank.world_size)]
     own = set()
     for video_id in sorted(lengths, key=lambda video_id: -lengths[video_id]):
@@ -310,13 +308,6 @@ def share(dataset: Dataset, rank: Rank) -> list[str]:
         if least == rank.rank:
             own.add(video_id)
     return [video_id for video_id in lengths if video_id in own]
-
-
-def _num_frames(dataset: Dataset, video_id: str) -> int:
-    try:
-        return dataset.video(video_id, objects=False).num_frames
-    except InputError:  # whose share it is will say so
-        return 0
 
 
 def wait_for(look: Callable[[], T | None], what: str) -> T:

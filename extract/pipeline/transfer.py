@@ -1,6 +1,6 @@
 """Copies between host and device beside the model: on a CUDA device, in a stream of their own."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -55,13 +55,22 @@ class Transfer:
 
     def download(self, arrays: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Arrays on the host, of the calling thread's current stream; one wait for all of them."""
+        return self.downloading(arrays)()
+
+    def downloading(self, arrays: Mapping[str, Tensor]) -> Callable[[], dict[str, np.ndarray]]:
+        """`download`, whose wait is put off until what this returns is called."""
         if self._stream is None:
-            return {name: array.cpu().numpy() for name, array in arrays.items()}
+            here = {name: array.cpu().numpy() for name, array in arrays.items()}
+            return lambda: here
         copies = {}
         for name, array in arrays.items():
             copies[name] = torch.empty(array.shape, dtype=array.dtype, pin_memory=True)
             copies[name].copy_(array, non_blocking=True)
         copied = torch.cuda.Event(blocking=True)  # waits without a core
         copied.record()
-        copied.synchronize()
-        return {name: copy.numpy() for name, copy in copies.items()}
+
+        def wait() -> dict[str, np.ndarray]:
+            copied.synchronize()
+            return {name: copy.numpy() for name, copy in copies.items()}
+
+        return wait

@@ -4,11 +4,8 @@ A cache without mask features gets the masks that they make: until a video has e
 are in a file.
 """
 
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +19,7 @@ from extract.codecs.mask_codec import carrier
 from extract.codecs.video_tracks import video_tracks
 from extract.datasets.records import encode_mask
 from extract.pipeline.parts import CodedClips, CodedFrames, Failed, Head, Written, by_video
+from extract.pipeline.spilled import Spilled
 from extract.segmenters.base import best_queries
 from extract.segmenters.masks import mask_logits, to_original
 
@@ -29,33 +27,8 @@ from extract.segmenters.masks import mask_logits, to_original
 TOGETHER = 16
 
 
-class Spilled:
-    """Exact mask features of a video, in a file without a name that goes when this goes.
-
-    Args:
-        folder: on a disk with room for 4 * C_mask * h * w bytes a frame.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it goes when this goes
-        self._shape: tuple[int, ...] = ()
-
-    def append(self, features: np.ndarray) -> None:
-        """The next frames, (t, C_mask, h, w) float32."""
-        self._shape = features.shape[1:]
-        self._file.write(np.ascontiguousarray(features))
-        self._file.flush()
-
-    def __call__(self, t: int) -> dict[str, np.ndarray]:
-        """Frame t as codec ``float32`` codes it, with a leading axis of 1; from any thread."""
-        frame = np.empty((1, *self._shape), np.float32)
-        os.preadv(self._file.fileno(), [frame], t * frame.nbytes)
-        return {"values": frame}
-
-
 def segmenter_masks(
-    features: Callable[[int], Mapping[str, np.ndarray]],
-    num_frames: int,
+    features: Spilled,
     embeds: np.ndarray,
     logits: np.ndarray,
     geometry: Geometry,
@@ -64,8 +37,7 @@ def segmenter_masks(
     """The segmenter's own masks as replay makes them, at the original size.
 
     Args:
-        features: of frame t, see `Spilled`.
-        num_frames: T.
+        features: exact mask features, (C_mask, h, w) of each frame.
         embeds: (N_v, C_mask), or (T, N_v, C_mask).
         logits: (N_v, K+1), which tell the best queries.
         keep: how many queries; None keeps all.
@@ -76,14 +48,14 @@ def segmenter_masks(
     best = best_queries(torch.from_numpy(logits), keep)
 
     def masks(t: int) -> list[RLE | None]:
-        frame = torch.from_numpy(features(t)["values"])
+        frame = torch.from_numpy(features[t])[None]
         own = torch.from_numpy(embeds if embeds.ndim == 2 else embeds[t])
         maps = mask_logits(frame, own)[0][best]  # (keep, h, w), with the bits of all together
         inside = [mask for some in maps.split(TOGETHER) for mask in to_original(some, geometry) > 0]
         return [encode_mask(mask.numpy()) if mask.any() else None for mask in inside]
 
     with ThreadPoolExecutor(SPARE_THREADS) as pool:
-        frames = list(pool.map(masks, range(num_frames)))
+        frames = list(pool.map(masks, range(features.frames)))
     return dict(zip(best.tolist(), map(list, zip(*frames, strict=True)), strict=True))
 
 
@@ -137,13 +109,13 @@ def _finish(
     spilled: Spilled | None,
     keep: int | None,
 ) -> None:
-    features = spilled or entry.mask_features
+    features = (lambda t: {"values": spilled[t][None]}) if spilled else entry.mask_features
     bank, frames, geometry = clips.bank, entry.frames, head.geometry
     embeds, codec = clips.mask_embeds, carrier(cache.codec)
     (tracks, overlaps), *banked = clips.measured or video_tracks(
         features, codec, embeds, bank, frames, geometry, head.cells
     )
-    masks = spilled and segmenter_masks(spilled, frames, embeds[0], clips.logits[0], geometry, keep)
+    masks = spilled and segmenter_masks(spilled, embeds[0], clips.logits[0], geometry, keep)
     entry.finish(
         video_queries=clips.video_queries[0],
         video_logits=clips.logits[0],

@@ -6,23 +6,22 @@ time and with a state of its own, then over what the frames of a clip have said 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, get_origin
 
 import torch
 from torch import Tensor, nn
 
 from cache_schema.fingerprint import file_sha256
-from cache_schema.host.cli import InputError
-from cache_schema.host.lookup import find_kind, nearest
+from cache_schema.host.keys import checked, fill, keys_of
+from cache_schema.host.lookup import find_kind
 from cache_schema.records import SegmenterFacts
 from extract.segmenters.preprocessing import Preprocessor
 
 #: Modules of this folder that are no segmenter.
 SHARED = {"base", "masks", "preprocessing"}
-#: What a key of a simple type is to be.
-KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a name"}
 
 
 @dataclass
@@ -77,7 +76,7 @@ class Segmenter(nn.Module):
 
     Attributes:
         Config: a dataclass whose fields are the keys of ``segmenter`` beside ``type``, with their
-            types and defaults; it may refuse values with an `InputError`.
+            types and defaults, and limits in ``RANGES``; it may refuse values with an `InputError`.
         identity: whether frame query n of a frame continues as n in the next.
         query_dim, mask_dim: C of queries, C_mask of mask features and embeddings.
         num_classes: K, without no-object.
@@ -203,8 +202,8 @@ def find_segmenter(name: str) -> type[Segmenter]:
     return find_kind(str(name), "segmenter.type", Segmenter, __package__, SHARED)
 
 
-def configure(kind: type, values: Mapping[str, Any], where: str = "segmenter") -> Any:
-    """A dataclass from what a configuration says, its keys and simple types checked.
+def configure(kind: type, values: Mapping[str, Any]) -> Any:
+    """A dataclass from what a configuration says, its keys checked, see `keys_of`.
 
     Args:
         kind: such as `Segmenter.Config`.
@@ -212,33 +211,17 @@ def configure(kind: type, values: Mapping[str, Any], where: str = "segmenter") -
     Raises:
         InputError: naming an unknown or missing key, or a value of another type.
     """
-    declared, hints = fields(kind), get_type_hints(kind)
-    required = {each.name for each in declared if each.default is each.default_factory is MISSING}
-    check_keys(where, set(values), known={each.name for each in declared}, required=required)
-    plain = {}
-    for name, value in values.items():
-        value, hint = _plain(value), hints[name]
-        if hint in KINDS:
-            fits = (int, float) if hint is float else hint
-            if not isinstance(value, fits) or isinstance(value, bool) != (hint is bool):
-                raise InputError(f"{where}.{name} is {value!r:.40}: give {KINDS[hint]}")
-        elif get_origin(hint) is tuple and isinstance(value, list):
-            value = tuple(value)
-        plain[name] = value
+    known = {
+        name: replace(key, limits=key.limits or (-inf, inf))
+        for name, key in keys_of(kind, positional=True).items()
+    }
+    plain = {name: _plain(value) for name, value in values.items()}
+    fill(checked(plain, known, "segmenter"), known, "segmenter")
+    # As they were given: 1 and 1.0 are not the same in a fingerprint.
+    for name, value in plain.items():
+        if get_origin(known[name].hint) is tuple:
+            plain[name] = tuple(value if isinstance(value, list) else [value])
     return kind(**plain)
-
-
-def check_keys(where: str, given: set[str], *, known: set[str], required: set[str]) -> None:
-    """Refuse a key that is not known, or the lack of one that is needed."""
-    if unknown := sorted(given - known):
-        raise InputError(
-            f"{where} has no key {unknown[0]!r}{nearest(unknown[0], known)}: "
-            f"known keys are {', '.join(sorted(known))}"
-        )
-    if missing := sorted(required - given):
-        raise InputError(
-            f"{where} lacks the key {missing[0]!r}: it needs {', '.join(sorted(required))}"
-        )
 
 
 def _plain(value: Any) -> Any:

@@ -70,17 +70,12 @@ class Preprocessor:
         Returns:
             (t, 3, Hp, Wp) float32, in memory with channels last.
         """
-        mean, std = self._constants(frames.device)
+        if self.mean.device != frames.device:  # they are copied there once
+            self.mean, self.std = self.mean.to(frames.device), self.std.to(frames.device)
         pixels = frames.permute(0, 3, 1, 2).float()  # (t, 3, H', W')
-        pixels = (pixels - mean) / std
+        pixels = (pixels - self.mean) / self.std
         height, width = pixels.shape[2:]
         return F.pad(pixels, (0, -width % self.divisor, 0, -height % self.divisor))
-
-    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, copied to a device once."""
-        if self.mean.device != device:
-            self.mean, self.std = self.mean.to(device), self.std.to(device)
-        return self.mean, self.std
 
     def geometry(self, height: int, width: int) -> Geometry:
         """The sizes that frames of a size take."""

@@ -11,7 +11,7 @@ import hashlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import transformers
@@ -34,8 +34,7 @@ disable_progress_bar()  # of loading weights: the run has one of its own
 FILES = ("config.json", "*.safetensors")
 #: What a checkpoint may lack: of the losses, and of how attention was masked in training.
 UNUSED = {"criterion.empty_weight", "attn_mask_probs"}
-#: What a size may be at most where that is less than 65,536.
-MOST = {"num_hidden_layers": 256, "num_blocks": 256, "num_upscale_blocks": 8}
+SIZE = (1, 1 << 16)
 
 
 @dataclass(frozen=True)
@@ -68,19 +67,19 @@ class VidEoMTConfig:
     layer_norm_eps: float = 1e-6
     keep: int | None = 50
 
+    RANGES: ClassVar = {
+        **dict.fromkeys(("num_classes", "hidden_size", "num_attention_heads"), SIZE),
+        **dict.fromkeys(("num_queries", "image_size", "patch_size", "mlp_ratio", "keep"), SIZE),
+        **dict.fromkeys(("num_hidden_layers", "num_blocks"), (1, 256)),
+        "num_upscale_blocks": (1, 8),
+        "num_register_tokens": (0, 1 << 16),
+    }
+
     def __post_init__(self) -> None:
-        kept, blocks = self.keep, self.num_blocks
-        for name, value in asdict(self).items():
-            least = int(name != "num_register_tokens")
-            most = MOST.get(name, 1 << 16)
-            if type(value) is int and not least <= value <= most:
-                raise InputError(
-                    f"segmenter.{name} is {value}: give at least {least} and at most {most}"
-                )
-        if kept is not None and type(kept) is not int:
-            raise InputError(f"segmenter.keep is {kept!r:.40}: give a whole number, or None")
-        if blocks > self.num_hidden_layers:
-            raise InputError(f"segmenter.num_blocks is {blocks}, of {self.num_hidden_layers}")
+        if self.num_blocks > self.num_hidden_layers:
+            raise InputError(
+                f"segmenter.num_blocks is {self.num_blocks}, of {self.num_hidden_layers}"
+            )
         for name, what, by in (
             ("hidden_size", "num_attention_heads", self.num_attention_heads),
             ("image_size", "patch_size", self.patch_size),
@@ -244,8 +243,10 @@ class VidEoMT(Segmenter):
     @torch.inference_mode()
     def video(self, frame_queries: Tensor, logits: Tensor) -> VideoOutput:
         """See `Segmenter.video`."""
-        embeds = [self.model.mask_head(frame) for frame in frame_queries.unbind(1)]
-        return VideoOutput(frame_queries.mean(1), logits.mean(1), torch.stack(embeds, 1))
+        embeds = torch.empty_like(frame_queries)  # whole: see `ClipFrames`
+        for t, frame in enumerate(frame_queries.unbind(1)):
+            embeds[:, t] = self.model.mask_head(frame)
+        return VideoOutput(frame_queries.mean(1), logits.mean(1), embeds)
 
 
 def library(name: str) -> Any:

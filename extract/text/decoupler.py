@@ -53,7 +53,7 @@ class WordDecoupler:
         InputError: no such folder, no tagger in it, or a file that is no model.
     """
 
-    def __init__(self, folder_or_language: str | Path = LANGUAGE, device: str = "cpu") -> None:
+    def __init__(self, folder_or_language: str | Path = LANGUAGE) -> None:
         with loading("transformers"):  # which only other models of stanza's need
             import stanza  # here: it is heavy, with side effects on logging
         name = str(folder_or_language)
@@ -78,7 +78,7 @@ class WordDecoupler:
                     LANGUAGE,
                     processors="tokenize,pos",
                     tokenize_pretokenized=True,
-                    device=str(device),
+                    device="cpu",
                     verbose=False,
                     **options,
                 )

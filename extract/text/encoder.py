@@ -32,7 +32,7 @@ class WordFeatures:
 
 
 class TextEncoder:
-    """A frozen RoBERTa.
+    """A frozen RoBERTa, on the CPU.
 
     Args:
         name_or_folder: a folder in the layout of `save_pretrained`, read without any network; or
@@ -43,7 +43,7 @@ class TextEncoder:
             at random, or a vocabulary that does not fit.
     """
 
-    def __init__(self, name_or_folder: str | Path, device: str | torch.device = "cpu") -> None:
+    def __init__(self, name_or_folder: str | Path) -> None:
         name = str(name_or_folder)
         local = Path(name).is_dir()
         if not local and (Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1):
@@ -63,12 +63,13 @@ class TextEncoder:
                 self.tokenizer = Tokenizer.from_file(str(tokenizer))
             else:
                 config, weights, self.tokenizer = _by_transformers(name, local=local)
-            self.model = Roberta(config, {n: w.to(device) for n, w in weights.items()})
+            self.model = Roberta(config, weights)
         # The libraries raise some ten types here, and every one means "not a usable model".
         except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
-                f"text encoder: {name} cannot be loaded as RoBERTa"
-                f" ({_first_line(error)}); check the files, or the network for a hub name"
+                f"text encoder: {name} cannot be loaded as RoBERTa ({lines[0].rstrip('.')}); check"
+                " the files, or the network for a hub name"
             ) from error
         if missing := self.model.missing:
             raise InputError(
@@ -86,7 +87,6 @@ class TextEncoder:
         self.tokenizer.no_truncation()
         self.tokenizer.enable_padding(pad_id=self.model.pad)
         self.name = Path(name).resolve().name if local else name
-        self.device = torch.device(device)
 
     @property
     def channels(self) -> int:
@@ -98,7 +98,7 @@ class TextEncoder:
         weights = hashlib.sha256()
         for name, tensor in sorted(self.model.weights.items()):
             weights.update(name.encode())
-            weights.update(tensor.cpu().contiguous().numpy())
+            weights.update(tensor.contiguous().numpy())
         pieces = json.loads(self.tokenizer.to_str())["model"]
         tokens = hashlib.sha256(json.dumps(pieces, sort_keys=True).encode())
         return {
@@ -140,19 +140,14 @@ class TextEncoder:
                     f"the expression {sentence[:40]!r}... has {length - 2} tokens, but the text"
                     f" encoder {self.name} takes {self.model.max_tokens - 2}; shorten it"
                 )
-        ids = torch.tensor([item.ids for item in batch], device=self.device)
-        real = torch.tensor([item.attention_mask for item in batch], device=self.device) > 0
+        ids = torch.tensor([item.ids for item in batch])
+        real = torch.tensor([item.attention_mask for item in batch]) > 0
         hidden = self.model(ids, real)  # (B, K, C)
         made = []
         for row, item, length in zip(hidden, batch, lengths, strict=True):
             words = row[1 : length - 1]  # (K_w, C): without <s>, </s> and padding
-            made.append(
-                WordFeatures(
-                    words=words.cpu().numpy(),
-                    sentence=words.mean(0).cpu().numpy(),
-                    offsets=np.array(item.offsets[1 : length - 1], np.int32),
-                )
-            )
+            offsets = np.array(item.offsets[1 : length - 1], np.int32)
+            made.append(WordFeatures(words.numpy(), words.mean(0).numpy(), offsets))
         return made
 
 
@@ -170,8 +165,3 @@ def _by_transformers(name: str, *, local: bool) -> tuple[dict, dict[str, torch.T
         del weights[random]
     tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
     return model.config.to_dict(), weights, tokenizer.backend_tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

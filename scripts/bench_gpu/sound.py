@@ -18,6 +18,7 @@ from extract.__main__ import main as extract_main
 from extract.codecs.mask_codec import confident
 from extract.config import load_config as load_extract_config
 from extract.demo.layout import write_split
+from extract.pipeline.parts import Images
 from extract.stage import AUTOCAST, load_stage
 from scripts.bench_train import Steps
 from scripts.measuring import Figures, attempt
@@ -79,14 +80,9 @@ def compare_vita(data: Path, device: torch.device, precision: str) -> dict[str, 
     sides = []
     for where, how in (("cpu", "none"), (str(device), precision)):
         config = load_extract_config("demo", {})
-        vita = load_stage(config, str(WEIGHTS), where, has_text=False, autocast=how).segmenter
-        mean, std = (
-            torch.tensor(own, device=where).view(3, 1, 1)
-            for own in (vita.config.pixel_mean, vita.config.pixel_std)
-        )
-        pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).astype(np.float32)).to(where)
-        seen, _ = vita.frames((pixels - mean) / std)
-        said = vita.video(seen.frame_queries[None])
+        stage = load_stage(config, str(WEIGHTS), where, has_text=False, autocast=how)
+        seen, _ = stage.segmenter.frames(stage.prepare(Images(frames)))
+        said = stage.segmenter.video(seen.frame_queries[None])
         sure = confident(said.logits[0])
         masks = torch.einsum("nc,tchw->nthw", said.mask_embeds[0], seen.mask_features) > 0
         sides.append((seen.frame_queries, seen.mask_features, said.video_queries, masks, sure))

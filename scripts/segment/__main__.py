@@ -16,7 +16,7 @@ MeViS with published weights.
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from cache_schema.host import cli
@@ -83,11 +83,7 @@ def _check(arguments: Namespace) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m scripts.segment",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("scripts.segment", __doc__)
     add = parser.add_argument
     add("video", nargs="?", metavar="VIDEO", help="a video file, or a folder of images")
     add("sentences", nargs="*", metavar="SENTENCE", help="what to look for")

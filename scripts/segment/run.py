@@ -3,6 +3,7 @@
 import time
 from argparse import Namespace
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from cache_schema.host.cores import model_threads
 from cache_schema.reader import CacheReader
 from cache_schema.records import Expression
 from extract.datasets.one_video import OneVideo
-from extract.datasets.records import SourceExpression, SourceVideo
+from extract.datasets.records import SourceExpression
 from extract.frozen import NoRandomInit
 from extract.text import encode_expressions
 from scripts.segment.results import Results
@@ -35,7 +36,7 @@ def run(arguments: Namespace) -> None:
     video = OneVideo(arguments.video, stride=arguments.stride, max_frames=arguments.max_frames)
     reader = cache_of(video, trained, arguments, device)
     expressions = encoded(video, trained, arguments)
-    needs = find_head(trained.config.model.type).needs()
+    needs = find_head(trained.config.model.type).needs(trained.config.model)
     sizes = common_sizes([reader], needs, text_dim=len(expressions[0].sentence))
     with NoRandomInit():
         head = head_of(trained.config, trained.checkpoint, sizes, device, path=trained.path)
@@ -97,17 +98,11 @@ def encoded(video: OneVideo, trained: Trained, arguments: Namespace) -> list[Exp
     """The sentences as a head reads them."""
     text = trained.text(arguments.encoder, arguments.tagger)
     (name,) = video.ids
-    source = video.video(name)
-    asked = SourceVideo(
-        id=name,
-        frame_names=source.frame_names,
-        frames=source.frames,
-        expressions=[
-            SourceExpression(id=str(n), text=sentence, object_ids=[], annotation_ids=[])
-            for n, sentence in enumerate(arguments.sentences, 1)
-        ],
-    )
-    return encode_expressions(text, asked)
+    asked = [
+        SourceExpression(id=str(n), text=sentence, object_ids=[], annotation_ids=[])
+        for n, sentence in enumerate(arguments.sentences, 1)
+    ]
+    return encode_expressions(text, replace(video.video(name), expressions=asked))
 
 
 def _print(

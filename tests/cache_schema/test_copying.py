@@ -131,16 +131,16 @@ def test_a_list_that_does_not_fit_is_refused(cache, tmp_path, capsys, text, mess
 
 def test_a_killed_copy_goes_on_to_the_same_bytes(cache, tmp_path, monkeypatch):
     target = tmp_path / "a"
-    real = copying._copy_rest
+    real = copying._copy
 
-    def dies(video, *rest):
-        real(video, *rest)
+    def dies(reader, video, *rest):
+        real(reader, video, *rest)
         if video.id == "video002":
             die()
 
-    monkeypatch.setattr(copying, "_copy_rest", dies)
+    monkeypatch.setattr(copying, "_copy", dies)
     assert in_child(lambda: copying.copy(cache, target, shard_bytes=1)) < 0
-    monkeypatch.setattr(copying, "_copy_rest", real)
+    monkeypatch.setattr(copying, "_copy", real)
     copied = copying.copy(cache, target, shard_bytes=1)
     # The shard that was being sealed may have been lost, the one before it may not.
     assert copied.there in (1, 2) and copied.there + copied.videos == 5

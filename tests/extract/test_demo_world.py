@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 from cache_schema.host.cli import InputError
 from extract.demo import grammar
 from extract.demo.layout import write_split
-from extract.demo.world import HABITS, KINDS, MARGIN, SCALE, SPIN, TRAVEL, make_scene
+from extract.demo.world import FRAMES, HABITS, KINDS, MARGIN, SCALE, SPIN, TRAVEL, make_scene
 from train.evaluation.parallel import run
 
 SCENES = [make_scene((3, 1, number)) for number in range(120)]
@@ -45,7 +45,7 @@ def test_objects_stay_inside_and_apart():
 
 def test_motion_is_what_it_is_called():
     for scene in SCENES[:40]:
-        _, masks = scene.draw([0, scene.num_frames - 1])
+        _, masks = scene.draw([0, FRAMES - 1])
         for n, shape in enumerate(scene.shapes):
             (y0, x0), (y1, x1) = (np.argwhere(m[n]).mean(axis=0) for m in masks)
             first, last = (m[n].sum() for m in masks)

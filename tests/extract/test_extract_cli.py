@@ -182,7 +182,7 @@ def test_config_that_does_not_run(command, tmp_path, capsys):
 def test_config_that_lacks_a_key(command, tmp_path, capsys):
     partial = tmp_path / "partial.py"
     partial.write_text('dataset = "mevis"')
-    assert "lacks the key" in fails(command | {"config": partial}, capsys)
+    assert "config key segmenter has no default" in fails(command | {"config": partial}, capsys)
 
 
 def test_a_complete_cache_needs_neither_data_nor_weights(command, data, capsys):

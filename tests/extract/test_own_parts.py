@@ -258,10 +258,13 @@ def test_a_segmenter_that_says_another_size_than_it_declares_is_told():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"segmenter.querys": 3}, r"no key 'querys' \(did you mean 'queries'\?\)"),
-        ({"segmenter.queries": 2.5}, "segmenter.queries is 2.5: give a whole number"),
-        ({"segmenter.queries": True}, "segmenter.queries is True: give a whole number"),
-        ({"segmenter.memory": "long"}, "segmenter.memory is 'long': give a number"),
+        (
+            {"segmenter.querys": 3},
+            r"key 'segmenter.querys' \(did you mean 'queries'\?\)",
+        ),
+        ({"segmenter.queries": 2.5}, "segmenter.queries is 2.5; it has to be a whole number"),
+        ({"segmenter.queries": True}, "segmenter.queries is True; it has to be a whole number"),
+        ({"segmenter.memory": "long"}, "segmenter.memory is 'long'; it has to be a number"),
         ({"segmenter.type": "vitta"}, r"unknown segmenter.type 'vitta' \(did you mean 'vita'\?\)"),
         ({"segmenter.type": "nowhere:Tracker"}, "nowhere does not import: ModuleNotFoundError"),
         ({"segmenter.type": f"{__name__}:Traker"}, r"no class 'Traker' \(did you mean 'Tracker'"),
@@ -294,7 +297,7 @@ def test_wrong_data_sets_are_refused_by_name(tmp_path, name, message):
 
 def test_settings_of_a_data_set_of_ones_own(tmp_path):
     assert len(open_dataset(SQUARES, tmp_path, None, {"frames": 3}).video("left").frame_names) == 3
-    with pytest.raises(InputError, match="has frames"):
+    with pytest.raises(InputError, match="known are frames"):
         open_dataset(SQUARES, tmp_path, None, {"framess": 3})
 
 

@@ -140,7 +140,7 @@ def test_a_light_cache_of_other_masks_is_another(data, tmp_path):
     run(small_config(codec="none"), data, tmp_path / "cache")
     with pytest.raises(InputError, match="segmenter_masks.keep"):
         run(small_config(codec="none", **{"segmenter_masks.keep": 3}), data, tmp_path / "cache")
-    with pytest.raises(InputError, match="segmenter_masks.keep is 0, give a number or None"):
+    with pytest.raises(InputError, match="segmenter_masks.keep is 0; it has to be from 1"):
         small_config(**{"segmenter_masks.keep": 0})
     assert not [p for p in (tmp_path / "cache").iterdir() if p.name.startswith("tmp")]
 

@@ -46,27 +46,30 @@ def test_resnets(depth: int, blocks: list[int]) -> None:
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"num_querys": 3}, ["no key 'num_querys'", "num_frame_queries"]),
+        ({"num_querys": 3}, ["unknown config key 'segmenter.num_querys'", "num_frame_queries"]),
         ({"backbone": {"type": "vit"}}, ["segmenter.backbone", "'swin' or 'resnet'"]),
         ({"backbone": "swin"}, ["segmenter.backbone", "'swin' or 'resnet'"]),
-        ({"backbone": {"type": "resnet", "depth": 34}}, ["34", "50 or 101"]),
-        ({"backbone": {"type": "resnet"}}, ["segmenter.backbone", "'depth'"]),
-        ({"backbone": SWIN | {"depth": 50}}, ["segmenter.backbone", "'depth'", "embed_dim"]),
-        ({"backbone": SWIN | {"depths": (1, 1)}}, ["depths", "4 stages"]),
-        ({"num_classes": 0}, ["num_classes", "from 1 to"]),
+        ({"backbone": {"type": "resnet", "depth": 34}}, ["34", "choose one of 50, 101"]),
+        ({"backbone": {"type": "resnet"}}, ["segmenter.backbone.depth has no default"]),
+        (
+            {"backbone": SWIN | {"depth": 50}},
+            ["unknown config key", "backbone.depth'", "embed_dim"],
+        ),
+        ({"backbone": SWIN | {"depths": (1, 1)}}, ["depths", "a list of 4 whole numbers"]),
+        ({"num_classes": 0}, ["num_classes is 0; it has to be from 1 to 65536"]),
         ({"window_size": -1}, ["window_size", "from 0 to"]),
         ({"num_heads": "8"}, ["num_heads", "'8'"]),
         ({"hidden_dim": 48}, ["hidden_dim", "48", "multiple of 32"]),
-        ({"decoder_layers": 1}, ["decoder_layers", "at least 2"]),
-        ({"pixel_mean": (1.0, 2.0)}, ["pixel_mean", "3 numbers"]),
+        ({"decoder_layers": 1}, ["decoder_layers is 1; it has to be from 2 to 256"]),
+        ({"pixel_mean": (1.0, 2.0)}, ["pixel_mean", "a list of 3 numbers"]),
         *(
-            ({name: value}, [name, "3 numbers"])
+            ({name: value}, [f"key segmenter.{name} is", "it has to be"])
             for name in ("pixel_mean", "pixel_std")
             for value in ("abc", 5, None, [1, 2, "x"], (1.0, float("nan"), 1.0), [True, 1, 1])
         ),
-        ({"pixel_std": (1.0, 0.0, 1.0)}, ["pixel_std", "3 numbers"]),
+        ({"pixel_std": (1.0, 0.0, 1.0)}, ["pixel_std is 0.0; it has to be from"]),
         *(
-            ({"backbone": SWIN | {name: value}}, [f"segmenter.backbone.{name}", "whole numbers"])
+            ({"backbone": SWIN | {name: value}}, [f"segmenter.backbone.{name}", "it has to be"])
             for name in SWIN
             for value in ("abc", None, 1.5, -1, True, 10**30)
             if name != "type"
@@ -82,5 +85,5 @@ def test_bad_sizes_are_named(changes: dict, words: list[str]) -> None:
 
 
 def test_a_missing_size_is_named() -> None:
-    with pytest.raises(InputError, match="lacks the key 'num_classes'"):
+    with pytest.raises(InputError, match="key segmenter.num_classes has no default"):
         configure(VITAConfig, {k: v for k, v in VALUES.items() if k != "num_classes"})

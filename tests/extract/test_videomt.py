@@ -330,14 +330,14 @@ def test_weights_that_are_not_there_are_refused(tmp_path, no_network):
     [
         ({"resize": {"short": 360, "max": 640}}, "resize is short=360, max=640, but VidEoMT takes"),
         ({"segmenter.num_blocks": 5}, "segmenter.num_blocks is 5, of 4"),
-        ({"segmenter.num_blocks": 0}, "segmenter.num_blocks is 0: give at least 1"),
+        ({"segmenter.num_blocks": 0}, "segmenter.num_blocks is 0; it has to be from 1 to 256"),
         ({"segmenter.hidden_size": 33}, "no multiple of num_attention_heads = 4"),
         ({"segmenter.image_size": 65}, "no multiple of patch_size = 16"),
         ({"segmenter.num_upscale_blocks": 5}, r"no multiple of 2 \*\* num_upscale_blocks = 32"),
-        ({"segmenter.keep": 0}, "segmenter.keep is 0: give at least 1"),
-        ({"segmenter.keep": "all"}, "segmenter.keep is 'all': give a whole number, or None"),
+        ({"segmenter.keep": 0}, "segmenter.keep is 0; it has to be from 1 to 65536"),
+        ({"segmenter.keep": "all"}, "segmenter.keep is 'all'; it has to be a whole number or None"),
         ({"segmenter.hidden_act": "gello"}, "segmenter.hidden_act is 'gello'"),
-        ({"segmenter.num_layers": 3}, "segmenter has no key 'num_layers'"),
+        ({"segmenter.num_layers": 3}, "unknown config key 'segmenter.num_layers'"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(options, message):

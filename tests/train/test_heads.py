@@ -10,12 +10,13 @@ import torch
 
 from cache_schema.host import cli
 from cache_schema.host.cli import InputError
+from cache_schema.host.keys import keys_of
 from cache_schema.reader import CacheReader
 from tests.synthetic import write_cache
 from tests.train.protocol_caches import SIZES
 from train import evaluate, params, sweep
 from train.__main__ import main
-from train.config import differences, keys_of, load_config
+from train.config import differences, load_config
 from train.data import ClipDataset
 from train.heads import CacheSizes, Head, build_head, find_head
 from train.heads.dmvs import DMVS
@@ -114,10 +115,10 @@ def test_users_heads_are_swept_beside_dmvs(place: Path) -> None:
 def test_what_no_head_reads_is_not_loaded(place: Path) -> None:
     reader = CacheReader(place / "cache")
     chooses, draws = (find_head(f"my_heads:{name}") for name in ("Choice", "Nearest"))
-    sample = ClipDataset([reader], seed=0, needs=chooses.needs())[0]
+    sample = ClipDataset([reader], seed=0, needs=chooses.needs({}))[0]
     assert sample.mask_features is sample.targets is sample.frame_queries is None
     assert sample.overlaps is not None and sample.video_queries is not None
-    sample = ClipDataset([reader], seed=0, needs=draws.needs())[0]
+    sample = ClipDataset([reader], seed=0, needs=draws.needs({}))[0]
     assert sample.mask_features and sample.targets
     assert sample.frame_queries is sample.tracks is sample.mask_embeds is None
 
@@ -171,7 +172,7 @@ def test_keys_come_from_the_constructors() -> None:
     assert set(keys) == {"must", "kinds", "rate", "size"}
     assert keys["kinds"].checked("kinds", "b") == ["b"] and keys["size"].checked("size", 3) == 3
     for name, value in [("kinds", ["c"]), ("rate", 1.5), ("must", None), ("size", 0.5)]:
-        with pytest.raises(InputError, match=f"config key {name} is"):
+        with pytest.raises(InputError, match=f"{name} is"):
             keys[name].checked(name, value)
 
 

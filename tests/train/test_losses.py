@@ -24,7 +24,7 @@ from train.losses import (
 )
 from train.losses.criterion import class_sums
 from train.losses.points import uncertain_points, uniform_points
-from train.losses.vita import Similarity, similarity_loss, vita_losses
+from train.losses.vita import Similarity, similarity_loss
 from train.masks import stack, supervision, tables
 from train.masks.bilinear import sample
 from train.masks.logits import MaskFeatures
@@ -193,7 +193,7 @@ def test_layers_together_agree_with_the_recorded(golden: Golden) -> None:
 
 
 def test_weighted_sum_over_layers_agrees_with_the_recorded(golden: Golden) -> None:
-    """`vita_losses` with each layer's own points, and the similarity where it was recorded."""
+    """With each layer's own points, and the similarity where it was recorded."""
     meta, data = golden.meta, golden.data
     similarity = None
     if meta["sim"]:
@@ -215,14 +215,11 @@ def test_weighted_sum_over_layers_agrees_with_the_recorded(golden: Golden) -> No
     for suffix in [*golden.aux, ""]:
         logits, _, maps = golden.layer(suffix)
         random = golden.random(suffix)
-        losses = vita_losses(
-            criterion,
-            [(logits.flatten(0, 1), golden.embeds)],
-            maps,
-            golden.targets,
-            similarity=similarity if suffix == "" else None,
-            random=random,
-        )
+        truth = Supervision(maps, golden.targets)
+        layers = [(logits.flatten(0, 1), golden.embeds)]
+        losses, matched = criterion.compare(layers, truth, random=random)
+        if similarity is not None and suffix == "":
+            losses["loss_sim"] = 0.5 * similarity_loss(similarity, matched)
         assert not random.recorded
         for name, loss in losses.items():
             found[name] += loss.item()

@@ -136,6 +136,43 @@ def test_logits_at_points_are_those_of_the_maps(
             assert_rounded(logits, expected.permute(1, 2, 0))
 
 
+@every_codec
+@pytest.mark.parametrize("kind", [MaskStack, MaskTables])
+@pytest.mark.parametrize("large", [False, True])
+def test_own_masks_are_channels_like_the_others(
+    codec: Codec, kind: type[MaskStack], large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Embeddings say how much of each video query's mask, which changes by the frame, they take."""
+    monkeypatch.setattr(stack_module, "SMALL", 0 if large else 2**20)
+    random = torch.Generator().manual_seed(0)
+    clips = [make(codec, 3, 6, 10, 0, seed)[0] for seed in range(2)]
+    own = torch.randn(2, 3, 5, CHANNELS, generator=random)  # (G, T, N_v, C)
+    embeds = torch.randn(2, 4, CHANNELS + 5, generator=random)
+    clip_maps = torch.stack([expand(codec, stored) for stored in clips])
+    exact = embeds.double().requires_grad_()
+    changing = exact[:, None, :, :CHANNELS] + exact[:, None, :, CHANNELS:] @ own.double()
+    expected = torch.einsum("gtnc,gtchw->gnthw", changing, clip_maps)
+    expected.square().sum().backward()
+    features = kind(
+        [MaskFeatures(clip, codec).beside(its) for clip, its in zip(clips, own, strict=True)]
+    )
+    given = embeds.clone().requires_grad_()
+    found = features.logits(given.flatten(0, 1), [4, 4]).unflatten(0, (2, 4))
+    found.square().sum().backward()
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (given.grad - exact.grad).abs().max() < 1e-5 * exact.grad.abs().max()
+    where = torch.rand(2, 7, 2, generator=random)
+    read = torch.zeros(2, 3, 7, 4)
+    for frames, block, values in features.read(embeds, where):
+        read[:, frames, block] = values
+    for logits, maps, points in zip(read, expected, where, strict=True):
+        direct = sample(maps.flatten(0, 1)[None], points[None].double()).view(4, 3, 7)
+        assert (logits - direct.permute(1, 2, 0)).abs().max() < 1e-5 * expected.abs().max()
+    without = features.logits(embeds[..., :CHANNELS].flatten(0, 1), [4, 4])
+    plain = kind([MaskFeatures(clip, codec) for clip in clips])
+    assert_rounded(without, plain.logits(embeds[..., :CHANNELS].flatten(0, 1), [4, 4]).double())
+
+
 def test_no_product_has_more_channels_than_the_codec() -> None:
     codec = make_codec(LOWRANK, CHANNELS, rank=2)
     stored, embeds = make(codec, 3, 20, 30, 5)

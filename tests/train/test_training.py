@@ -409,7 +409,7 @@ def test_divergence_ends_in_one_sentence(config: Path, cache: Path, tmp_path: Pa
             "model = dict(layers=3)",
             r"key 'model.layers' \(did you mean 'num_layers'",
         ),
-        ("model = 3", "model has to be a dict"),
+        ("model = 3", "key model is 3; it has to be a dict"),
         ("train = dict(max_iters='many')", "train.max_iters is 'many'; it has to be a whole"),
         ("train = dict(batch_size=0)", "train.batch_size is 0; it has to be from 1"),
         ("train = dict(seed=True)", "train.seed is True"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cache_schema.host.cli import InputError
-from train.config import complete
+from train.config import complete, load_config
 from train.heads import CacheSizes, Head, HeadInputs, find_head
 from train.heads.parts.trajectories import track_numbers
 
@@ -213,6 +213,14 @@ def test_from_its_start_each_query_draws_its_own_object(activation: str) -> None
         torch.testing.assert_close(output.mask_embeds, own, atol=1e-3, rtol=1e-3)
     random = make("dmvs", mask_start="segmenter")(inputs)[-1].mask_embeds
     assert not torch.allclose(random, own, atol=0.1)
+
+
+def test_masks_of_frames_are_asked_for_where_there_are_none() -> None:
+    with pytest.raises(InputError, match="the same in all frames; set model.mask_start"):
+        find_head("dmvs")(SIZES, **KEYS, mask_start="frames")
+    options = {"model.mask_start": "frames", "model.initialisation": "text"}
+    with pytest.raises(InputError, match="goes with model.initialisation='video' only"):
+        load_config("demo", options)
 
 
 def test_a_cache_without_the_segmenter_s_mask_head_is_refused() -> None:

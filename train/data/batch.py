@@ -78,7 +78,10 @@ class Batch:
     @cached_property
     def supervision(self) -> Supervision:
         """What the loss compares with, the same for all heads that train on this batch."""
-        return Supervision(self.mask_features, self.targets)
+        embeds, maps = self.inputs.mask_embeds, self.mask_features
+        if maps and embeds is not None and embeds.dim() == 4:  # (B, T, N_v, C_mask)
+            maps = [own.beside(its[: own.shape[0]]) for own, its in zip(maps, embeds, strict=True)]
+        return Supervision(maps, self.targets)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device: this one, with what it has prepared, where it is there."""

@@ -47,6 +47,7 @@ def common_sizes(
         mask_head=caches[0].segmenter.mask_head,
         num_frame_queries=shapes["frame queries"][0],
         activation=caches[0].segmenter.activation,
+        by_frame=shapes["axes of mask embeddings"] == (3,),
     )
 
 
@@ -57,10 +58,12 @@ def _shapes(reader: CacheReader, text_dim: int | None) -> dict[str, tuple[int, .
     if video is None:
         raise InputError(f"{reader.path} has no expressions; extract a data set that has them")
     sentence = (text_dim,) if text_dim else video.expression(video.expression_ids[0]).sentence.shape
+    embeds = video.video_mask_embeds().shape
     return {
         "frame queries": video.frame_queries([0]).shape[1:],
         "video queries": video.video_queries().shape,
         "class logits": video.video_logits().shape,
-        "mask embeddings": video.video_mask_embeds().shape[-2:],  # without T
+        "mask embeddings": embeds[-2:],  # without T
+        "axes of mask embeddings": (len(embeds),),
         "sentence": sentence,
     }

@@ -39,12 +39,9 @@ def table(content: Mapping, name: str | None = None) -> str:
     """
     if "annotators" in content:
         return _davis_table(content)
-    controls = content.get("controls", {})
-    rows = {
-        name or head_name(content): content,
-        **{NAMES.get(row, row): f for row, f in controls.items()},
-    }
-    parts = [_table(rows, content), accuracy_lines(content), share_of_best(content) or ""]
+    rows = [(name or head_name(content), content)]
+    rows += [(NAMES.get(row, row), f) for row, f in content.get("controls", {}).items()]
+    parts = [figures_table(rows, content), accuracy_lines(content), share_of_best(content) or ""]
     return "\n".join(filter(None, parts)).rstrip("\n")
 
 
@@ -59,24 +56,26 @@ def sigma_table(contents: Mapping[float, Mapping]) -> str:
     first = next(iter(contents.values()))
     if "annotators" in first:
         return "\n\n".join(f"sigma {s:g}\n{_davis_table(c)}" for s, c in contents.items())
-    rows = {f"sigma {sigma:g}": content for sigma, content in contents.items()}
+    rows = [(f"sigma {sigma:g}", content) for sigma, content in contents.items()]
     for name, figures in first.get("controls", {}).items():
         if name == "shuffled":
-            for sigma, content in contents.items():
-                rows[f"{NAMES[name]}, sigma {sigma:g}"] = content["controls"][name]
+            rows += [
+                (f"{NAMES[name]}, sigma {sigma:g}", content["controls"][name])
+                for sigma, content in contents.items()
+            ]
         else:
-            rows[NAMES[name]] = figures
+            rows.append((NAMES[name], figures))
     accuracies = [key for key in ("N-acc", "T-acc") if first[key] is not None]
-    return _table(rows, first, accuracies=accuracies)
+    return figures_table(rows, first, accuracies=accuracies)
 
 
-def _table(
-    named: Mapping[str, Mapping], counted: Mapping, *, accuracies: Sequence[str] = ()
+def figures_table(
+    named: Sequence[tuple[str, Mapping]], counted: Mapping, *, accuracies: Sequence[str] = ()
 ) -> str:
     """Rows of figures, and how many expressions ``counted`` has of each tag."""
     tags = list(counted["per_tag"])
     rows = [["", "J&F", *tags, "J", "F", *accuracies]]
-    for name, figures in named.items():
+    for name, figures in named:
         per_tag = [figures["per_tag"][tag]["J&F"] for tag in tags]
         values = [figures["J&F"], *per_tag, figures["J"], figures["F"]]
         values += [figures.get(key) for key in accuracies]  # controls have none

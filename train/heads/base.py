@@ -26,6 +26,7 @@ class CacheSizes:
             layers; empty where the cache does not hold them.
         activation: between these layers, "relu" or "gelu".
         num_frame_queries: N_f.
+        by_frame: whether the segmenter's mask embeddings change from frame to frame.
     """
 
     query_dim: int
@@ -37,6 +38,7 @@ class CacheSizes:
     mask_head: tuple[tuple[np.ndarray, np.ndarray], ...] = field(default=(), compare=False)
     num_frame_queries: int = 100
     activation: str = "relu"
+    by_frame: bool = False
 
 
 @dataclass
@@ -97,6 +99,7 @@ class HeadOutput:
     Attributes:
         logits: (B, N_m); the sigmoid is the score S of Eq. (9).
         mask_embeds: (B, N_m, C_mask); the dot product with F_mask is the mask logit of Eq. (10).
+            With N_v numbers more, how much of the mask logits of each video query is added to it.
             None for a head that selects among the segmenter's own masks; it has sources.
         sources: (B, N_m) int64, the video queries that the motion queries are or started as, None
             if they started as something else.
@@ -140,8 +143,12 @@ class Head(nn.Module):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     @classmethod
-    def needs(cls) -> frozenset[str]:
-        """What training needs of the caches: what the head and its loss read."""
+    def needs(cls, model: Mapping[str, Any]) -> frozenset[str]:
+        """What training needs of the caches: what the head and its loss read.
+
+        Args:
+            model: the config's section.
+        """
         return frozenset(cls.reads) | frozenset(cls.loss.reads)
 
     @classmethod

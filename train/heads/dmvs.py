@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from cache_schema.host.cli import InputError
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
@@ -46,8 +47,9 @@ class DMVS(Head):
         decoder_reads: of `READS`, what the decoder's queries read, in this order.
         sentence: "mean", the cached F_se; or "max", the maximum over the words.
         mask_start: the mask head starts at "random"; or as the "segmenter"'s own, with its
-            activation. Of a segmenter whose embeddings change from frame to frame, a query starts
-            with the one of the video query, for the whole video.
+            activation. Or masks start as the segmenter's own in each of the "frames", where its
+            embeddings change from one to the next, and what is added to them is learned; by its
+            mask head, too, where this head has the segmenter's channels.
         decoder_start: decoder layers start at "random"; or as the "identity", adding nothing.
         query_positions: motion queries have learned positions where they read each other, as in
             LMPM and DsHmp; at first they are zero.
@@ -62,7 +64,7 @@ class DMVS(Head):
         "initialisation": tuple(INITIALISATIONS),
         "decoder_reads": READS,
         "sentence": ("mean", "max"),
-        "mask_start": ("random", "segmenter"),
+        "mask_start": ("random", "segmenter", "frames"),
         "decoder_start": ("random", "identity"),
     }
 
@@ -114,7 +116,7 @@ class DMVS(Head):
             dropout=dropout,
         )
         self.class_head = nn.Linear(hidden_dim, 1)
-        gelu = mask_start == "segmenter" and sizes.activation == "gelu"
+        gelu = mask_start != "random" and sizes.activation == "gelu"
         between = nn.GELU if gelu else nn.ReLU
         self.mask_head = three_layers(hidden_dim, sizes.mask_dim, between)
         for parameter in self.parameters():
@@ -124,8 +126,19 @@ class DMVS(Head):
             self.decoder.place(num_motion_queries)
         if decoder_start == "identity":
             self.decoder.start_as_identity()
-        if mask_start == "segmenter":
-            _start_mask_head(self.mask_head, sizes)
+        if mask_start != "random":
+            try:
+                _start_mask_head(self.mask_head, sizes)
+            except InputError:
+                if mask_start == "segmenter":
+                    raise
+                nn.init.zeros_(self.mask_head[-1].weight)  # its bias makes no difference
+        self.own_masks = sizes.num_video_queries if mask_start == "frames" else 0
+        if self.own_masks and not sizes.by_frame:
+            raise InputError(
+                "config key model.mask_start is 'frames', but the segmenter's mask embeddings are "
+                "the same in all frames; set model.mask_start='segmenter'"
+            )
         # After the others, since it draws its own way.
         self.initialisation = INITIALISATIONS[initialisation](num_motion_queries, hidden_dim)
 
@@ -133,6 +146,17 @@ class DMVS(Head):
     def check(cls, model: Mapping[str, Any], loss: Mapping[str, Any]) -> None:
         """See `Head.check`."""
         check_heads(model)
+        if model["mask_start"] == "frames" and model["initialisation"] != "video":
+            raise InputError(
+                "config key model.mask_start='frames' goes with model.initialisation='video' only: "
+                "other motion queries have no masks to start from"
+            )
+
+    @classmethod
+    def needs(cls, model: Mapping[str, Any]) -> frozenset[str]:
+        """See `Head.needs`."""
+        own = {"mask_embeds"} if model.get("mask_start") == "frames" else set()
+        return super().needs(model) | own
 
     def objects(self, inputs: HeadInputs) -> Tensor:
         """Q_v in the head's channels, (B, N_v, C); here a head adds what else it knows of them."""
@@ -167,9 +191,14 @@ class DMVS(Head):
         if words is not None:
             keys["words"] = keys_with_stand_in(words, inputs.word_mask, sentence)
         layers = self.decoder(queries, Memory(keys, frame_queries, inputs.frame_mask))
+        masks = [self.mask_head(decoded) for decoded in layers]
+        if self.own_masks:
+            start = self.mask_head(queries)
+            own = one_hot(sources, self.own_masks).to(start.dtype)  # (B, N_m, N_v)
+            masks = [torch.cat([each - start, own], dim=-1) for each in masks]
         return [
-            HeadOutput(self.class_head(decoded).squeeze(-1), self.mask_head(decoded), sources)
-            for decoded in layers
+            HeadOutput(self.class_head(decoded).squeeze(-1), embeds, sources)
+            for decoded, embeds in zip(layers, masks, strict=True)
         ]
 
 

@@ -38,13 +38,6 @@ class Select(Head):
 
     reads = ("frame_queries", "video_queries", "video_logits", "tracks", "times")
     loss = SelectionCriterion
-    RANGES: ClassVar = {
-        **dict.fromkeys(("hidden_dim", "num_heads"), (1, 1 << 16)),
-        "num_motion_queries": (1, 1 << 14),
-        "num_layers": (1, 1000),
-        "feedforward_dim": (1, 1 << 18),
-        "dropout": (0, 1),
-    }
     CHOICES: ClassVar = {"frame_order": ORDERS}
 
     def __init__(

@@ -37,9 +37,8 @@ class VitaRVOS(Head):
 
     reads = ("frame_queries",)
     loss = SimilarityCriterion
-    reads_words: ClassVar[bool] = (
-        False  # by the decoder, which then classifies without the sentence
-    )
+    # By the decoder, which then classifies without the sentence.
+    reads_words: ClassVar[bool] = False
 
     def __init__(
         self,

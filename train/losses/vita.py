@@ -14,8 +14,7 @@ from torch import Tensor
 from train.losses.assignment import assign, check_finite
 from train.losses.criterion import Average, Binary, SetCriterion
 from train.losses.points import RandomPoints
-from train.masks.logits import MaskFeatures
-from train.masks.supervision import Match, Matches, Supervision
+from train.masks.supervision import Match, Matches
 from train.masks.targets import Targets
 
 if TYPE_CHECKING:
@@ -43,45 +42,12 @@ class Similarity:
     video_ids: Sequence[Tensor]
 
 
-def vita_losses(
-    loss: SetCriterion,
-    layers: Sequence[tuple[Tensor, Tensor]],
-    maps: Sequence[MaskFeatures],
-    targets: Sequence[Targets],
-    *,
-    similarity: Similarity | None = None,
-    similarity_weight: float = 0.5,
-    random: RandomPoints | None = None,
-) -> dict[str, Tensor]:
-    """What VITA's head is trained with; ``B`` here counts (layer, video) pairs.
-
-    The reference feeds the last L layers of its frame decoder through the head at once. To do
-    the same, flatten L into B and repeat `maps` and `targets` L times.
-
-    Args:
-        loss: with `Softmax` classes and VITA's weights, which are the defaults.
-        layers: logits (B, N_v, K + 1) and mask embeddings (B, N_v, C) of each decoder layer.
-        maps: B mask features.
-        targets: B targets with their class labels.
-        similarity: embeddings to compare, on the matches of the last layer.
-        similarity_weight: of that term.
-
-    Returns:
-        The weighted terms of `SetCriterion.compare`, and ``loss_sim`` if asked for.
-
-    Raises:
-        Diverged: a prediction is not finite.
-    """
-    losses, matches = loss.compare(layers, Supervision(maps, targets), random=random)
-    if similarity is not None:
-        losses["loss_sim"] = similarity_weight * similarity_loss(similarity, matches)
-    return losses
-
-
 def similarity_loss(
     similarity: Similarity, video_matches: Matches, average: Average | None = None
 ) -> Tensor:
     """Binary cross-entropy of "same object" over all pairs of matched embeddings of a video.
+
+    VITA's own training adds half of it to `SetCriterion.compare` with `Softmax` classes.
 
     Args:
         similarity: what to compare.

@@ -7,6 +7,7 @@ features, so the C channels are never made and a product has only R:
 """
 
 from collections.abc import Mapping
+from copy import copy
 from functools import lru_cache
 
 import numpy as np
@@ -72,7 +73,13 @@ class MaskFeatures:
 
     Args:
         stored: as for `mask_logits`.
+
+    Attributes:
+        own: mask embeddings of the video queries in each frame, (T, N_v, C), whose logits are
+            channels beside the others; None where there are none.
     """
+
+    own: Tensor | None = None
 
     def __init__(self, stored: Mapping[str, Tensor | np.ndarray], codec: Codec) -> None:
         self.codec = codec
@@ -87,3 +94,9 @@ class MaskFeatures:
     def to(self, device: torch.device | str) -> "MaskFeatures":
         """The same features on another device."""
         return MaskFeatures({n: array.to(device) for n, array in self.stored.items()}, self.codec)
+
+    def beside(self, own: Tensor) -> "MaskFeatures":
+        """The same features with the mask logits of the video queries beside them."""
+        other = copy(self)
+        other.own = own
+        return other

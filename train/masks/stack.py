@@ -25,7 +25,9 @@ SMALL = 2**20
 class MaskStack:
     """The mask features of G clips side by side; on a GPU see `train.masks.tables`.
 
-    They become float32 when the first logits are asked for, and are kept for all that follow.
+    They become float32 when the first logits are asked for, and are kept for all that follow. The
+    mask logits of N_v video queries may be channels beside the C_mask others; embeddings have C
+    numbers, C_mask or with those of the others C_mask + N_v.
 
     Args:
         clips: at least one, all of one size and codec.
@@ -97,27 +99,42 @@ class MaskStack:
 
     def _weights(self, embeds: Tensor) -> Tensor:
         """What `_planes` are multiplied with, (..., C) to (..., R)."""
+        own = self.clips[0].own
+        if own is None:
+            return self._coded(embeds)
+        number, channels = own.shape[1:]
+        coded, others = self._coded(embeds[..., :channels]), embeds[..., channels:]
+        return torch.cat([coded, F.pad(others, (0, number - others.shape[-1]))], dim=-1)
+
+    def _coded(self, embeds: Tensor) -> Tensor:
         weights, bias = project(embeds, self.codec)
         return weights if bias is None else torch.cat([weights, bias[..., None]], dim=-1)
+
+    def _own(self) -> Tensor | None:
+        """What the coded channels make the video queries' mask logits with, (G, T, N_v, R')."""
+        own = [clip.own for clip in self.clips]
+        return None if own[0] is None else self._coded(torch.stack(own))
 
     @cached_property
     def _planes(self) -> Tensor:
         """z: the values times their scales, (G, T, R, h * w) float32.
 
-        The mean of a basis is one channel more, which is 1 everywhere; R counts it here.
+        The mean of a basis is one channel more, which is 1 everywhere; R counts it here, and the
+        mask logits of video queries.
 
         Of small clips a pixel's values lie side by side: points are read four times faster then,
         and maps a little slower. Large clips stay as stored, for it takes long to turn them.
         """
         first = self.clips[0].stored["values"]
         T, stored, h, w = first.shape
-        R = stored + (self.codec.basis is not None)
+        own, coded = self._own(), stored + (self.codec.basis is not None)
+        R = coded + (0 if own is None else own.shape[2])
         small = first.numel() <= SMALL
         # Whoever asks first may want no gradients; a segmenter in training needs them.
         with torch.enable_grad():
             shape = (len(self.clips), T, *((h, w, R) if small else (R, h, w)))
-            coded = empty(shape, first.device)
-            planes = coded.permute(0, 1, 4, 2, 3) if small else coded  # (G, T, R, h, w)
+            made = empty(shape, first.device)
+            planes = made.permute(0, 1, 4, 2, 3) if small else made  # (G, T, R, h, w)
             for g, clip in enumerate(self.clips):
                 values = clip.stored["values"]
                 if small:  # codes are turned before they become float32: fewer bytes move
@@ -126,8 +143,11 @@ class MaskStack:
                     planes[g, t, :stored].copy_(values[t])
                     if self.codec.scaled:
                         planes[g, t, :stored].mul_(clip.stored["scales"][t][:, None, None])
-            planes[:, :, stored:] = 1.0
-            return planes.flatten(3)
+            planes[:, :, stored:coded] = 1.0
+            planes = planes.flatten(3)
+            if own is not None:
+                planes[:, :, coded:] = own @ planes[:, :, :coded]
+            return planes
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

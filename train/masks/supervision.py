@@ -265,11 +265,6 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
-def stack_of(clips: Sequence[MaskFeatures]) -> MaskStack:
-    """The mask features of clips of one size and codec, in the form that suits their device."""
-    return (MaskStack if on_cpu(clips[0].stored["values"]) else MaskTables)(clips)
-
-
 class Supervision:
     """The mask features and the targets of a batch.
 
@@ -295,14 +290,13 @@ class Supervision:
                 if on_cpu(values):
                     key += (*own.masks.shape[2:], b if values.numel() > SMALL else None)
                 alike[key].append(b)
-        self.groups = [
-            Group(
-                samples,
-                stack_of([features[b] for b in samples]),
-                TargetStack([targets[b] for b in samples]),
+        self.groups = []
+        for samples in alike.values():
+            clips = [features[b] for b in samples]
+            kind = MaskStack if on_cpu(clips[0].stored["values"]) else MaskTables
+            self.groups.append(
+                Group(samples, kind(clips), TargetStack([targets[b] for b in samples]))
             )
-            for samples in alike.values()
-        ]
 
     def repeated(self, heads: int) -> "Supervision":
         """The same for several heads at once; sample b of head k is number k * B + b."""

@@ -90,7 +90,8 @@ class MaskTables(MaskStack):
         """z of `MaskStack`, (G, h * w, T, R) float32; R with zeros up to a multiple."""
         values = torch.stack([clip.stored["values"] for clip in self.clips]).flatten(3)
         G, T, stored, pixels = values.shape
-        R = stored + (self.codec.basis is not None)
+        own, coded = self._own(), stored + (self.codec.basis is not None)
+        R = coded + (0 if own is None else own.shape[2])
         with torch.enable_grad():  # see `MaskStack`
             tables = values.new_zeros((G, pixels, T, R + -R % ALIGNED), dtype=torch.float32)
             turned = values.permute(0, 3, 1, 2)  # (G, h * w, T, R)
@@ -99,7 +100,10 @@ class MaskTables(MaskStack):
                 torch.mul(turned, scales[:, None], out=tables[..., :stored])
             else:
                 tables[..., :stored] = turned
-            tables[..., stored:R] = 1.0
+            tables[..., stored:coded] = 1.0
+            if own is not None:
+                made = tables[..., :coded].transpose(1, 2) @ own.mT  # (G, T, h * w, N_v)
+                tables[..., coded:R] = made.transpose(1, 2)
         return tables
 
 

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from cache_schema.host import files
 from cache_schema.reader import CacheReader, Video
-from train.evaluation.report import NAMES, align, head_name
+from train.evaluation.report import NAMES, figures_table, head_name
 from train.predictions import Predictions
 from train.replay import keep, replay
 
@@ -60,22 +60,6 @@ class Evaluated:
         return cls(name or head_name(metrics), metrics, predictions, float(sigma), at_most)
 
 
-@dataclass
-class _Page:
-    """What the page's script reads."""
-
-    title: str
-    about: str
-    heads: list[str]
-    tags: list[str]
-    figures: list[dict] = field(default_factory=list)
-    counts: list[int | None] = field(default_factory=list)
-    accuracies: str = ""
-    expressions: list[dict] = field(default_factory=list)
-    videos: list[dict] = field(default_factory=list)
-    sweep: dict | None = None
-
-
 def _check(metrics: Mapping[str, Any]) -> None:
     """Raise some error unless all that the page shows is there and a number."""
     tags = metrics["per_tag"]
@@ -111,66 +95,65 @@ def write_report(
         InputError: predictions that are not of this cache, or a file that cannot be written.
     """
     first = heads[0].metrics
-    tags = [tag for tag in first["per_tag"] if tag]
-    page = _Page(
-        title=" ".join(filter(None, (reader.dataset, reader.facts.release, reader.split))),
-        about=f"{first['num_expressions']} expressions of {len(reader)} videos",
-        heads=[head.name for head in heads],
-        tags=tags,
-        sweep=dict(sweep) if sweep else None,
-    )
-    page.figures = _figures(heads, tags)
-    page.counts = [first["num_expressions"]]
-    page.counts += [first["per_tag"][tag]["num_expressions"] for tag in tags] + [None, None]
-    page.accuracies = "; ".join(
-        f"{head.name}: N-acc {100 * head.metrics['N-acc']:.1f}%, "
-        f"T-acc {100 * head.metrics['T-acc']:.1f}%"
-        for head in heads
-        if head.metrics.get("N-acc") is not None and head.metrics.get("T-acc") is not None
-    )
-    _add_expressions(page, reader, heads, frame_of, pictured)
-    text = json.dumps(vars(page), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    tags = list(first["per_tag"])
+    expressions, videos = _pictures(reader, heads, frame_of, pictured)
+    content = {
+        "title": " ".join(filter(None, (reader.dataset, reader.facts.release, reader.split))),
+        "about": f"{first['num_expressions']} expressions of {len(reader)} videos",
+        "heads": [head.name for head in heads],
+        "tags": tags,
+        "figures": [
+            {
+                "name": name,
+                "control": control,
+                "values": [
+                    figures["J&F"], *(figures["per_tag"][tag]["J&F"] for tag in tags),
+                    figures["J"], figures["F"],
+                ],
+            }
+            for name, figures, control in _rows(heads)
+        ],
+        "counts": [
+            first["num_expressions"], *(first["per_tag"][t]["num_expressions"] for t in tags),
+            None, None,
+        ],
+        "accuracies": "; ".join(
+            f"{head.name}: N-acc {100 * head.metrics['N-acc']:.1f}%, "
+            f"T-acc {100 * head.metrics['T-acc']:.1f}%"
+            for head in heads
+            if head.metrics.get("N-acc") is not None and head.metrics.get("T-acc") is not None
+        ),
+        "expressions": expressions,
+        "videos": videos,
+        "sweep": dict(sweep) if sweep else None,
+    }  # fmt: skip
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     files.write(path, PAGE.read_text("utf-8").replace("/*CONTENT*/", text))
 
 
 def table(heads: Sequence[Evaluated]) -> str:
     """The first table of the page as text, in percent."""
-    first = heads[0].metrics
-    tags = [tag for tag in first["per_tag"] if tag]
-    rows = [["", "J&F", *tags, "J", "F"]]
-    for row in _figures(heads, tags):
-        rows.append([row["name"], *(f"{100 * value:.1f}" for value in row["values"])])
-    counts = [first["num_expressions"], *(first["per_tag"][t]["num_expressions"] for t in tags)]
-    return align([*rows, ["expressions", *map(str, counts), "", ""]])
+    return figures_table([(name, own) for name, own, _ in _rows(heads)], heads[0].metrics)
 
 
-def _figures(heads: Sequence[Evaluated], tags: Sequence[str]) -> list[dict]:
-    """Rows of the first table: J&F, of each tag, J and F; controls that need no head once."""
-
-    def row(name: str, content: Mapping[str, Any], *, control: bool) -> dict:
-        of_tags = [content["per_tag"][tag]["J&F"] for tag in tags]
-        values = [content["J&F"], *of_tags, content["J"], content["F"]]
-        return {"name": name, "control": control, "values": values}
-
-    rows = [row(head.name, head.metrics, control=False) for head in heads]
+def _rows(heads: Sequence[Evaluated]) -> list[tuple[str, Mapping[str, Any], bool]]:
+    """Name and figures of heads and controls, whether it is one; those that need no head once."""
+    rows = [(head.name, head.metrics, False) for head in heads]
     for head in heads:
-        for name, content in head.metrics.get("controls", {}).items():
+        for name, figures in head.metrics.get("controls", {}).items():
             words = NAMES.get(name, name)
             if name == "shuffled" and len(heads) > 1:
                 words = f"{head.name}, {words}"
-            if words not in (made["name"] for made in rows):
-                rows.append(row(words, content, control=True))
+            if words not in (made for made, _, _ in rows):
+                rows.append((words, figures, True))
     return rows
 
 
-def _add_expressions(
-    page: _Page,
-    reader: CacheReader,
-    heads: Sequence[Evaluated],
-    frame_of: FrameOf | None,
-    pictured: int,
-) -> None:
-    """The worst expressions of the first head, in the cache's order, with their videos."""
+def _pictures(
+    reader: CacheReader, heads: Sequence[Evaluated], frame_of: FrameOf | None, pictured: int
+) -> tuple[list[dict], list[dict]]:
+    """The worst expressions of the first head, in the cache's order, and their videos."""
+    expressions, videos = [], []
     scored = heads[0].metrics["per_expression"]
     worst = set(sorted(scored, key=lambda key: scored[key]["J&F"])[:pictured])
     for video_id in reader.video_ids:
@@ -180,16 +163,16 @@ def _add_expressions(
             continue
         times = np.linspace(0, video.num_frames - 1, min(FRAMES, video.num_frames))
         times = sorted(set(times.round().astype(int).tolist()))
-        said = [_said(reader, video, ids, head, times) for head in heads]
+        said = [_said(video, ids, head, times) for head in heads]
         truths = _truths(video, ids, times)
         for i, expression_id in enumerate(ids):
             expression = video.expression(expression_id)
             key = f"{video_id}/{expression_id}"
-            page.expressions.append(
+            expressions.append(
                 {
                     "key": key,
-                    "number": len(page.expressions),
-                    "of": len(page.videos),
+                    "number": len(expressions),
+                    "of": len(videos),
                     "video": video_id,
                     "text": expression.text,
                     "tag": expression.tag,
@@ -200,13 +183,9 @@ def _add_expressions(
                 }
             )
         frames = [None if frame_of is None else _jpeg(frame_of(video_id, t)) for t in times]
-        page.videos.append(
-            {
-                "size": _size(video),
-                "names": [video.frame_names[t] for t in times],
-                "frames": frames,
-            }
-        )
+        names = [video.frame_names[t] for t in times]
+        videos.append({"size": _size(video), "names": names, "frames": frames})
+    return expressions, videos
 
 
 def _size(video: Video) -> tuple[int, int]:
@@ -223,7 +202,7 @@ def _small(mask: np.ndarray, size: tuple[int, int]) -> str | None:
 
 
 def _said(
-    reader: CacheReader, video: Video, ids: Sequence[str], head: Evaluated, times: Sequence[int]
+    video: Video, ids: Sequence[str], head: Evaluated, times: Sequence[int]
 ) -> list[list[str | None]]:
     """What a head says: of each expression a mask a frame."""
     groups = []

@@ -15,7 +15,7 @@ import numpy as np
 from cache_schema.host.cli import InputError
 
 RESAMPLES = 10_000
-LEVEL = 0.95
+LEVEL = 0.95  # share of the resamples inside an interval
 DRAWN = 1 << 22  # numbers drawn at a time, so that memory does not grow with the expressions
 
 
@@ -33,7 +33,6 @@ def paired_bootstrap(
     reference: np.ndarray,
     *,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
     seed: int = 0,
 ) -> Difference:
     """The mean of ``scores - reference`` and its interval.
@@ -41,7 +40,6 @@ def paired_bootstrap(
     Args:
         scores, reference: (E,) of the same expressions in the same order.
         resamples: how often E expressions are drawn.
-        level: share of the resamples inside the interval.
         seed: one seed, one interval; with the same E the same expressions are drawn.
 
     Raises:
@@ -57,7 +55,7 @@ def paired_bootstrap(
             for count in (min(rows, resamples - start) for start in range(0, resamples, rows))
         ]
     )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Difference(float(differences.mean()), float(low), float(high))
 
 
@@ -70,15 +68,9 @@ def mean_of_seeds(metrics: Sequence[Mapping]) -> dict[str, float]:
     Raises:
         InputError: the seeds were not scored on the same expressions.
     """
-    first, *others = (entry["per_expression"] for entry in metrics)
-    if any(set(other) != set(first) for other in others):
-        raise InputError(
-            "the seeds of one variant were scored on different expressions; evaluate all of them "
-            "on one cache"
-        )
-    return {
-        key: float(np.mean([m["per_expression"][key]["J&F"] for m in metrics])) for key in first
-    }
+    seeds = [entry["per_expression"] for entry in metrics]
+    _check_same(seeds, "the seeds of one variant")
+    return {key: float(np.mean([scores[key]["J&F"] for scores in seeds])) for key in seeds[0]}
 
 
 def compare(metrics: Sequence[Mapping], reference: Sequence[Mapping]) -> Difference:
@@ -91,10 +83,13 @@ def compare(metrics: Sequence[Mapping], reference: Sequence[Mapping]) -> Differe
         InputError: they were not scored on the same expressions.
     """
     own, other = mean_of_seeds(metrics), mean_of_seeds(reference)
-    if set(own) != set(other):
-        raise InputError(
-            "a variant and the reference were scored on different expressions; evaluate all of "
-            "them on one cache"
-        )
+    _check_same([own, other], "a variant and the reference")
     pairs = np.array([(own[key], other[key]) for key in sorted(own)])
     return paired_bootstrap(pairs[:, 0], pairs[:, 1])
+
+
+def _check_same(scores: Sequence[Mapping], what: str) -> None:
+    if any(set(other) != set(scores[0]) for other in scores):
+        raise InputError(
+            f"{what} were scored on different expressions; evaluate all of them on one cache"
+        )

@@ -42,14 +42,9 @@ def write_report(folder: Path, results: Mapping[str, Sequence[Mapping]], **about
     """
     content = summarise(results, **about)
     raw = json.dumps({**content, **_raw(results)}, allow_nan=False) + "\n"
-    files = {
-        "sweep.json": raw.encode(),
-        "sweep.csv": csv_text(content).encode(),
-        "sweep.md": markdown(content).encode(),
-        "sweep.png": draw(content),
-    }
-    for name, data in files.items():
-        write(folder / name, data)
+    files = {"json": raw, "csv": csv_text(content), "md": markdown(content), "png": draw(content)}
+    for kind, data in files.items():  # once all are made
+        write(folder / f"sweep.{kind}", data)
     return table(content)
 
 
@@ -102,7 +97,9 @@ def summarise(
                 for tag in first["per_tag"]
             },
             **{
-                key: _spread([m[key] for m in of_seeds]) for key in ACCURACIES if _known(first, key)
+                key: _spread([m[key] for m in of_seeds])
+                for key in ACCURACIES
+                if first.get(key) is not None  # there are expressions that it is about
             },
             "difference": asdict(compare(of_seeds, results[reference])) if compared else None,
             "parameters": parameters.get(name),
@@ -118,11 +115,6 @@ def summarise(
         "variants": variants,
         "dropped": dict(dropped or {}),
     }
-
-
-def _known(metrics: Mapping, key: str) -> bool:
-    """Whether there are expressions that this accuracy is about."""
-    return metrics.get(key) is not None
 
 
 def _spread(values: Sequence[float]) -> dict:

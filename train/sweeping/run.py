@@ -156,7 +156,8 @@ def _score(
     reader: CacheReader, checkpoints: Mapping[Member, Path], work_dir: Path, device: torch.device
 ) -> dict[str, dict]:
     """The content of metrics.json of each head, by `Member.name`."""
-    needs = {name for m in checkpoints for name in find_head(m.config.model.type).needs()}
+    models = [member.config.model for member in checkpoints]
+    needs = {name for model in models for name in find_head(model.type).needs(model)}
     sizes = common_sizes([reader], needs)
     heads = {m.name: load_head(m.config, path, sizes, device) for m, path in checkpoints.items()}
     rule = {m.name: pick_rule(m.config, reader) for m in checkpoints}

@@ -1,33 +1,38 @@
 """The sizes of a VITA: one dataclass, and the Mask2Former configuration that follows from it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from transformers import Mask2FormerConfig, ResNetConfig, SwinConfig
 from transformers.utils import logging
 
 from cache_schema.host.cli import InputError
-from extract.segmenters.base import check_keys
+from cache_schema.host.keys import Key, checked, fill
 
 # Blocks a stage, by the depth in the name of the network.
 RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-# What a `backbone` may say, and must say.
-BACKBONE_KEYS = {
-    "swin": {"embed_dim", "depths", "num_heads", "window_size"},
-    "resnet": {"depth", "stem_channels", "res2_channels"},
-}
-REQUIRED_BACKBONE_KEYS = {
-    "swin": {"embed_dim", "depths", "num_heads", "window_size"},
-    "resnet": {"depth"},
-}
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 # The reference never passes its configured width to the pixel decoder: it is always 1024 there.
 PIXEL_DECODER_FEEDFORWARD = 1024
 # Group normalisation in the pixel decoder has 32 groups.
 GROUPS = 32
-#: No size of a model is larger, and none has more layers.
-MOST, MOST_LAYERS = 1 << 16, 256
+#: What a size of a model may be, and a number of layers.
+SIZE, LAYERS = (1, 1 << 16), (1, 256)
+#: What a `backbone` may say beside its type.
+BACKBONES = {
+    "swin": {
+        "embed_dim": Key(hint=int, limits=SIZE),
+        "depths": Key(hint=tuple[int, int, int, int], limits=LAYERS),
+        "num_heads": Key(hint=tuple[int, int, int, int], limits=SIZE),
+        "window_size": Key(hint=int, limits=SIZE),
+    },
+    "resnet": {
+        "depth": Key(hint=int, choices=tuple(RESNET_DEPTHS)),
+        "stem_channels": Key(64, limits=SIZE),
+        "res2_channels": Key(256, limits=SIZE),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -75,35 +80,30 @@ class VITAConfig:
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
+    RANGES: ClassVar = {
+        **dict.fromkeys(("num_frame_queries", "num_video_queries", "num_classes"), SIZE),
+        **dict.fromkeys(("hidden_dim", "mask_dim", "num_heads"), SIZE),
+        **dict.fromkeys(("feedforward_dim", "video_feedforward_dim"), SIZE),
+        "window_size": (0, 1 << 16),
+        **dict.fromkeys(("pixel_decoder_layers", "encoder_layers", "video_decoder_layers"), LAYERS),
+        "decoder_layers": (2, 256),
+        "pixel_mean": (-1e6, 1e6),
+        "pixel_std": (1e-6, 1e6),
+    }
+
     def __post_init__(self) -> None:
-        _check_backbone(self.backbone)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name == "window_size" else 1
-            most = MOST_LAYERS if field.name.endswith("_layers") else MOST
-            if field.type is int and not (type(value) is int and least <= value <= most):
-                raise InputError(
-                    f"segmenter.{field.name} is {value!r:.40}: give a whole number from {least} to "
-                    f"{most}"
-                )
+        backbone = self.backbone
+        if not isinstance(backbone, Mapping) or backbone.get("type") not in list(BACKBONES):
+            raise InputError(
+                f"segmenter.backbone is {backbone!r:.80}: give a dict with type 'swin' or 'resnet'"
+            )
+        known = {"type": Key(), **BACKBONES[backbone["type"]]}
+        fill(checked(backbone, known, "segmenter.backbone"), known, "segmenter.backbone")
         if self.hidden_dim % GROUPS or self.hidden_dim % self.num_heads:
             raise InputError(
                 f"segmenter.hidden_dim is {self.hidden_dim}: give a multiple of {GROUPS} "
                 f"and of num_heads ({self.num_heads})"
             )
-        if self.decoder_layers < 2:
-            raise InputError("segmenter.decoder_layers is 1: give at least 2, which is one layer")
-        for name in ("pixel_mean", "pixel_std"):
-            value = getattr(self, name)
-            least = -1e6 if name == "pixel_mean" else 1e-6
-            if not (
-                isinstance(value, tuple)
-                and len(value) == 3
-                and all(type(v) in (int, float) and least <= v <= 1e6 for v in value)
-            ):
-                raise InputError(
-                    f"segmenter.{name} is {value!r:.60}: give 3 numbers, as (58.4, 57.1, 57.4)"
-                )
 
     def mask2former(self) -> Mask2FormerConfig:
         """The configuration of the frame-level Mask2Former in `transformers`."""
@@ -153,31 +153,3 @@ def _resnet(backbone: Mapping[str, Any]) -> ResNetConfig:
         downsample_in_bottleneck=False,
         out_features=STAGES,
     )
-
-
-def _check_backbone(backbone: Any) -> None:
-    if not isinstance(backbone, Mapping) or backbone.get("type") not in list(BACKBONE_KEYS):
-        raise InputError(
-            f"segmenter.backbone is {backbone!r}: give a dict with type 'swin' or 'resnet'"
-        )
-    kind = backbone["type"]
-    check_keys(
-        "segmenter.backbone",
-        set(backbone) - {"type"},
-        known=BACKBONE_KEYS[kind],
-        required=REQUIRED_BACKBONE_KEYS[kind],
-    )
-    if kind == "resnet" and backbone["depth"] not in RESNET_DEPTHS:
-        raise InputError(f"segmenter.backbone.depth is {backbone['depth']!r}: give 50 or 101")
-    for name in BACKBONE_KEYS[kind] & set(backbone):
-        value, of_stages = backbone[name], name in ("depths", "num_heads")
-        numbers = value if of_stages and isinstance(value, Sequence) else [value]
-        most = MOST_LAYERS if name == "depths" else MOST
-        if not all(type(n) is int and 1 <= n <= most for n in numbers):
-            raise InputError(
-                f"segmenter.backbone.{name} is {value!r:.40}: give whole numbers from 1 to {most}"
-            )
-        if of_stages and len(numbers) != 4:
-            raise InputError(
-                "segmenter.backbone: depths and num_heads need one number for each of the 4 stages"
-            )

@@ -1,9 +1,9 @@
 """Published weights in our own layout: python -m extract.segmenters.vita.convert SRC DST
 
-Done once; loading the result maps it into memory and renames nothing.
+Done once; loading the result maps it into memory and renames nothing. SRC is a detectron2
+checkpoint of VITA, whose every key has to fit. Exit status: 0, or 2 for bad input.
 """
 
-import argparse
 import math
 import re
 import sys
@@ -29,17 +29,12 @@ from extract.segmenters.vita.weights import (
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m extract.segmenters.vita.convert",
-        description="Write a detectron2 checkpoint of VITA (.pth or .pkl) as .safetensors. Every "
-        "key has to fit. Exit status: 0, or 2 for bad input.",
-    )
-    parser.add_argument("source", type=Path, metavar="SRC", help="detectron2 .pth or .pkl")
-    parser.add_argument("target", type=Path, metavar="DST", help="a new .safetensors file")
-    parser.add_argument(
-        "--config", help="file or preset whose sizes to expect; otherwise those that SRC shows"
-    )
-    parser.add_argument("--force", action="store_true", help="replace DST if it exists")
+    parser = cli.parser("extract.segmenters.vita.convert", __doc__)
+    add = parser.add_argument
+    add("source", type=Path, metavar="SRC", help="detectron2 .pth or .pkl")
+    add("target", type=Path, metavar="DST", help="a new .safetensors file")
+    add("--config", help="file or preset whose sizes to expect; otherwise those that SRC shows")
+    add("--force", action="store_true", help="replace DST if it exists")
     arguments = parser.parse_args(argv)
     source, target = arguments.source, arguments.target
     if target.suffix != SAFETENSORS:
@@ -76,17 +71,16 @@ def convert(source: Path, target: Path, config: str | None = None) -> None:
         vita = VITA(sizes)
     vita.load_state_dict(translate(vita, tensors, source), strict=False)
     save_safetensors(vita, target)
-    fitting = [name for name in presets() if _has_sizes(name, sizes)]
+    of_presets = {name: load_config(name) for name in presets()}
+    fitting = [
+        name
+        for name, preset in of_presets.items()
+        if preset.segmenter_type == "vita"
+        and _comparable(configure(VITAConfig, preset.segmenter)) == _comparable(sizes)
+    ]
     print(
         f"{target}: {target.stat().st_size / 1e6:.1f} MB; "
         + (f"presets of this size: {', '.join(fitting)}" if fitting else "no preset has this size")
-    )
-
-
-def _has_sizes(preset: str, sizes: VITAConfig) -> bool:
-    config = load_config(preset)
-    return config.segmenter_type == "vita" and (
-        _comparable(configure(VITAConfig, config.segmenter)) == _comparable(sizes)
     )
 
 
@@ -130,7 +124,7 @@ def sizes_of(shapes: Mapping[str, Sequence[int]]) -> VITAConfig:
         backbone = _swin(rows, count)
     # A deformable layer predicts offsets in x and y of 4 points on 3 levels for each head.
     offsets = rows(f"{PIXEL_DECODER}0.self_attn.sampling_offsets.weight")
-    return VITAConfig(
+    sizes = dict(
         backbone=backbone,
         num_frame_queries=rows(f"{PREDICTOR}query_feat.weight"),
         num_video_queries=rows("vita_module.query_feat.weight"),
@@ -147,6 +141,7 @@ def sizes_of(shapes: Mapping[str, Sequence[int]]) -> VITAConfig:
         encoder_layers=count("vita_module.enc_ffn."),
         video_decoder_layers=count("vita_module.transformer_ffn_layers."),
     )
+    return configure(VITAConfig, sizes)
 
 
 def _resnet(rows: Callable[..., int], count: Callable[[str], int]) -> dict[str, Any]:

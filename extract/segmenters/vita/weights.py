@@ -80,7 +80,9 @@ def translate(
             sides = f"{_text(tensor.shape)} in the file, {_text(expected)} in the model"
             misshapen.append(f"{key} ({sides})")
         elif names:
-            loaded |= zip(names, _cut(tensor, len(names)), strict=True)
+            # Several parameters that were stacked along their rows.
+            parts = [tensor] if len(names) == 1 else tensor.chunk(len(names))
+            loaded |= zip(names, parts, strict=True)
     lacking = [name for name in own if name not in found and not UNUSED.fullmatch(name)]
     missing = lacking if own_names else list(dict.fromkeys(map(published, lacking)))
     problems = [
@@ -190,7 +192,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     """Tensors in memory that is mapped from the file."""
     _check_exists(path)
     try:
-        return load_file(path)
+        return load_file(path)  # mapped from the file
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"weights {path} cannot be read as safetensors ({error}): fetch the file again"
@@ -214,11 +216,6 @@ def _shape_of(
         return own[names[0]]
     rows, *rest = own[names[0]]
     return (rows * len(names), *rest)  # stacked along their rows
-
-
-def _cut(tensor: Tensor, count: int) -> Sequence[Tensor]:
-    """`count` tensors of equally many rows each."""
-    return [tensor] if count == 1 else tensor.chunk(count)
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -7,6 +7,9 @@ reference = "vita"
 rows = dict(
     vita=dict(caches=["vita"]),
     videomt=dict(caches=["videomt"], model=dict(hidden_dim=128, mask_dim=128)),
+    videomt_frames=dict(
+        caches=["videomt"], model=dict(hidden_dim=128, mask_dim=128, mask_start="frames")
+    ),
     vita_select=["select", dict(caches=["vita"])],
     videomt_select=["select", dict(caches=["videomt"], model=dict(hidden_dim=128))],
 )

@@ -40,7 +40,10 @@ class PNG:
                 (width, height), mode = image.size, image.mode
                 image.verify()
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            raise ValueError(f"it is cut short or damaged ({_reason(error)})") from None
+            # Pillow's own words for a header that it cannot read name an object in memory.
+            unknown = isinstance(error, Image.UnidentifiedImageError)
+            reason = "its header" if unknown else error
+            raise ValueError(f"it is cut short or damaged ({reason})") from None
         if much := beyond(width * height, "DMVS_MAX_PIXELS"):
             raise ValueError(f"its header says {height}x{width}, {much}")
         return cls(data, (height, width), mode)
@@ -118,11 +121,6 @@ def _indices(png: PNG) -> tuple[np.ndarray, np.ndarray]:
             return np.asarray(image), np.array(palette or [0, 0, 0]).reshape(-1, 3)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"its image data are broken ({error})") from None
-
-
-def _reason(error: Exception) -> str:
-    # Pillow's own words for a header that it cannot read name an object in memory.
-    return "its header" if isinstance(error, Image.UnidentifiedImageError) else str(error)
 
 
 def encode_mask(mask: np.ndarray) -> bytes:

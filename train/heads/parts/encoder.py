@@ -64,8 +64,8 @@ class MotionExpressionEncoder(nn.Module):
             return expression
         enhance_frames = None
         if self.static_to_frames is not None:  # Eq. (1)
-            static_keys = keys_with_stand_in(words, static, sentence)
-            enhance_frames = partial(_read, self.static_to_frames, static_keys)
+            keys, key_mask = keys_with_stand_in(words, static, sentence)
+            enhance_frames = partial(self.static_to_frames, keys=keys, key_mask=key_mask)
         if self.motion_to_video is not None:  # Eq. (2)
             motion_keys = keys_with_stand_in(words, motion, sentence)
             video_queries = self.motion_to_video(video_queries, *motion_keys)
@@ -75,7 +75,3 @@ class MotionExpressionEncoder(nn.Module):
         )
         # Eq. (4)
         return self.sentence_to_video(expression, video_queries)
-
-
-def _read(attention: Attention, keys: tuple[Tensor, Tensor], queries: Tensor) -> Tensor:
-    return attention(queries, *keys)
