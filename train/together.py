@@ -29,6 +29,7 @@ def kind_of(config: Config) -> str | None:
         return None
     names = ("num_motion_queries", "num_layers", "initialisation")
     model = {name: config.model[name] for name in names}
+    model["frames"] = config.model.mask_start == "frames"  # then embeddings have other numbers, too
     return json.dumps([model, config.loss.to_dict()])
 
 

@@ -92,9 +92,10 @@ def test_heads_of_other_shapes_or_losses_are_of_other_kinds(
             {"model.num_motion_queries": 3},
             {"model.num_layers": 1},
             {"loss.num_points": 8},
+            {"model.mask_start": "frames"},
             {"train.seed": 4, "model.encoder": "none"},
         )
     }
-    assert len(kinds) == 4
+    assert len(kinds) == 5
     half = load_config(tmp_path / "small.py", {"train.autocast": "float16"})
     assert kind_of(half) is None
