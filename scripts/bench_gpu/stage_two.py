@@ -60,7 +60,8 @@ def measure(settings: argparse.Namespace, device: torch.device, figures: Figures
     """Enter milliseconds a step and what a whole run takes with them."""
 
     def took(work: Callable[[], Any], **how: Any) -> float:
-        return seconds_each(work, device, **{"turn": settings.turn, **how})
+        once = {"warm_up": 0, "least": 1} if settings.tiny else {}
+        return seconds_each(work, device, **{"turn": settings.turn, **how, **once})
 
     def whole(seconds: float) -> dict[str, float]:
         name = f"min for {ITERATIONS:,}"
