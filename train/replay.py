@@ -163,11 +163,11 @@ def _joined_embeds(
     if not kept:
         return None
     joined = np.concatenate(kept)
+    own = video.video_mask_embeds()
     if joined.ndim == 1:
-        joined = video.video_mask_embeds()[..., joined, :]
-    elif joined.shape[1] > (channels := video.video_mask_embeds().shape[-1]):
-        own = video.video_mask_embeds().astype(np.float32)
-        joined = joined[:, :channels] + joined[:, channels:] @ own
+        joined = own[..., joined, :]
+    elif joined.shape[1] > (channels := own.shape[-1]):
+        joined = joined[:, :channels] + joined[:, channels:] @ own.astype(np.float32)
     return torch.from_numpy(joined).float().to(device)
 
 
