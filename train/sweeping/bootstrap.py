@@ -56,7 +56,9 @@ def paired_bootstrap(
         ]
     )
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(float(differences.mean()), float(low), float(high))
+    # Rounding may take a mean past the numbers that it is of.
+    found = np.clip([differences.mean(), low, high], differences.min(), differences.max())
+    return Difference(*found.tolist())
 
 
 def mean_of_seeds(metrics: Sequence[Mapping]) -> dict[str, float]:
