@@ -3,16 +3,43 @@
 One thread for torch: models are small, and some tests fork. A forked process that asks the threads
 of its parent for help waits for ever. And Ctrl-C as in a terminal: a shell that starts something in
 the background has it ignore the interrupts that some tests send.
+
+Every run tries the same examples, however busy the machine is and whatever ran before. To look for
+others: ``python -m pytest --hypothesis-profile random``.
 """
 
 import os
+import random
 import signal
 
+import numpy as np
+import pytest
 import torch
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # for commands, too
 torch.set_num_threads(1)
+
+PATIENT = {"max_examples": 25, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", **PATIENT, derandomize=True, database=None)
+settings.register_profile("random", **PATIENT, print_blob=True)
+settings.load_profile("same")
+
+
+def pytest_sessionstart() -> None:
+    """Take no examples from the numbers and words of whatever modules have been loaded by then."""
+    if settings.default.derandomize:
+        providers.HypothesisProvider._local_constants = providers.Constants()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin each test, and what is made for several, at the same place in random numbers."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_terminal_summary(terminalreporter):
