@@ -31,6 +31,21 @@ settings.register_profile("same", **PATIENT, derandomize=True, database=None)
 settings.register_profile("random", **PATIENT, print_blob=True)
 settings.load_profile("same")
 
+#: Files that take longest: begun first, so that no process is left alone with one in the end.
+LONGEST = [
+    "test_pipeline_concurrency.py", "test_fuzz.py", "test_distributed.py", "test_ranks.py",
+    "test_bench_gpu.py", "test_bench_train.py", "test_children.py", "test_sweep.py",
+    "test_training.py",
+]  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # files are not dealt out by how many tests they have
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 def pytest_sessionstart() -> None:
     """Take no examples from the numbers and words of whatever modules have been loaded by then."""
