@@ -1,6 +1,7 @@
 """A cache is data from outside: what points elsewhere or is not plain numbers is refused."""
 
 import json
+import shutil
 import zlib
 
 import h5py
@@ -19,10 +20,16 @@ TRACKS = "videos/video000/tracks"
 VIDEO_LINE = '{"id": "a", "shard": "shard-00000.h5", "frames": 1, "bytes": 1, "checksum": "", %s}'
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sound") / "cache"
+    write_cache(path, num_videos=1)
+    return path
+
+
 @pytest.fixture
-def cache(tmp_path):
-    write_cache(tmp_path / "cache", num_videos=1)
-    return tmp_path / "cache"
+def cache(sound, tmp_path):
+    return shutil.copytree(sound, tmp_path / "cache")
 
 
 def replace(file, make):
