@@ -4,8 +4,8 @@ One thread for torch: models are small, and some tests fork. A forked process th
 of its parent for help waits for ever. And Ctrl-C as in a terminal: a shell that starts something in
 the background has it ignore the interrupts that some tests send.
 
-Every run tries the same examples, however busy the machine is and whatever ran before. To look for
-others: ``python -m pytest --hypothesis-profile random``.
+Every run tries the same examples, however busy the machine is and whatever ran before it;
+``--hypothesis-profile random`` tries others.
 """
 
 import gc
