@@ -31,11 +31,12 @@ settings.register_profile("same", **PATIENT, derandomize=True, database=None)
 settings.register_profile("random", **PATIENT, print_blob=True)
 settings.load_profile("same")
 
-#: Files that take longest: begun first, so that no process is left alone with one in the end.
+#: Files that take longest: begun first, so that no process is left alone with one in the end, and
+#: those that fork most, which costs more of a process that has grown.
 LONGEST = [
     "test_pipeline_concurrency.py", "test_fuzz.py", "test_distributed.py", "test_ranks.py",
-    "test_bench_gpu.py", "test_bench_train.py", "test_children.py", "test_sweep.py",
-    "test_training.py",
+    "test_bench_gpu.py", "test_bench_train.py", "test_children.py", "test_full_disk.py",
+    "test_sweep.py", "test_training.py",
 ]  # fmt: skip
 
 
