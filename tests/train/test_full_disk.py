@@ -45,8 +45,8 @@ def test_training(tmp_path: Path, room: int) -> None:
     """Room for less than a log, and for less than a checkpoint."""
     write_cache(tmp_path / "cache", num_frames=[6, 4])
     (tmp_path / "small.py").write_text(CONFIG)
-    arguments = [tmp_path / "small.py", "--cache", tmp_path / "cache", "--work-dir"]
-    check(tmp_path, train, room, *arguments, tmp_path / "run")
+    arguments = [tmp_path / "small.py", "--cache", tmp_path / "cache", "--device", "cpu"]
+    check(tmp_path, train, room, *arguments, "--work-dir", tmp_path / "run")
     for path in (tmp_path / "run").glob("*.pth"):
         torch.load(path, weights_only=True)
 
