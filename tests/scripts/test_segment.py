@@ -1,6 +1,7 @@
 """A person's own video and sentences: films that play, masks that lie where the film shows them."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 
 from cache_schema.host import cli
@@ -171,6 +173,26 @@ def test_stride_and_most_frames(run: Path, tmp_path: Path) -> None:
     names = json.loads((tmp_path / "out/01-the-square/masks.json").read_text())["frames"]
     assert list(names) == ["00000", "00002"]
     assert np.allclose(decoded(tmp_path / "out/01-the-square/overlay.mp4")[1], [0, 0.08])
+
+
+def test_after_a_failure_the_same_command_goes_on(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """What stopped the first run is gone, and nothing of the video tells: it has to be asked."""
+    video = tmp_path / "clip"
+    video.mkdir()
+    for t, picture in enumerate(frames(3)):
+        Image.fromarray(picture).save(video / f"{t}.png")
+    second = video / "1.png"
+    data, times = second.read_bytes(), (0, 0)
+    second.write_bytes(bytes(len(data)))
+    os.utime(second, times)
+    words = command(video, run, tmp_path / "out")
+    assert cli.run(segment, words) == 2
+    assert "1.png is broken" in capsys.readouterr().err
+    second.write_bytes(data)
+    os.utime(second, times)
+    assert segment(words) == 0
 
 
 @pytest.mark.parametrize(
