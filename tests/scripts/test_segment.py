@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -173,6 +174,21 @@ def test_stride_and_most_frames(run: Path, tmp_path: Path) -> None:
     names = json.loads((tmp_path / "out/01-the-square/masks.json").read_text())["frames"]
     assert list(names) == ["00000", "00002"]
     assert np.allclose(decoded(tmp_path / "out/01-the-square/overlay.mp4")[1], [0, 0.08])
+
+
+def test_a_film_is_replaced_by_a_whole_one_only(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = command(write_film(tmp_path / "clip.mp4", [0, 40, 80]), run, tmp_path / "out")
+    assert segment(words) == 0
+    folder = tmp_path / "out/01-the-square"
+    film = (folder / "overlay.mp4").read_bytes()
+    shutil.rmtree(folder / "masks")
+    (folder / "masks").write_text("a file, where a folder has to be")
+    assert cli.run(segment, [*words, "--stride", "2"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert (folder / "overlay.mp4").read_bytes() == film
+    assert not list(folder.glob(".*"))
 
 
 def test_after_a_failure_the_same_command_goes_on(
