@@ -119,13 +119,13 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
                 f"{where}config key {key} is {merged[key]!r:.80}; it has to be a {name}, or a dict "
                 f"with a {name}"
             )
-    _complete_codec(merged["codec"], where)
+    complete_codec(merged["codec"], where)
     dataset, segmenter = merged["dataset"], merged["segmenter"]
     merged["dataset"], merged["dataset_settings"] = dataset.pop("name"), dataset
     return ExtractConfig(**merged, segmenter_type=segmenter.pop("type"))
 
 
-def _complete_codec(codec: dict[str, Any], where: str) -> None:
+def complete_codec(codec: dict[str, Any], where: str) -> None:
     """Check a codec and the settings beside its name, and give it those that it lacks."""
     name = codec["name"]
     if name != LOWRANK:
