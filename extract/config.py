@@ -85,7 +85,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
     path = find_config(path, PRESETS, "configuration")
     try:
         names = runpy.run_path(str(path))
-    except Exception as error:  # whatever a file from outside may raise
+    except (Exception, SystemExit) as error:  # whatever a file from outside may raise
         raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
     values = {
         name: value

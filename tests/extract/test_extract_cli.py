@@ -175,8 +175,9 @@ def test_missing_config(command, capsys):
 
 def test_config_that_does_not_run(command, tmp_path, capsys):
     broken = tmp_path / "broken.py"
-    broken.write_text("dataset = undefined")
-    assert "broken.py" in fails(command | {"config": broken}, capsys)
+    for text in ("dataset = undefined", "raise SystemExit(0)"):
+        broken.write_text(text)
+        assert "broken.py does not run" in fails(command | {"config": broken}, capsys)
 
 
 def test_config_that_lacks_a_key(command, tmp_path, capsys):

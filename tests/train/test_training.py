@@ -422,6 +422,7 @@ def test_divergence_ends_in_one_sentence(config: Path, cache: Path, tmp_path: Pa
         ("model = dict(hidden_dim=10)", "num_heads = 8 does not divide"),
         ("model = dict(", "cannot be read"),
         ("raise RuntimeError('boom')", "cannot be read"),
+        ("raise SystemExit(0)", "cannot be read .SystemExit"),
     ],
 )
 def test_a_wrong_config_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -59,7 +59,7 @@ def load_sweep(name: str | Path) -> Sweep:
     path = find_config(name, SWEEPS, "sweep")
     try:
         content = Config.fromfile(path).to_dict()
-    except Exception as error:  # it is a program: anything may go wrong in it
+    except (Exception, SystemExit) as error:  # it is a program: anything may go wrong in it
         raise InputError(
             f"sweep {path} cannot be read ({type(error).__name__}: {error})"
         ) from error
