@@ -333,6 +333,13 @@ def test_every_row_says_only_what_differs() -> None:
         ('reference = "a"\nrows = dict(a=dict(model=5))', "every section has to be a dict"),
         ('reference = "a"\nrows = dict(a=dict(model=dict(size=5)))', "row a: .*model.size"),
         ('reference = "a"\nrows = dict(a="dmvs")\npaper = dict(a=(1, 2))', "three figures"),
+        ('reference = "a"\nrows = dict(a="dmvs")\npaper = 5', "three figures"),
+        ('reference = "a"\nrows = dict(a="dmvs")\npaper = dict(a=5)', "three figures"),
+        ('reference = "a"\nrows = dict(a="dmvs")\npaper = dict(a="abc")', "three figures"),
+        ('reference = 5\nrows = {5: "dmvs"}', "names a folder"),
+        ('reference = ["a"]\nrows = dict(a="dmvs")', "has to say rows"),
+        ('reference = "a"\nrows = dict(a=dict(caches="ovis"))', "give a list of names"),
+        ('reference = "a"\nrows = dict(a=dict(caches=None))', "give a list of names"),
         ("rows = 1 / 0", "cannot be read"),
     ],
 )
