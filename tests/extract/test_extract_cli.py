@@ -112,8 +112,9 @@ def test_an_option_without_a_value(command, capsys):
     assert "write key=value" in fails(command, capsys, "--cfg-options", "codec")
 
 
-def test_unknown_device(command, capsys):
-    assert "--device abacus" in fails(command, capsys, "--device", "abacus")
+@pytest.mark.parametrize("device", ["abacus", "meta"])
+def test_unknown_device(command, capsys, device):
+    assert f"--device {device}" in fails(command, capsys, "--device", device)
 
 
 @pytest.mark.parametrize(

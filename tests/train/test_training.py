@@ -467,6 +467,7 @@ def test_poly_schedule_falls_to_zero_and_pins_the_length(
         (["nowhere.py", "--cache", "CACHE"], "config nowhere.py does not exist"),
         (["CONFIG", "--cache", "nowhere"], "nowhere"),
         (["CONFIG", "--cache", "CACHE", "--device", "toaster"], "--device toaster"),
+        (["CONFIG", "--cache", "CACHE", "--device", "meta"], "--device meta"),
         (["CONFIG", "--cache", "CACHE", "--cfg-options", "train.seed"], "write key=value"),
         (
             ["CONFIG", "--cache", "CACHE", "--cfg-options", "model.text_dim=768"],
