@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from cache_schema.host import cli
+from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
 from extract.demo.layout import write_split
 from train.evaluation.parallel import run
@@ -22,6 +23,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--valid", type=int, default=6, help="videos of the split valid (no masks)")
     arguments = parser.parse_args(argv)
     counts = {"train": arguments.train, "valid_u": arguments.valid_u, "valid": arguments.valid}
+    for split, videos in counts.items():
+        if videos < 1:
+            option = split.replace("_", "-")
+            raise InputError(f"--{option} is {videos}: a split has at least one video")
     for split, videos in counts.items():
         per_tag = 3 if split == "train" else 2
         each = partial(run, workers=min(CORES, MOST, 1 + videos // FEW))

@@ -6,8 +6,8 @@ cannot be recorded, and without a GPU, they run as they are.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from train.heads.base import HeadInputs, HeadOutput
 
@@ -48,11 +50,15 @@ class GraphedHead:
 
         After a replay it lies in memory that the next call overwrites.
         """
+        return _outputs(self.found(inputs))
+
+    def found(self, inputs: HeadInputs) -> dict[str, Tensor]:
+        """What `run` finds, by graphs where that is possible."""
         if not (self.enabled and inputs.words.is_cuda and torch.is_grad_enabled()):
-            return _outputs(self.run(inputs))
+            return self.run(inputs)
         inputs = padded(inputs)
         graphs = self._graphs_for(inputs)
-        return _outputs(graphs(inputs) if graphs else self.run(inputs))
+        return graphs(inputs) if graphs else self.run(inputs)
 
     def run(self, inputs: HeadInputs) -> dict[str, Tensor]:
         """What the fields of `HeadOutput` that are there hold, in all layers.
@@ -61,14 +67,7 @@ class GraphedHead:
         and sources (B, N_m).
         """
         with self._reduced(inputs.words.device):
-            outputs = self.head(inputs)
-        found = {"logits": torch.stack([output.logits.float() for output in outputs])}
-        if outputs[-1].mask_embeds is not None:
-            found["mask_embeds"] = torch.stack([own.mask_embeds.float() for own in outputs])
-        found |= {name: own.float() for name, own in outputs[-1].more.items()}
-        if outputs[-1].sources is not None:
-            found["sources"] = outputs[-1].sources
-        return found
+            return _found(self.head(inputs))
 
     def _reduced(self, device: torch.device) -> AbstractContextManager:
         if self.autocast is None:
@@ -87,6 +86,54 @@ class GraphedHead:
                 warnings.warn(f"the head runs without CUDA graphs: {error}", stacklevel=2)
                 self.graphs[shape] = None
         return self.graphs.get(shape)
+
+
+class GraphedHeads(GraphedHead):
+    """Heads that differ in their weights alone, as one: an operation is one for all of them.
+
+    Dropout draws other numbers than it does for each by itself.
+
+    Args:
+        heads: of one configuration.
+    """
+
+    def __init__(self, heads: Sequence[GraphedHead]) -> None:
+        first = heads[0]
+        every = nn.ModuleList(own.head for own in heads)
+        super().__init__(every, first.autocast, enabled=first.enabled)
+
+    def __call__(self, inputs: HeadInputs) -> list[list[HeadOutput]]:
+        """What each head says, as of `GraphedHead`."""
+        found = self.found(inputs)
+        each = range(len(self.head))
+        return [_outputs({name: own[k] for name, own in found.items()}) for k in each]
+
+    def run(self, inputs: HeadInputs) -> dict[str, Tensor]:
+        """As of `GraphedHead`, each with the heads as its first axis."""
+        weights = [dict(head.named_parameters()) for head in self.head]
+        stacked = {name: torch.stack([own[name] for own in weights]) for name in weights[0]}
+
+        def one(own: dict[str, Tensor]) -> dict[str, Tensor]:
+            return _found(functional_call(self.head[0], own, (inputs,)))
+
+        # Not every fused attention takes one mask for many heads.
+        with self._reduced(inputs.words.device), sdpa_kernel(SDPBackend.MATH), _flat_linear():
+            return vmap(one, randomness="different")(stacked)
+
+
+@contextmanager
+def _flat_linear() -> Iterator[None]:
+    """Linear layers as one product of matrices: `vmap` would repeat their weights for each row."""
+
+    def flat(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        found = rows.flatten(0, -2) @ weight.mT
+        return (found if bias is None else found + bias).unflatten(0, rows.shape[:-1])
+
+    own, F.linear = F.linear, flat
+    try:
+        yield
+    finally:
+        F.linear = own
 
 
 def padded(inputs: HeadInputs) -> HeadInputs:
@@ -219,6 +266,17 @@ class GraphedStep:
             for group, own in zip(groups, before, strict=True):
                 group |= own
         return graph, said
+
+
+def _found(outputs: Sequence[HeadOutput]) -> dict[str, Tensor]:
+    """See `GraphedHead.run`."""
+    found = {"logits": torch.stack([output.logits.float() for output in outputs])}
+    if outputs[-1].mask_embeds is not None:
+        found["mask_embeds"] = torch.stack([own.mask_embeds.float() for own in outputs])
+    found |= {name: own.float() for name, own in outputs[-1].more.items()}
+    if outputs[-1].sources is not None:
+        found["sources"] = outputs[-1].sources
+    return found
 
 
 def _learning(found: Mapping[str, Tensor]) -> list[Tensor]:

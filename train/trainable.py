@@ -38,6 +38,8 @@ class TrainableHead(BaseModel):
         graphs: record the head's passes as CUDA graphs; not where the head is wrapped.
         mean: over all ranks, of what each counts; see `Criterion.terms`.
 
+    Attributes:
+        graphed: the head as it is called.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class TrainableHead(BaseModel):
         self.criterion = criterion
         self.seed = seed
         self.mean = mean
-        self._decode = GraphedHead(head, autocast, enabled=graphs)
+        self.graphed = GraphedHead(head, autocast, enabled=graphs)
         self._total: tuple[int, Callable[[], Tensor]] | None = None  # of the last step
         self.average = None
         if ema_decay:
@@ -66,7 +68,7 @@ class TrainableHead(BaseModel):
     @property
     def recorded(self) -> bool:
         """Whether a step is recorded as CUDA graphs."""
-        return self._decode.enabled and next(self.head.parameters()).is_cuda
+        return self.graphed.enabled and next(self.head.parameters()).is_cuda
 
     def evaluated_head(self) -> Head:
         """The head that is evaluated: the average of the weights where one is kept."""
@@ -81,8 +83,12 @@ class TrainableHead(BaseModel):
 
     def decode(self, batch: Batch, iteration: int) -> list[HeadOutput]:
         """What the head says of a batch in an iteration, in float32."""
-        torch.manual_seed(step_seeds(self.seed, iteration, 0)[0])  # dropout
-        return self._decode(batch.inputs)
+        self.seed_step(iteration)
+        return self.graphed(batch.inputs)
+
+    def seed_step(self, iteration: int) -> None:
+        """Let dropout draw what it draws in an iteration."""
+        torch.manual_seed(step_seeds(self.seed, iteration, 0)[0])
 
     def point_seeds(self, iteration: int, samples: int) -> list[int]:
         """Of the random points of each of this process's samples."""

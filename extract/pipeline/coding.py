@@ -1,10 +1,11 @@
 """From the device to the host: what is stored of frames and clips, and what the codec costs."""
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cache_schema.codecs import Codec
@@ -13,6 +14,7 @@ from cache_schema.records import CodecIoU
 from extract.codecs import mask_codec
 from extract.codecs.video_tracks import KeptCodes
 from extract.pipeline.parts import Clips, CodedClips, CodedFrames, Frames, Head, by_video
+from extract.segmenters.base import FrameOutput
 from extract.stage import Stage
 
 #: Frames of each video that show what the codec costs.
@@ -23,7 +25,8 @@ COMPARED_SEED = 1
 def code(stage: Stage, codec: Codec, parts: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """`Frames` become `CodedFrames`, `Clips` become `CodedClips`; only codes leave the device.
 
-    A video with NaN or infinite values fails.
+    A video with NaN or infinite values fails. On a GPU the codes of frames arrive while the next
+    ones are made.
     """
     light, codec = codec.dtype is None, mask_codec.carrier(codec)
     beside = stage.transfer.beside and not light and not mask_codec.in_numpy(codec)
@@ -33,53 +36,66 @@ def code(stage: Stage, codec: Codec, parts: Iterable[tuple[str, Any]]) -> Iterat
             if isinstance(part, Head):
                 frames = 0 if light else len(part.frame_names)  # exact features have no cost
                 compared = _Compared(video_id, frames, codec)
-                head, kept = part, KeptCodes() if beside else None
+                head, kept, arriving = part, KeptCodes() if beside else None, None
                 yield part
                 continue
             if isinstance(part, Frames):
-                output = part.output
-                with stage.transfer.after(
-                    part.computed, (output.frame_queries, output.mask_features)
-                ):
-                    coded = _code_frames(stage, codec, video_id, part, kept)
-                    compared.add(part.output.mask_features, coded.mask_features)
-                yield coded
+                results = part.output.frame_queries, part.output.mask_features
+                with stage.transfer.after(part.computed, results):
+                    following = _code_frames(stage, codec, video_id, part.output, kept)
+                    if not beside:  # nothing is on its way
+                        arriving, following = following, None
+                    coded = [compared.add(*arriving())] if arriving else []
+                arriving = following
             else:
                 queries = () if part.frame_queries is None else (part.frame_queries,)
                 results = *queries, part.video_queries, part.logits, *part.mask_embeds
                 with stage.transfer.after(part.computed, results):
+                    coded = [compared.add(*arriving())] if arriving else []
                     found = kept and kept.tracks(
                         codec, part.mask_embeds, part.bank, head.geometry, head.cells
                     )
-                    coded = _code_clips(stage, video_id, part, compared, found or None)
-                yield coded
+                    coded.append(_code_clips(stage, video_id, part, compared, found or None))
+            yield from coded
 
     return by_video(parts, work)
 
 
 def _code_frames(
-    stage: Stage, codec: Codec, video_id: str, frames: Frames, kept: KeptCodes | None
-) -> CodedFrames:
-    features = frames.output.mask_features
-    some = stage.segmenter.keep is not None  # whose, the end of the video tells
-    queries = {} if some else {"frame_queries": frames.output.frame_queries}
-    if kept:
-        codes, sound = mask_codec.encode_together(features, codec)
-        kept.add(codes)
-        for each in queries.values():
-            sound = sound & each.isfinite().all()
-        host = stage.transfer.download({**queries, "sound": sound, **codes})
+    stage: Stage, codec: Codec, video_id: str, output: FrameOutput, kept: KeptCodes | None
+) -> Callable[[], tuple[Tensor, CodedFrames]]:
+    """Start to code frames; what is returned waits for the codes, and gives them with what they
+    are codes of.
+    """
+    features = output.mask_features
+    some = stage.segmenter.keep is not None  # whose queries are stored, the end of the video tells
+    queries = {} if some else {"frame_queries": output.frame_queries}
+
+    def alone() -> tuple[Tensor, CodedFrames]:
+        stage.check_finite(video_id, **queries)
+        try:
+            coded = mask_codec.encode(features, codec)
+        except InputError as error:
+            stage.check_finite(video_id, mask_features=features)
+            reason = f"video {video_id!r}, mask_features cannot be stored: {error}"
+            raise InputError(reason) from None
+        here = stage.transfer.download(queries)
+        return features, CodedFrames(here.get("frame_queries"), coded)
+
+    if kept is None:
+        return alone
+    codes, sound = mask_codec.encode_together(features, codec)
+    kept.add(codes)
+    for each in queries.values():
+        sound = sound & each.isfinite().all()
+    arriving = stage.transfer.downloading({**queries, "sound": sound, **codes})
+
+    def arrived() -> tuple[Tensor, CodedFrames]:
+        host = arriving()
         queries_here, sound = host.pop("frame_queries", None), host.pop("sound")
-        if sound:
-            return CodedFrames(queries_here, host)
-    stage.check_finite(video_id, **queries)
-    try:
-        coded = mask_codec.encode(features, codec)
-    except InputError as error:
-        stage.check_finite(video_id, mask_features=features)
-        raise InputError(f"video {video_id!r}, mask_features cannot be stored: {error}") from None
-    here = stage.transfer.download(queries)
-    return CodedFrames(here.get("frame_queries"), coded)
+        return (features, CodedFrames(queries_here, host)) if sound else alone()
+
+    return arrived
 
 
 def _code_clips(
@@ -90,28 +106,30 @@ def _code_clips(
     measured: list[tuple[Tensor, Tensor | None]] | None,
 ) -> CodedClips:
     """With what was ``measured`` on the device."""
-
-    def host(tensors: Iterable[Tensor]) -> list[np.ndarray]:
-        return list(stage.transfer.download(dict(enumerate(tensors))).values())
-
     own = {} if clips.frame_queries is None else {"frame_queries": clips.frame_queries}
-    checked = own | {"video_queries": clips.video_queries, "logits": clips.logits}
-    stage.check_finite(video_id, **checked, mask_embeds=clips.mask_embeds)
-    sure = mask_codec.confident(clips.logits[0])
-    video_queries, logits, *mask_embeds = host(
-        (clips.video_queries, clips.logits, *clips.mask_embeds)
-    )
+    some = {**own, "video_queries": clips.video_queries, "logits": clips.logits}
+    lists = {"mask_embeds": clips.mask_embeds}
     if measured:
         tracks, overlaps = zip(*measured, strict=True)
-        overlaps = overlaps if overlaps[0] is None else host(overlaps)
-        measured = list(zip(host(tracks), overlaps, strict=True))
+        lists |= {"tracks": tracks} | ({} if overlaps[0] is None else {"overlaps": overlaps})
+    # All at once: each wait would be one for the model's next frames, too.
+    flat = {(name, k): each for name, every in lists.items() for k, each in enumerate(every)}
+    here = stage.transfer.download({**some, **flat})
+    found = {name: [here[name, k] for k in range(len(every))] for name, every in lists.items()}
+    checked = {name: torch.from_numpy(here[name]) for name in some}
+    embeds = [torch.from_numpy(each) for each in found["mask_embeds"]]
+    stage.check_finite(video_id, **checked, mask_embeds=embeds)
+    if measured:
+        none = [None] * len(measured)
+        measured = list(zip(found["tracks"], found.get("overlaps", none), strict=True))
+    sure = mask_codec.confident(checked["logits"][0])
     return CodedClips(
         bank=clips.bank,
-        frame_queries=stage.transfer.download(own).get("frame_queries"),
-        video_queries=video_queries,
-        logits=logits,
-        mask_embeds=mask_embeds,
-        codec_iou=compared.iou(clips.mask_embeds[0][..., sure, :]),
+        frame_queries=here.get("frame_queries"),
+        video_queries=here["video_queries"],
+        logits=here["logits"],
+        mask_embeds=found["mask_embeds"],
+        codec_iou=compared.iou(embeds[0][..., sure, :].to(clips.logits.device)),
         measured=measured,
     )
 
@@ -125,14 +143,15 @@ class _Compared:
         self._codec, self._seen = codec, 0
         self._kept: list[tuple[int, Tensor, dict[str, np.ndarray]]] = []
 
-    def add(self, features: Tensor, coded: dict[str, np.ndarray]) -> None:
-        """Keep what is wanted of the video's next frames (t, C, h, w)."""
+    def add(self, features: Tensor, coded: CodedFrames) -> CodedFrames:
+        """Keep what is wanted of the video's next frames (t, C, h, w); gives them back as coded."""
         for k in range(len(features)):
             if self._seen + k in self._wanted:
                 # Copies: a view would keep the whole chunk.
-                codes = {name: array[k : k + 1].copy() for name, array in coded.items()}
+                codes = {name: own[k : k + 1].copy() for name, own in coded.mask_features.items()}
                 self._kept.append((self._seen + k, features[k : k + 1].clone(), codes))
         self._seen += len(features)
+        return coded
 
     def iou(self, embeds: Tensor) -> CodecIoU | None:
         """What the codec costs the masks of embeddings (N, C), or (T, N, C) of the video."""

@@ -21,9 +21,10 @@ class Transfer:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.beside = device.type == "cuda"
-        # Two, so that no upload waits for work on results.
+        # Two, so that no upload waits for work on results. That work is little and much waits for
+        # it, so it goes before what the model has asked for.
         self._uploads = torch.cuda.Stream(device) if self.beside else None
-        self._stream = torch.cuda.Stream(device) if self.beside else None
+        self._stream = torch.cuda.Stream(device, priority=-1) if self.beside else None
 
     def upload(self, array: np.ndarray) -> Tensor:
         """An array on the device, for the calling thread's current stream."""

@@ -141,6 +141,8 @@ def _measure(bench: Bench, figures: Figures, end: float, *, detailed: bool) -> N
             attempt(found, "whole", partial(whole, bench, rate), end=end)
             _compare(found, "whole", "bare")
             _compare(found, "whole", "model")
+        if detailed and autocast in WHOLE:
+            attempt(found, "tuned", partial(tuned, bench), end=end)
         if detailed and autocast == WHOLE[0]:
             attempt(found, "busy", partial(busy, bench), end=end)
             attempt(found, "eager", partial(bare, bench, graphs=False), end=end)
@@ -226,6 +228,20 @@ def bare(bench: Bench, *, graphs: bool) -> dict[str, float]:
         vita.graphs = True
 
 
+def tuned(bench: Bench) -> dict[str, float]:
+    """The frame level with convolutions that the library chooses by trying them.
+
+    It may choose others in another run, so this is no option: numbers would differ by rounding.
+    """
+    bench.use(bench.stage.autocast)  # graphs are captured anew
+    flags, tf32 = torch.backends.cudnn.flags, torch.backends.cudnn.allow_tf32
+    try:
+        with flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=tf32):
+            return bare(bench, graphs=True)
+    finally:
+        bench.use(bench.stage.autocast)
+
+
 def library(bench: Bench) -> dict[str, float]:
     """The library's own forward pass, with the same weights."""
     vita, images = bench.stage.segmenter, images_of(bench)
@@ -300,7 +316,8 @@ def waits() -> Iterator[dict[str, float]]:
         (beside._Lane, "_put", lambda own: f"the {own._thread.name} for room"),
         (beside.Child, "put", lambda own: f"to hand over to {own._name}"),
         # Of the coder's own time.
-        (coding, "_code_frames", lambda stage: "for codes of frames"),
+        (torch.cuda.Event, "synchronize", lambda own: "for copies to the host"),
+        (coding, "_code_frames", lambda stage: "to ask for codes of frames"),
         (coding, "_code_clips", lambda stage: "for what becomes of clips"),
         (coding._Compared, "iou", lambda own: "for what the codec costs"),
     ]

@@ -512,6 +512,26 @@ def test_the_way_of_a_gpu_writes_the_same(data, sequential, tmp_path, beside, mo
     assert contents(tmp_path / "long") == sequential
 
 
+def test_codes_arrive_while_the_next_ones_are_made(data, tmp_path, beside, monkeypatch):
+    real, log = Transfer.downloading, []
+
+    def downloading(self, arrays):
+        wait = real(self, arrays)
+        if "values" not in arrays:
+            return wait
+        log.append("asked")
+
+        def waited():
+            log.append("waited")
+            return wait()
+
+        return waited
+
+    monkeypatch.setattr(Transfer, "downloading", downloading)
+    run(data, tmp_path / "cache", queue=0)
+    assert log == ["asked", "asked", "waited", "asked", "waited", "waited"] * 4
+
+
 def test_the_way_of_a_gpu_refuses_what_cannot_be_stored(data, tmp_path, beside, monkeypatch):
     frames = VITA.frames
     bad = {"frame_queries": (0, 0, 0), "mask_features": (0, 0, 0, 0)}

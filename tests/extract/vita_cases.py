@@ -40,11 +40,17 @@ def load(folder: Path, name: str) -> VITA:
 
 
 @cache
+def temporary() -> tempfile.TemporaryDirectory:
+    """For this process; it goes with it."""
+    return tempfile.TemporaryDirectory(prefix="dmvs-goldens-")
+
+
+@cache
 def unpacked(path: Path) -> Path:
     """The checkpoint as it is, out of its .xz if it was packed."""
     if path.exists():
         return path
-    target = Path(tempfile.mkdtemp(prefix="dmvs-goldens-")) / path.name
+    target = Path(temporary().name) / path.name
     target.write_bytes(lzma.decompress(path.with_name(path.name + ".xz").read_bytes()))
     return target
 

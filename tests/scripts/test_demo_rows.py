@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cache_schema.host import cli
 from extract.__main__ import main as extract
 from scripts.make_demo_data import main as make_data
 from train.checkpoint import read_checkpoint
@@ -27,6 +28,14 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command += ["--weights", str(ROOT / "extract/assets/vita_tiny.safetensors")]
         assert extract([*command, "--out", str(folder / split)]) == 0
     return folder
+
+
+def test_a_split_without_videos_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(make_data, ["--root", str(tmp_path / "data"), "--valid-u", "0"]) == 2
+    assert "--valid-u is 0" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
 
 
 def test_all_rows_learn_in_one_sweep(caches: Path, tmp_path: Path) -> None:

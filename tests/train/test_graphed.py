@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from train.graphed import WORDS, GraphedHead, GraphedStep, padded
-from train.heads import CacheSizes, HeadInputs
+from train.graphed import WORDS, GraphedHead, GraphedHeads, GraphedStep, padded
+from train.heads import CacheSizes, HeadInputs, HeadOutput
 from train.heads.dmvs import DMVS
 
 CACHE = CacheSizes(query_dim=16, text_dim=24, mask_dim=16, num_video_queries=7, num_classes=3)
@@ -56,6 +57,108 @@ def test_without_a_gpu_the_head_runs_as_it_is() -> None:
         assert torch.equal(ours.mask_embeds, theirs.mask_embeds)
         assert torch.equal(ours.sources, theirs.sources)
     assert not graphed.graphs
+
+
+def several(number: int = 3, device: str = "cpu", **keys: object) -> list[DMVS]:
+    heads = []
+    for seed in range(number):
+        torch.manual_seed(seed)
+        heads.append(DMVS(CACHE, **SIZES, **keys).to(device))
+    return heads
+
+
+def total(outputs: list[list[HeadOutput]]) -> torch.Tensor:
+    """Of what each head says, with a weight of its own."""
+    return sum(
+        (1 + k) * (layer.logits.square().sum() + layer.mask_embeds.square().sum())
+        for k, layers in enumerate(outputs)
+        for layer in layers
+    )
+
+
+def gradients(heads: list[DMVS], outputs: list[list[HeadOutput]]) -> list[torch.Tensor | None]:
+    parameters = [p for head in heads for p in head.parameters()]
+    return list(torch.autograd.grad(total(outputs), parameters, allow_unused=True))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"encoder": "plain", "initialisation": "random"},
+        {"initialisation": "text", "query_positions": True, "sentence": "max"},
+        {"decoder_reads": ["frames", "video"], "encoder": "none"},
+    ],
+)
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_heads_as_one_say_what_each_says(keys: dict, autocast: torch.dtype | None) -> None:
+    heads, own = several(**keys), inputs(5)
+    each = [GraphedHead(head, autocast, enabled=False) for head in heads]
+    ours, theirs = GraphedHeads(each)(own), [head(own) for head in each]
+    near = {"rtol": 1e-4, "atol": 1e-5} if autocast is None else {"rtol": 0.1, "atol": 0.1}
+    for mine, alone in zip(ours, theirs, strict=True):
+        for one, other in zip(mine, alone, strict=True):
+            torch.testing.assert_close(one.logits, other.logits, **near)
+            torch.testing.assert_close(one.mask_embeds, other.mask_embeds, **near)
+            assert (one.sources is None) == (other.sources is None)
+            assert one.sources is None or torch.equal(one.sources, other.sources)
+    if autocast is not None:  # gradients are rounded too far
+        return
+    for one, other in zip(gradients(heads, ours), gradients(heads, theirs), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:  # a part of the largest
+            allowed = 1e-5 * max(float(other.abs().max()), 1.0)
+            torch.testing.assert_close(one, other, rtol=0, atol=allowed)
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that an operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **kwargs or {})
+        if isinstance(found, torch.Tensor) and not function.is_view:
+            self.numbers = max(self.numbers, found.numel())
+        return found
+
+
+def test_heads_as_one_do_not_repeat_their_weights() -> None:
+    heads, own = several(2), inputs(5)
+    each = [GraphedHead(head, None, enabled=False) for head in heads]
+    with Largest() as together:
+        gradients(heads, GraphedHeads(each)(own))
+    with Largest() as alone:
+        gradients(heads[:1], [each[0](own)])
+    assert together.numbers <= 2 * alone.numbers
+
+
+def test_heads_as_one_drop_out_by_the_seed() -> None:
+    each = [GraphedHead(head, None, enabled=False) for head in several(2, dropout=0.5)]
+    together, found = GraphedHeads(each), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append([layers[-1].logits for layers in together(inputs(5))])
+    assert all(torch.equal(*pair) for pair in zip(found[0], found[1], strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(found[0], found[2], strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_replays_of_heads_as_one_give_what_each_says() -> None:
+    heads = several(device="cuda")
+    each = [GraphedHead(head, None, enabled=False) for head in heads]
+    together = GraphedHeads([GraphedHead(head, None, enabled=True) for head in heads])
+    for seed, words in enumerate([3, 11, 4, 12]):
+        own = padded(inputs(words, seed).to("cuda"))
+        theirs = gradients(heads, [head(own) for head in each])
+        total(together(own)).backward()
+        for head in heads:
+            for p in head.parameters():
+                other = theirs.pop(0)
+                if other is not None:
+                    torch.testing.assert_close(p.grad, other, rtol=1e-3, atol=1e-3)
+            head.zero_grad()
+    assert len(together.graphs) == 2 and all(together.graphs.values())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

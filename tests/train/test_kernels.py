@@ -21,11 +21,12 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no 
 
 
 def by_scipy(costs: Tensor, counts: Sequence[int] | None = None) -> Tensor:
-    """`assign_all` on a CPU; what is behind a sample's matches is anything."""
+    """`assign_all` on a CPU, which also ends with costs that are no numbers; what is behind a
+    sample's matches is anything."""
     samples, layers, queries, targets = costs.shape
     counts = counts or [targets] * samples
     found = torch.full((samples, layers, 2, min(queries, targets)), -7)
-    for own, table, count in zip(found, costs.numpy(), counts, strict=True):
+    for own, table, count in zip(found, costs.nan_to_num().numpy(), counts, strict=True):
         for layer, cost in zip(own, table[..., :count], strict=True):
             pair = assign(cost)
             layer[:, : len(pair.queries)] = torch.stack(pair[:2])

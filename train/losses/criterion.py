@@ -198,8 +198,7 @@ class SetCriterion:
         (B, L, N, C); see `compare`.
         """
         costs = [self.costs(logits, embeds, group, random) for group in truth.groups]
-        # Heads that are compared together are told at once if one of them has diverged.
-        if self.stays and truth.heads == 1 and kernels.available(logits.device):
+        if self.stays and kernels.available(logits.device):
             return _stay(costs, truth.groups, *logits.shape[:2])
         matches = unmatched(*logits.shape[:2])
         if not costs:
@@ -287,7 +286,7 @@ class SetCriterion:
             )
 
         # Zero where nothing matches, but a zero that reaches the parameters.
-        mask = dice = embeds.sum() * 0.0
+        mask = dice = embeds.reshape(heads, -1).sum(dim=1) * 0.0
         for group in truth.groups:
             for predicted, true, share in group.pairs(embeds, matches, self.num_points, choose):
                 mask = mask + _summed(point_bce(predicted, true), share)
@@ -336,8 +335,15 @@ def class_sums(losses: Tensor, weights: Tensor, kind: str) -> tuple[Tensor, Tens
 
 
 def _summed(values: Tensor, share: Tensor | None) -> Tensor:
-    """Sum over instances (I,): of all, or of each head's by its share (heads, I)."""
-    return values.sum() if share is None else share @ values
+    """Sum over instances (I,): of all, (), or of each head's by its share, (heads, I) to (heads,).
+
+    What one head has that is no number does not reach the others.
+    """
+    if share is None:
+        return values.sum()
+    if len(share) == 1:
+        return share @ values
+    return torch.where(share > 0, share * values, 0.0).sum(dim=1)
 
 
 def point_bce(logits: Tensor, truth: Tensor) -> Tensor:
