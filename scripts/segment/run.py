@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cache_schema import manifest
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import model_threads
 from cache_schema.reader import CacheReader
 from cache_schema.records import Expression
-from extract.arguments import is_complete
 from extract.datasets.one_video import OneVideo
 from extract.datasets.records import SourceExpression
 from extract.frozen import NoRandomInit
@@ -76,7 +76,8 @@ def cache_of(
     (name,) = video.ids
     (digest,) = video.fingerprint().values()
     folder = Path(arguments.out) / "cache" / digest[:16]
-    if not is_complete(folder):  # or a run was stopped, or failed
+    # A run that was stopped, or failed, leaves a manifest without the video.
+    if not (folder / manifest.MANIFEST).exists() or name not in manifest.read(folder).videos:
         from extract.pipeline.run import extract  # which another sentence needs not load
 
         thinning = {"stride": arguments.stride, "max_frames": arguments.max_frames}
