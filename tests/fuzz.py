@@ -34,7 +34,7 @@ ODD = [None, True, -1, 0, 10**30, 1.5, math.nan, math.inf, "", "x", b"x", [], {}
 #: What else text can hold: numbers beyond any type, names that leave a folder, no Unicode.
 WORDS = ["9" * 400, "-0", "1e999", "../x", "/etc/passwd", "a\0b", "\ud800", "ä" * 300, "[[", "%s"]
 OUTCOMES = ("clean", "accepted", "traceback", "crash", "hang", "memory", "outside")
-PATIENCE = 120.0  # seconds for one case on a busy machine
+PATIENCE = 600.0  # seconds for one case on a busy machine
 MEMORY = 2 << 30  # bytes that one case may take beside what the process has
 
 

@@ -6,6 +6,7 @@ import runpy
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 LONG = 600  # seconds; only a test that fails takes so long
@@ -24,6 +25,7 @@ class Command:
 
         def apart() -> None:
             os.setsid()
+            forkserver._forkserver.__init__()  # that of the tests is no child of this process
             sys.stderr = log.open("w", buffering=1)
             os.dup2(sys.stderr.fileno(), 2)
             sys.exit(run())

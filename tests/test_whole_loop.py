@@ -33,7 +33,7 @@ model = dict(
 )
 loss = dict(num_points=16)
 data = dict(num_workers=0)
-train = dict(max_iters=20, batch_size=2, checkpoint_interval=20)
+train = dict(max_iters=5, batch_size=2, checkpoint_interval=5)
 evaluation = dict(sigma=0.4)
 """
 
@@ -73,7 +73,7 @@ def test_every_head_on_a_full_cache(place: Path) -> None:
     reader = CacheReader("full")
     assert (reader.segmenter.type, reader.segmenter.activation) == ("videomt", "gelu")
     train_rows("heads.py", "full", "heads")
-    assert all(Path("heads", name, "seed-0/iter_20.pth").exists() for name in HEADS)
+    assert all(Path("heads", name, "seed-0/iter_5.pth").exists() for name in HEADS)
     use("dmvs", "heads/dmvs/seed-0", "full", "float16")
 
 

@@ -10,14 +10,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from hypothesis import HealthCheck, settings
 
 from cache_schema import manifest
-
-# Deterministic, and patient with a busy machine.
-examples = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
 
 
 def contents(path: Path) -> dict[str, dict[str, object]]:

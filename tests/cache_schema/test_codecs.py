@@ -8,7 +8,6 @@ from hypothesis.extra import numpy as arrays
 
 from cache_schema.codecs import CODECS, LOWRANK, SMALLEST, get_codec
 from cache_schema.host.cli import InputError
-from tests.cache_schema.helpers import examples
 from tests.synthetic import make_codec
 
 LEVELS = 127
@@ -33,14 +32,12 @@ def frames(limit=None):
     return arrays.arrays(np.float32, (1, 2, 2, 3), elements=values)
 
 
-@examples
 @given(frames())
 def test_float32_is_exact(features):
     stored = get_codec("float32").encode(features)
     assert stored["values"].tobytes() == features.tobytes()
 
 
-@examples
 @given(frames(65504))
 def test_float16_rounds_to_nearest(features):
     stored = get_codec("float16").encode(features)["values"]
@@ -52,7 +49,6 @@ def test_float16_rounds_to_nearest(features):
     ).all()
 
 
-@examples
 @given(frames())
 def test_int8_is_half_a_step_off_at_most(features):
     stored = get_codec("int8").encode(features)
@@ -68,7 +64,6 @@ def test_int8_is_half_a_step_off_at_most(features):
     assert (error <= bound[:, :, None, None]).all()
 
 
-@examples
 @given(frames(1e6))
 def test_lowrank_components_are_half_a_step_off_at_most(features):
     codec = make_codec(LOWRANK, channels=2, rank=2)

@@ -18,7 +18,7 @@ from cache_schema.direct import RandomAccessFile, locate
 from cache_schema.host.cli import InputError
 from cache_schema.host.system import SystemTrouble
 from cache_schema.reader import CacheReader
-from tests.cache_schema.helpers import examples, in_child
+from tests.cache_schema.helpers import in_child
 from tests.synthetic import write_cache
 
 SHARD = "shard-00000.h5"
@@ -33,7 +33,6 @@ def caches(tmp_path_factory):
     return paths
 
 
-@examples
 @given(st.sampled_from(CODECS), st.lists(st.integers(0, 6), max_size=12), st.booleans())
 def test_any_frames_are_those_of_hdf5(caches, codec, frames, given_memory):
     video = CacheReader(caches[codec]).video("video000")

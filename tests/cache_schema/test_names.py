@@ -8,14 +8,12 @@ from hypothesis import strategies as st
 
 from cache_schema.host.cli import InputError
 from cache_schema.names import escape, unescape
-from tests.cache_schema.helpers import examples
 
 STORABLE = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=100
 )
 
 
-@examples
 @given(STORABLE)
 def test_round_trip_and_alphabet(identifier):
     name = escape(identifier)

@@ -8,12 +8,10 @@ from hypothesis import strategies as st
 from cache_schema.host.cli import InputError
 from cache_schema.ram import ENTRY, RamTier
 from cache_schema.reader import CacheReader
-from tests.cache_schema.helpers import examples
 from tests.cache_schema.test_reader import assert_same
 from tests.synthetic import write_cache
 
 
-@examples
 @given(st.integers(0, 3000), st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=40))
 def test_the_limit_holds_and_the_least_used_goes_first(limit, uses):
     tier = RamTier(limit)

@@ -17,7 +17,7 @@ from cache_schema.copying import copy
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.run_lengths import compress, run_ends
-from tests.cache_schema.helpers import examples, flip, in_child, payloads
+from tests.cache_schema.helpers import flip, in_child, payloads
 from tests.cache_schema.test_names import STORABLE
 from tests.synthetic import (
     FACTS,
@@ -120,7 +120,6 @@ def test_a_video_without_clips_objects_and_expressions(tmp_path):
         CacheReader(tmp_path).video("nobody")
 
 
-@examples
 @given(st.lists(STORABLE, min_size=1, max_size=2, unique=True), STORABLE)
 def test_any_id_and_text_survives(tmp_path_factory, ids, text):
     path = tmp_path_factory.mktemp("ids")

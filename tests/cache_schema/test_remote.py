@@ -228,7 +228,7 @@ def test_fsspec_is_named_where_it_is_missing():
         "from cache_schema.__main__ import main; from cache_schema.host import cli\n" \
         "sys.exit(cli.run(main))"  # fmt: skip
     command = [sys.executable, "-c", text, "info", "https://localhost/cache"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "the extra 'remote'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

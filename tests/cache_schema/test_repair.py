@@ -34,16 +34,20 @@ SHARDS = ("shard-00000.h5", "shard-00001.h5")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def sound(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "cache"
     write_cache(path, **SIZES)
     return path
 
 
+@pytest.fixture(scope="module")
+def whole(sound):
+    return contents(sound)
+
+
 @pytest.fixture
-def cache(tmp_path):
-    write_cache(tmp_path / "cache", **SIZES)
-    return tmp_path / "cache"
+def cache(sound, tmp_path):
+    return shutil.copytree(sound, tmp_path / "cache")
 
 
 def check_refilled(cache, whole):
@@ -53,7 +57,7 @@ def check_refilled(cache, whole):
     write_cache(cache, **SIZES)
     report = verify(cache)
     assert report.sound and not report.dropped, list(report.lines())
-    assert listed_contents(cache) == contents(whole)
+    assert listed_contents(cache) == whole
 
 
 def test_100_of_100_flipped_bytes_are_found(cache, whole, tmp_path):
@@ -112,7 +116,7 @@ def test_sound_videos_of_a_damaged_shard_stay(cache, whole, capsys):
     write_cache(cache, **SIZES)
     assert manifest.read(cache).videos["video000"].shard == SHARDS[0]
     assert manifest.read(cache).videos["video001"].shard == "shard-00002.h5"
-    assert verify(cache).sound and listed_contents(cache) == contents(whole)
+    assert verify(cache).sound and listed_contents(cache) == whole
 
 
 def test_bytes_that_no_video_uses(cache, whole):
@@ -121,7 +125,7 @@ def test_bytes_that_no_video_uses(cache, whole):
     report = repair(cache)
     assert list(report.shards) == [SHARDS[0]] and not report.damaged
     assert list(report.lines())[-1] == "all 3 videos are sound, there is none to extract again"
-    assert verify(cache).sound and listed_contents(cache) == contents(whole)
+    assert verify(cache).sound and listed_contents(cache) == whole
 
 
 def test_a_changed_text_of_the_header_is_not_vouched_for(cache, whole):
@@ -155,7 +159,7 @@ def test_a_lost_shard_and_a_lost_line(cache, whole):
     check_refilled(cache, whole)
     (cache / SHARDS[1]).unlink()
     write_cache(cache, **SIZES)  # finds it out by itself
-    assert verify(cache).sound and listed_contents(cache) == contents(whole)
+    assert verify(cache).sound and listed_contents(cache) == whole
 
 
 def test_a_lost_shard_that_comes_back_is_taken_in(cache, whole):
@@ -166,7 +170,7 @@ def test_a_lost_shard_that_comes_back_is_taken_in(cache, whole):
     aside.rename(cache / SHARDS[0])
     open_writer(cache, channels=2).close()
     assert len(CacheReader(cache)) == 3
-    assert verify(cache).sound and listed_contents(cache) == contents(whole)
+    assert verify(cache).sound and listed_contents(cache) == whole
 
 
 def test_nothing_left(cache, whole):
@@ -176,7 +180,7 @@ def test_nothing_left(cache, whole):
     with pytest.raises(InputError, match="no finished video"):
         verify(cache)
     write_cache(cache, **SIZES)
-    assert verify(cache).sound and listed_contents(cache) == contents(whole)
+    assert verify(cache).sound and listed_contents(cache) == whole
 
 
 def test_a_damaged_codec_file(tmp_path):
@@ -195,7 +199,7 @@ def test_a_quick_repair_looks_closely_at_what_it_found(cache, whole):
     assert not repair(cache, quick=True).damaged
     assert CacheReader(cache).video_ids == ["video001", "video002"]
     write_cache(cache, **SIZES)
-    assert verify(cache).sound and listed_contents(cache) == contents(whole)
+    assert verify(cache).sound and listed_contents(cache) == whole
 
 
 @pytest.mark.parametrize("name", ["fsync", "unlink", "write"])
@@ -228,7 +232,7 @@ def test_a_repair_that_is_killed(cache, whole, monkeypatch, name, count, after):
         assert "--repair" in str(error)
     if not verify(cache).sound:
         check_refilled(cache, whole)
-    assert listed_contents(cache) == contents(whole)
+    assert listed_contents(cache) == whole
 
 
 def test_a_torn_line_of_a_repair(cache, whole):

@@ -32,7 +32,7 @@ def number(value: int) -> str:
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(SIZES.flatmap(lambda size: st.lists(arrays(np.bool_, size), min_size=1, max_size=4)))
 def test_masks_come_out_as_they_went_in(masks: list[np.ndarray]) -> None:
     texts = [encoded(mask) for mask in masks]

@@ -281,18 +281,16 @@ def test_the_next_shard_is_written_while_one_is_sealed(tmp_path, monkeypatch):
         write_video(writer, make_video(0))
         with pytest.raises(ValueError, match="is in the cache"):
             write_video(writer, make_video(0))
-        releasing = threading.Timer(0.2, go_on.set)
         real_append = VideoWriter.append
 
         def append(self, *arrays):
             real_append(self, *arrays)
             assert not writer.done and not manifest.read(tmp_path).videos
-            if not releasing.is_alive():
-                releasing.start()
+            go_on.set()
 
         with monkeypatch.context() as patch:
             patch.setattr(VideoWriter, "append", append)
-            write_video(writer, make_video(1))
+            write_video(writer, make_video(1), chunk=6)  # all of it
         assert writer.done == {"video000"} <= manifest.read(tmp_path).videos.keys()
         writer.settle()
         assert writer.done == {"video000", "video001"} == manifest.read(tmp_path).videos.keys()

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extract.codecs.fitting import RIDGE, fit_basis
-from tests.cache_schema.helpers import examples
 
 C = 12
 
@@ -36,7 +35,6 @@ def test_full_rank_is_exact(metric):
     np.testing.assert_allclose(basis.encoder @ basis.decoder, np.eye(C), atol=1e-4)
 
 
-@examples
 @given(st.integers(0, 10_000), st.integers(1, C - 1))
 def test_no_basis_of_that_rank_is_better_for_the_masks(seed, rank):
     mean, covariance, metric = moments(seed)
@@ -55,7 +53,6 @@ def test_directions_that_no_embedding_looks_at_are_left_out():
     np.testing.assert_allclose(plain.encoder[3], 0, atol=1e-6)
 
 
-@examples
 @given(st.integers(0, 10_000))
 def test_a_fit_is_deterministic_and_ranks_are_prefixes(seed):
     first, again = fit_basis(*moments(seed), C), fit_basis(*moments(seed), C)

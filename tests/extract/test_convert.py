@@ -3,8 +3,6 @@
 import os
 import pickle
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,8 @@ from vita_cases import SHIPPED, config_of, load, unpacked
 from cache_schema.host import cli
 from extract.segmenters.vita import VITA
 from extract.segmenters.vita.convert import main
-
-ROOT = Path(__file__).parents[2]
+from tests.cache_schema.helpers import die, in_child
+from tests.processes import Command, module
 
 
 @pytest.fixture
@@ -136,7 +134,7 @@ class Touch:
 
 
 def test_a_malicious_file_is_refused_with_status_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture
 ) -> None:
     made, target = tmp_path / "made", tmp_path / "a.safetensors"
     content = {"model": {"a": Touch(made)}}
@@ -144,24 +142,22 @@ def test_a_malicious_file_is_refused_with_status_2(
     torch.save(content, tmp_path / "bad.pth")
     assert "would call 'posix.system'" in refusal(capsys, tmp_path / "bad.pkl", target)
     assert "cannot be read" in refusal(capsys, tmp_path / "bad.pth", target)
-    module = "extract.segmenters.vita.convert"
-    command = [sys.executable, "-m", module, tmp_path / "bad.pkl", target]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    words = [tmp_path / "bad.pkl", target]
+    log = tmp_path_factory.mktemp("log") / "said"
+    done = Command(module("extract.segmenters.vita.convert", words), log)
+    assert len(done.said().splitlines()) == 1 and done.status == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pkl", "bad.pth"]
 
 
 def test_a_killed_conversion_leaves_what_was_there(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "tiny.safetensors"
     target.write_text("old")
-    program = (
-        "import os, signal, sys\n"
-        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from extract.segmenters.vita.convert import main\n"
-        "main(sys.argv[1:])\n"
-    )
-    command = [sys.executable, "-c", program, source, target, "--force"]
-    assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
+
+    def killed() -> None:
+        os.replace = lambda *_: die()
+        main([str(source), str(target), "--force"])
+
+    assert in_child(killed) == -signal.SIGKILL
     assert target.read_text() == "old"
     assert cli.run(main, [str(source), str(target), "--force"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]

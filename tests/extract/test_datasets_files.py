@@ -24,7 +24,7 @@ values = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=st.dictionaries(st.text(max_size=5), values), indent=st.sampled_from([None, 2]))
 def test_a_table_reads_what_json_wrote(tmp_path_factory, table, indent):
     for ascii_only in (True, False):
@@ -47,7 +47,7 @@ def test_a_table_holds_places_and_not_values(tmp_path):
     assert path.stat().st_size > 8e6 and peak < 2e5
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.binary(max_size=40))
 def test_any_other_file_is_refused_in_one_sentence(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("table") / "t.json"
@@ -59,7 +59,7 @@ def test_any_other_file_is_refused_in_one_sentence(tmp_path_factory, text):
         assert "t.json" in str(error) and "line" in str(error)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),

@@ -16,6 +16,7 @@ from extract.datasets.mevis import MeViS
 from extract.datasets.published import PUBLISHED, Published
 from tests.datasets_standins import make_mevis
 from tests.extract.refusals import refused
+from tests.processes import LONG
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_forked_processes_share_an_archive(split: Path, kind: str) -> None:
     children = [context.Process(target=child, args=(results, n)) for n in range(3)]
     for process in children:
         process.start()
-    assert all(results.get(timeout=60)[1] == here for _ in children)
+    assert all(results.get(timeout=LONG)[1] == here for _ in children)
     for process in children:
         process.join()
 

@@ -35,7 +35,7 @@ def angles(warp: Warp) -> np.ndarray:
     return np.degrees(np.arctan2(linear[:, 1, 0], linear[:, 0, 0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), height=st.integers(200, 700), width=st.integers(200, 700))
 def test_a_clip_turns_one_way_within_fifteen_degrees(seed, height, width):
     warp = drawn(seed, centred(height, width))
@@ -73,7 +73,6 @@ def test_about_half_are_flipped_and_sizes_vary():
     assert {min(clip.size) for clip in clips} >= set(SHORT)
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_masks_go_where_the_image_goes(seed):
     mask = centred(300, 400)

@@ -284,7 +284,7 @@ def test_autocast_around_it_changes_nothing(vita: VITA) -> None:
 SHAPES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=3, max_size=3)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(shapes=SHAPES, seed=st.integers(0, 1000), spread=st.sampled_from([0.0, 0.5, 4.0, 1e6]))
 def test_sampling_equals_the_library(
     shapes: list[tuple[int, int]], seed: int, spread: float
@@ -326,7 +326,7 @@ def test_sampling_equals_the_library(
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     new_shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),

@@ -85,7 +85,7 @@ def test_codes_are_the_references(codec: Codec) -> None:
 
 
 @every_codec
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4))
 def test_codes_do_not_depend_on_the_chunks(codec: Codec, chunks: list[int]) -> None:
     features = noise(sum(chunks))

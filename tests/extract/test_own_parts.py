@@ -4,8 +4,6 @@ The segmenter is all that VITA is not: frames see what came before, mask embeddi
 frame to frame, other channels, another stride.
 """
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +29,7 @@ from extract.segmenters.base import FrameOutput, Segmenter, VideoOutput, find_se
 from extract.segmenters.masks import mask_logits, object_cells, to_original
 from extract.stage import RANDOM, load_stage
 from tests.cache_schema.helpers import contents
-
-ROOT = DEMO.parents[2]
+from tests.processes import Command, module
 
 
 @dataclass(frozen=True)
@@ -143,16 +140,13 @@ def run(out: Path, **options) -> CacheReader:
 def written(tmp_path_factory) -> Path:
     """By the real command."""
     out = tmp_path_factory.mktemp("toys") / "cache"
-    options = [f"segmenter={TRACKER}", f"dataset={SQUARES}", "codec=float32", "clips.num=2",
-               "clips.frames=4", "segmenter.queries=4"]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "extract", DEMO, "--data-root", out.parent, "--weights", RANDOM,
-         "--out", out, "--device", "cpu", "--chunk-frames", "2", "--cfg-options", *options],
-        cwd=Path(__file__).parent, env={"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}",
-                                        "OMP_NUM_THREADS": "1", "PATH": ""},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = [DEMO, "--data-root", out.parent, "--weights", RANDOM, "--out", out,
+             "--device", "cpu", "--chunk-frames", "2", "--cfg-options",
+             f"segmenter={TRACKER}", f"dataset={SQUARES}", "codec=float32", "clips.num=2",
+             "clips.frames=4", "segmenter.queries=4"]  # fmt: skip
+    done = Command(module("extract", words), out.with_name("said"))
+    said = done.said()
+    assert done.status == 0, said
     return out
 
 

@@ -1,6 +1,7 @@
 """Text models on a machine without a network: one sentence at once, and how to bring them."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,12 @@ BRING = ("scripts.fetch_text_models", "text.encoder=", "text.tagger=")
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy at a port where nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A proxy at a port that nobody listens at, or can."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{held.getsockname()[1]}")
+        yield
 
 
 def test_a_hub_name_is_refused_with_advice(no_network: None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -223,6 +223,7 @@ def test_packages_are_found_by_stanzas_own_index(stanza):
     assert list(WordDecoupler(stanza).identity()["files"]) == ["combined_charlm.pt"]
 
 
+@settings(max_examples=100)
 @given(st.text(max_size=40))
 def test_words_cover_everything_but_white_space(text):
     text = normalise(text)

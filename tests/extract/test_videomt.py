@@ -4,9 +4,6 @@ The library is the oracle. Weights are random, those of norms as well, which wou
 is left out; after that come the cache, and everything that reads it.
 """
 
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,6 +29,7 @@ from extract.segmenters.videomt import VidEoMT, VidEoMTConfig
 from extract.stage import RANDOM, load_stage
 from tests.extract.refusals import refused
 from tests.extract.test_text_hub import no_network
+from tests.processes import Command, module
 from train.replay import vita_masks
 
 __all__ = ["no_network"]  # a fixture
@@ -180,19 +178,14 @@ def masks_of(features: Tensor, embeds: Tensor, geometry) -> np.ndarray:
 def cache(tmp_path_factory, data):
     """By the real command."""
     out = tmp_path_factory.mktemp("videomt") / "cache"
-    command("extract", DEMO, "--data-root", data, "--split", "train", "--weights", RANDOM,
-            "--out", out, "--device", "cpu", "--chunk-frames", "3",
-            "--cfg-options", *(f"{name}={value}" for name, value in SETTINGS.items()),
-            "clips.num=2", "clips.frames=4")  # fmt: skip
+    words = [DEMO, "--data-root", data, "--split", "train", "--weights", RANDOM,
+             "--out", out, "--device", "cpu", "--chunk-frames", "3",
+             "--cfg-options", *(f"{name}={value}" for name, value in SETTINGS.items()),
+             "clips.num=2", "clips.frames=4"]  # fmt: skip
+    done = Command(module("extract", words), out.with_name("said"))
+    said = done.said()
+    assert done.status == 0, said
     return out
-
-
-def command(module, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)], cwd=DEMO.parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_best_queries_are_stored_under_one_number(cache, stage, data):

@@ -1,7 +1,6 @@
 """What must hold of VITA's numbers for any window, any chunks and any number of frames."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,11 +17,6 @@ from extract.segmenters.vita import VITA, VITAConfig, VITAHead
 EXACT = 1e-5
 WINDOWS = st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 11])
 SEEDS = st.integers(0, 2**16)
-
-
-def examples(count: int) -> Callable:
-    """Deterministic; the machine may be slow."""
-    return settings(max_examples=count, deadline=None, derandomize=True)
 
 
 @pytest.fixture(scope="module", params=["resnet", "swin"])
@@ -99,7 +93,7 @@ def encode_as_published(head: VITAHead, queries: Tensor, padding: Tensor) -> Ten
 
 
 @given(window=WINDOWS, frames=st.integers(1, 40), seed=SEEDS, scale=st.sampled_from([0, 1, 10]))
-@examples(40)
+@settings(max_examples=40)
 def test_the_encoder_is_the_published_one_whatever_pads_it(
     window: int, frames: int, seed: int, scale: int
 ) -> None:
@@ -110,7 +104,7 @@ def test_the_encoder_is_the_published_one_whatever_pads_it(
 
 
 @given(window=WINDOWS, frames=st.integers(1, 40), clips=st.integers(2, 4), seed=SEEDS)
-@examples(20)
+@settings(max_examples=20)
 def test_a_batch_of_clips_is_clip_by_clip(window: int, frames: int, clips: int, seed: int) -> None:
     head, queries = small_head(window, seed), random(clips, frames, 3, 32, seed=seed)
     batch = head(queries)
@@ -122,7 +116,7 @@ def test_a_batch_of_clips_is_clip_by_clip(window: int, frames: int, clips: int, 
 
 
 @given(window=st.integers(1, 7), frames=st.integers(2, 40), seed=SEEDS)
-@examples(20)
+@settings(max_examples=20)
 def test_frames_see_only_what_their_windows_reach(window: int, frames: int, seed: int) -> None:
     """Through 4 layers, 2 of them shifted: no further than 4 windows away, and no less than 1."""
     head, queries = small_head(window, seed), random(1, frames, 3, 32, seed=seed)
@@ -133,7 +127,7 @@ def test_frames_see_only_what_their_windows_reach(window: int, frames: int, seed
 
 
 @given(sizes=st.lists(st.integers(1, 3), min_size=2, max_size=3), seed=SEEDS)
-@examples(8)
+@settings(max_examples=8)
 def test_chunks_never_change_what_is_said(vita: VITA, sizes: list[int], seed: int) -> None:
     """T from 2 to 9 frames, windows of 4: frame by frame, in given chunks, and all at once."""
     images = random(sum(sizes), 3, 64, 64, seed=seed)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cache_schema.host.cli import InputError
@@ -12,20 +12,17 @@ from train.sweeping.bootstrap import Difference, compare, mean_of_seeds, paired_
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=40).map(np.array)
 
 
-@settings(max_examples=25, deadline=None)
 @given(SCORES)
 def test_identical_scores_do_not_differ(scores: np.ndarray) -> None:
     assert paired_bootstrap(scores, scores, resamples=200) == Difference(0.0, 0.0, 0.0)
 
 
-@settings(max_examples=25, deadline=None)
 @given(SCORES, st.floats(-0.5, 0.5))
 def test_a_shift_of_all_is_certain(scores: np.ndarray, shift: float) -> None:
     found = paired_bootstrap(scores + shift, scores, resamples=200)
     assert (found.mean, found.low, found.high) == pytest.approx((shift,) * 3, abs=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 60))
 @example(170, 3)  # of which all draws that are one number have a mean above it, by rounding
 def test_the_interval_lies_around_the_mean_and_turns_with_the_sides(seed: int, count: int) -> None:

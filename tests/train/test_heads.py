@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -55,11 +56,18 @@ def blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", text.partition("## How to add a head")[2], re.S)
 
 
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("caches")
+    write_cache(folder / "cache", num_frames=[6, 4])
+    write_cache(folder / "light", num_frames=[6, 4], codec="none")
+    return folder
+
+
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache, a light one, a config, a sweep, and the README's heads where Python finds them."""
-    write_cache(tmp_path / "cache", num_frames=[6, 4])
-    write_cache(tmp_path / "light", num_frames=[6, 4], codec="none")
+    shutil.copytree(caches, tmp_path, dirs_exist_ok=True)
     (tmp_path / "small.py").write_text(CONFIG)
     (tmp_path / "heads.py").write_text(SWEEP)
     (tmp_path / "my_heads.py").write_text("\n\n".join(blocks()))

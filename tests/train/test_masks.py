@@ -64,7 +64,7 @@ def assert_rounded(found: Tensor, expected: Tensor, size: Tensor | None = None) 
 
 
 @every_codec
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     frames=st.integers(1, 4),
     queries=st.integers(0, 5),

@@ -19,7 +19,7 @@ def test_without_weights_every_epoch_is_one_permutation_of_all_pairs():
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 7)), min_size=1, max_size=4),
     st.integers(0, 300),

@@ -35,7 +35,7 @@ def _decoded(data: bytes) -> np.ndarray:
     return codec.object_pixels(codec.PNG.parse(data))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_masks_of_any_writer_come_back(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 150))

@@ -11,6 +11,7 @@ import torch
 import cache_schema
 from cache_schema.reader import CacheReader
 from tests import synthetic
+from tests.processes import LONG
 from train import provenance
 from train.provenance import cache_identity, code_version, describe_run
 
@@ -24,6 +25,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     monkeypatch.setattr(cache_schema, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(provenance, "GIT_SECONDS", LONG)
     return package
 
 

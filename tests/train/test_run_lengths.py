@@ -24,7 +24,7 @@ def painted(ends: np.ndarray, height: int, width: int) -> np.ndarray:
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(SIZES.flatmap(lambda size: st.lists(arrays(np.bool_, size), min_size=1, max_size=4)))
 def test_masks_come_out_as_they_went_in(masks: list[np.ndarray]) -> None:
     height, width = masks[0].shape

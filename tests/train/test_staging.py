@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -150,6 +150,7 @@ def test_a_shard_that_was_replaced_is_refused(tmp_path: Path) -> None:
         video.mask_features([0, 2])
 
 
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3))))
 def test_tensors_lie_side_by_side(kinds: list) -> None:
     layout = [(dtype, tuple(shape)) for dtype, shape in kinds]
@@ -164,6 +165,7 @@ def test_tensors_lie_side_by_side(kinds: list) -> None:
 masks = st.lists(st.integers(0, 1), min_size=12, max_size=12)
 
 
+@settings(max_examples=100)
 @given(st.lists(st.lists(st.tuples(masks, masks), max_size=3), max_size=4))
 def test_masks_are_painted_as_their_runs_say(clips: list) -> None:
     """Clips of some targets in two frames of 3 x 4 pixels."""

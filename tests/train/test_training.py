@@ -19,6 +19,7 @@ from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.host.lock import CacheLock
 from cache_schema.reader import CacheReader
+from tests.processes import Command, module
 from tests.synthetic import write_cache
 from train.__main__ import main
 from train.checkpoint import load_head, read_checkpoint
@@ -215,12 +216,8 @@ def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_we
     (work_dir / "last_checkpoint").write_text("")
     end = reached + 5
     options = ("--cfg-options", "train.checkpoint_interval=2", f"train.max_iters={end}")
-    # With as many threads as the subprocess had.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     resumed = train(config, cache, work_dir, "--resume", *options)
     whole = train(config, cache, tmp_path / "whole", *options)
-    torch.set_num_threads(threads)
     assert_equal(whole, resumed)
     assert not (work_dir / ".iter_9999.pth.99999999.tmp").exists()
 
@@ -230,27 +227,15 @@ def test_after_an_interrupt_it_says_from_where_it_goes_on(
 ) -> None:
     def interrupted(work_dir: Path, name: str, *options: str) -> str:
         """What is said of an interrupt that comes when a file is there."""
-        command = [
-            "-m",
-            "train",
-            config,
-            "--cache",
-            cache,
-            "--work-dir",
-            work_dir,
-            "--device",
-            "cpu",
-        ]
-        process = subprocess.Popen(
-            [sys.executable, *command, "--cfg-options", "train.max_iters=100000", *options],
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        while not (list(work_dir.glob(name)) if work_dir.is_dir() else False):
-            assert process.poll() is None, process.communicate()
+        words = [config, "--cache", cache, "--work-dir", work_dir, "--device", "cpu"]
+        words += ["--cfg-options", "train.max_iters=100000", *options]
+        process = Command(module("train", words), tmp_path / "said")
+        while not list(work_dir.glob(name)):
+            assert process.status is None, process.said()
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        said = process.communicate()[1].splitlines()[-1]
-        assert process.returncode == 130
+        os.kill(process.pid, signal.SIGINT)
+        said = process.said().splitlines()[-1]
+        assert process.status == 130
         return said
 
     often = interrupted(tmp_path / "often", "iter_4.pth", "train.checkpoint_interval=2")

@@ -55,6 +55,12 @@ def weights(path: Path, part: str = "head.") -> dict[str, torch.Tensor]:
     return {n.removeprefix(part): value for n, value in state.items() if n.startswith(part)}
 
 
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
 def test_a_checkpoint_knows_its_config(folder: Path, tmp_path: Path) -> None:
     options = ["--cfg-options", "model.num_layers=1", "evaluation.sigma=0.4"]
     work_dir = run(folder, tmp_path / "run", *options[1:])
@@ -86,15 +92,14 @@ def test_the_average_of_the_weights_is_kept_and_evaluated(folder: Path, tmp_path
     plain = run(folder, tmp_path / "plain")
     averaged = run(folder, tmp_path / "averaged", "optimizer.ema_decay=0.5")
     steps = [weights(path) for path in checkpoints(plain).values()]
-    for name, value in weights(averaged / "iter_6.pth").items():
-        assert torch.equal(value, steps[-1][name])  # the head itself is trained as ever
+    assert_equal(weights(averaged / "iter_6.pth"), steps[-1])  # the head itself is trained as ever
     expected = steps[0]
     for step in steps[1:]:
         expected = {name: 0.5 * value + 0.5 * step[name] for name, value in expected.items()}
     head = load_head(load_config(folder / "small.py"), averaged / "iter_6.pth", SIZES)
-    for name, value in head.state_dict().items():
-        torch.testing.assert_close(value, expected[name])
-        assert torch.equal(value, weights(averaged / "iter_6.pth", "average.module.")[name])
+    torch.testing.assert_close(dict(head.state_dict()), expected)
+    average = weights(averaged / "iter_6.pth", "average.module.")
+    assert_equal(head.state_dict(), {name: average[name] for name in head.state_dict()})
 
 
 def test_an_average_survives_a_resume(folder: Path, tmp_path: Path) -> None:
@@ -102,8 +107,7 @@ def test_an_average_survives_a_resume(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "resumed").mkdir()
     (tmp_path / "resumed" / "iter_3.pth").write_bytes((straight / "iter_3.pth").read_bytes())
     resumed = run(folder, tmp_path / "resumed", "optimizer.ema_decay=0.9", more=("--resume",))
-    for name, value in weights(straight / "iter_6.pth", "").items():
-        assert torch.equal(value, weights(resumed / "iter_6.pth", "")[name]), name
+    assert_equal(weights(straight / "iter_6.pth", ""), weights(resumed / "iter_6.pth", ""))
 
 
 def test_reduced_precision_comes_near_the_full_one(folder: Path, tmp_path: Path) -> None:
@@ -141,8 +145,7 @@ def test_the_best_checkpoint_of_the_validations_is_kept(folder: Path, tmp_path: 
     assert found[best["iter"]] == max(found.values())
     # Looking does not change what is trained, and a best one of before is not lost to a worse one.
     blind = run(folder, tmp_path / "blind")
-    for name, value in weights(blind / "iter_6.pth").items():
-        assert torch.equal(value, weights(work_dir / "iter_6.pth")[name])
+    assert_equal(weights(blind / "iter_6.pth"), weights(work_dir / "iter_6.pth"))
     assert best_so_far(work_dir) == max(found.values())
 
 
