@@ -139,7 +139,7 @@ demo-picture:
 		--beside trajectory=$(OUT)/trajectory select=$(OUT)/select $(call KEPT,picture)
 
 segment: setup ## masks for your own video and sentence: VIDEO=clip.mp4 TEXT="..."; without, of the demo
-	@$(BIN)/python -m scripts.segment $(if $(VIDEO),"$(VIDEO)" "$(TEXT)" --out $(OUT)/segment \
+	@$(BIN)/python -m scripts.segment $(if $(VIDEO),"$$VIDEO" "$$TEXT" --out $(OUT)/segment \
 		--checkpoint $(if $(filter command% env%,$(origin RUN)),$(RUN),$(DEMO)/heads/select) \
 		$(if $(filter command%,$(origin WEIGHTS)),--weights $(WEIGHTS))) \
 		$(SEGMENT_OPTIONS)

@@ -236,8 +236,8 @@ def _imported(name: str) -> Codec:
         )
     try:
         codec = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"codec {name!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a module from outside may raise
+        raise InputError(f"codec {name!r} cannot be imported: {error!r}") from error
     if not isinstance(codec, Codec):
         raise InputError(f"{name!r} is no cache_schema.codecs.Codec, but {type(codec).__name__}")
     return replace(codec, name=name)

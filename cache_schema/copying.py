@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cache_schema import manifest
 from cache_schema.address import Where, local_folder
 from cache_schema.codecs import LIGHT
 from cache_schema.host.cli import InputError
@@ -47,7 +48,7 @@ def copy(
         target: a folder; one that holds some of the same cache is completed.
         videos: ids, all by default.
         light: leave out the mask features, for which the segmenter's own masks are drawn where the
-            source has none.
+            source has none; nothing else can be made of a light cache.
         part: the n-th of m parts, from 1, with about the same number of frames each.
         shard_bytes: a shard is closed when it is larger than this.
 
@@ -58,6 +59,7 @@ def copy(
     source = reader.path
     if isinstance(source, Path) and target.exists() and target.samefile(source):
         raise InputError(f"{target} is the cache that is to be copied: give another folder")
+    light = light or reader.light
     ids = reader.video_ids if videos is None else sorted(set(videos))
     for video_id in ids:
         reader.video(video_id)  # raises if there is none
@@ -85,6 +87,9 @@ def copy(
                 _copy(reader, video, out, light)
             copied.videos += 1
             copied.frames += video.num_frames
+    known = manifest.read(source)
+    if known.complete and known.videos.keys() <= writer.done:
+        manifest.append(target, [{"complete": len(writer.done)}])
     return copied
 
 
@@ -134,7 +139,7 @@ def read_ids(path: Path) -> list[str]:
         InputError: it cannot be read, or names no video.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read ({error}): give a file with an id a line"

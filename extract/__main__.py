@@ -73,7 +73,7 @@ def find_device(wanted: str | None, rank: Rank) -> str:
     if device == "cuda" and rank.world_size > 1:
         device = f"cuda:{rank.local_rank}"
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # which "meta" cannot
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise cli.InputError(f"--device {device}: {reason}; use cpu, cuda or cuda:N") from error

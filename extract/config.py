@@ -85,7 +85,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
     path = find_config(path, PRESETS, "configuration")
     try:
         names = runpy.run_path(str(path))
-    except Exception as error:  # whatever a file from outside may raise
+    except (Exception, SystemExit) as error:  # whatever a file from outside may raise
         raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
     values = {
         name: value
@@ -119,13 +119,13 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Extr
                 f"{where}config key {key} is {merged[key]!r:.80}; it has to be a {name}, or a dict "
                 f"with a {name}"
             )
-    _complete_codec(merged["codec"], where)
+    complete_codec(merged["codec"], where)
     dataset, segmenter = merged["dataset"], merged["segmenter"]
     merged["dataset"], merged["dataset_settings"] = dataset.pop("name"), dataset
     return ExtractConfig(**merged, segmenter_type=segmenter.pop("type"))
 
 
-def _complete_codec(codec: dict[str, Any], where: str) -> None:
+def complete_codec(codec: dict[str, Any], where: str) -> None:
     """Check a codec and the settings beside its name, and give it those that it lacks."""
     name = codec["name"]
     if name != LOWRANK:

@@ -70,6 +70,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--columns", type=int, default=8, help="frames (default 8)")
     arguments = parser.parse_args(argv)
 
+    kind = Image.registered_extensions().get(Path(arguments.out).suffix.lower())
+    if kind is None:
+        raise InputError(f"--out {arguments.out}: give a file that ends in .png")
+    if min(arguments.num, arguments.columns) < 1:
+        raise InputError("--num and --columns: give 1 or more")
     data = MeViS(arguments.data_root, arguments.split)
     heads = [Drawn(arguments.name, Path(arguments.masks), _scores(Path(arguments.metrics)))]
     for word in arguments.beside:
@@ -78,10 +83,9 @@ def main(argv: list[str]) -> int:
     shown = choose(data, heads[0].scores, arguments.num)
     sheet = draw(data, shown, heads, arguments.columns)
     try:
-        kind = Image.registered_extensions()[Path(arguments.out).suffix.lower()]
         with files.replacing(Path(arguments.out)) as temporary:
             sheet.save(temporary, kind)
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{arguments.out} cannot be written ({error})") from None
     print(f"{len(shown)} expressions drawn: {arguments.out}")
     return 0

@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
     add("--sweep", type=Path, metavar="DIR", help="of a sweep, for its table and plot")
     add("--num", type=int, default=400, help="expressions at most (default 400)")
     arguments = parser.parse_args(argv)
+    if arguments.num < 1:
+        raise InputError(f"--num {arguments.num}: give 1 or more")
     named = [named_path(word) for word in arguments.evaluation]
     for _, folder in named:
         existing(folder, "the folder of an evaluation")
@@ -47,6 +49,9 @@ def main(argv: list[str]) -> int:
     from train.report.build import table, write_report  # takes seconds to load
 
     heads = [_evaluated(*words) for words in named]
+    names = [head.name for head in heads]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"--evaluation: several are called {min(twice)}; name each, as NAME=DIR")
     if len({frozenset(head.metrics["per_expression"]) for head in heads}) > 1:
         raise InputError("the evaluations are of different expressions; evaluate on one cache")
     write_report(
@@ -87,6 +92,11 @@ def _frames(arguments: argparse.Namespace) -> "FrameOf | None":
     videos: dict[str, Any] = {}
 
     def frame_of(video_id: str, t: int):
+        if video_id not in data.ids:
+            raise InputError(
+                f"--data-root {arguments.data_root}, --split {arguments.split}: there is no video "
+                f"{video_id!r}; give those of {arguments.cache}"
+            )
         if video_id not in videos:
             videos.clear()
             videos[video_id] = data.video(video_id, objects=False)

@@ -67,6 +67,17 @@ def test_parts_of_the_demo_are_quiet_unless_they_fail(tmp_path: Path, status: in
     assert done.stderr.count("said\ncomplained\n") == status
 
 
+def test_a_sentence_comes_as_it_was_written(tmp_path: Path):
+    python, sentence = tmp_path / "python", """the dog's `date` and "one" \\ more"""
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "installed").touch()
+    command = ["make", "segment", f"BIN={tmp_path}", f"INSTALLED={tmp_path}/installed"]
+    command += ["VIDEO=my clip.mp4", f"TEXT={sentence}"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"my clip.mp4", sentence} <= set(said.splitlines())
+
+
 def test_what_is_pinned_is_what_is_asked_for():
     """Every dependency of setup.cfg has a version in the one place for versions."""
     pinned = {

@@ -63,7 +63,9 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.empty(0, device=name).device
+        nothing = torch.empty(0, device=name)
+        nothing.cpu()  # which "meta" cannot
+        device = nothing.device
         if device.type == "cuda":  # streams and graphs belong to the current one
             torch.cuda.set_device(device)
         return device

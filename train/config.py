@@ -196,7 +196,7 @@ def _read(path: Path, what: str) -> dict[str, Any]:
     """The sections of a config or of a row."""
     try:
         return Config.fromfile(path).to_dict()
-    except Exception as error:  # a config is a program: anything may go wrong in it
+    except (Exception, SystemExit) as error:  # a config is a program: anything may go wrong in it
         raise InputError(
             f"{what} {path} cannot be read ({type(error).__name__}: {error}); it has to be a "
             "Python file that assigns dicts, see train/configs/base.py"

@@ -9,6 +9,7 @@ of RoBERTa-base.
 import sys
 from collections import Counter
 
+import numpy as np
 import torch
 from mmengine.config import Config
 
@@ -51,12 +52,16 @@ def main(argv: list[str]) -> int:
 def usual_sizes(config: Config) -> CacheSizes:
     """Sizes of a cache that a config is for, as far as one can tell."""
     width = config.model.get("hidden_dim") or 256
+    mask_dim = config.model.get("mask_dim") or width
+    layers = ((width, width), (width, width), (mask_dim, width))
     return CacheSizes(
         query_dim=width,
         text_dim=config.model.get("text_dim") or 768,
-        mask_dim=config.model.get("mask_dim") or width,
+        mask_dim=mask_dim,
         num_video_queries=100,
         num_classes=25,
+        mask_head=tuple((np.zeros(layer), np.zeros(layer[0])) for layer in layers),
+        by_frame=config.model.get("mask_start") == "frames",
     )
 
 

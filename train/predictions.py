@@ -184,6 +184,11 @@ class Predictions:
             raise InputError(
                 f"{where} NaN or infinite values; look at the training, then predict again"
             )
+        if scores.min() < 0 or scores.max() > 1:
+            raise InputError(
+                f"{where} scores from {scores.min():g} to {scores.max():g}; they have to be "
+                "probabilities, from 0 to 1"
+            )
         return scores, queries
 
     def at_sigma(self, sigma: float) -> "Predictions":

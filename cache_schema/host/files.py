@@ -27,11 +27,11 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         InputError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a folder, or a device, which nobody replaces
             raise OSError("it is no file")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         _remove_leftovers(path.parent, glob.escape(path.name))
     except OSError as error:
         raise unwritable(path, error) from error

@@ -92,7 +92,7 @@ def find_class(spec: str, where: str) -> type:
         raise InputError(f"{where} is {spec!r}: write it as package.module:Class")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a module from outside may raise
+    except (Exception, SystemExit) as error:  # whatever a module from outside may raise
         raise InputError(
             f"{where} is {spec!r}, and {module_name} does not import: "
             f"{type(error).__name__}: {error}"

@@ -56,6 +56,12 @@ def open_dataset(
         )
     settings = checked(settings or {}, keys_of(kind), "dataset", f"dataset {name!r}: ")
     dataset = kind(root, split, **settings)
+    ids = getattr(dataset, "ids", ())
+    if not ids or any(type(i) is not str for i in ids) or len(set(ids)) < len(ids):
+        raise InputError(
+            f"dataset {name!r}, split {split}: the ids of its videos are {ids!r:.80}; they have to "
+            "be words, at least one and each once"
+        )
     for note in getattr(dataset, "notes", ()):
         print(f"warning: {note}", file=sys.stderr)
     return dataset

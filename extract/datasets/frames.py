@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cache_schema.host.cli import InputError
 from cache_schema.host.limits import beyond
+from cache_schema.names import check_text
 from extract.datasets.archives import Inside
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is looked at before anything is decoded
@@ -167,6 +168,8 @@ class VideoDecoder:
         self._next = 0
 
     def _open(self) -> cv2.VideoCapture:
+        # OpenCV crashes at others.
+        check_text(str(self.path), f"video {self.video_id}: the name of its file")
         # FFmpeg only: other backends would take a name such as "a%03d.mp4" for a pattern.
         capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():

@@ -11,7 +11,7 @@ from cache_schema.fingerprint import file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.records import Facts
 from extract.datasets.folder import VideoFolder, video_file
-from extract.datasets.frames import FrameSource, ImageFiles
+from extract.datasets.frames import FrameSource, ImageFiles, VideoDecoder
 from extract.datasets.records import Dataset, SourceVideo
 
 #: Frames a second of a folder of images, and of a file that does not say when its frames are shown.
@@ -76,7 +76,10 @@ class OneVideo(Dataset):
 
     def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
         """The video; its frames keep the names that they have among all frames."""
-        return self._video
+        frames = self._video.frames
+        if self._is_file:  # the threads of one that is open are not there in a forked process
+            frames = Thinned(VideoDecoder(self.path, video_id=video_id), self.indices)
+        return replace(self._video, frames=frames)
 
     def fingerprint(self) -> dict[str, str]:
         """Of the file, or of the names, sizes and times of the images; and which are used."""

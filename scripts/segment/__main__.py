@@ -73,6 +73,8 @@ def _check(arguments: Namespace) -> None:
         raise InputError(f"--sigma {arguments.sigma}: a score is from 0 to 1, and so is sigma")
     if arguments.max_frames < 0 or arguments.stride < 1:
         raise InputError("--stride is 1 or more, --max-frames 0 (all) or more")
+    if arguments.top and arguments.sigma is not None:
+        raise InputError("--top 1 takes the best whatever its score: leave --sigma out, or --top")
     existing(arguments.video, "the video")
     find_checkpoint(arguments.checkpoint)
     if arguments.config is not None:
@@ -94,7 +96,7 @@ def _parser() -> ArgumentParser:
     add("--max-frames", type=int, default=0, metavar="N", help="look at N frames at most")
     add("--sigma", type=float, metavar="S", help="keep candidates above (default: the head's)")
     add("--top", type=int, choices=[1], help="keep the best candidate and no other")
-    add("--codec", default="float16", help="of the mask features on the disk (default: float16)")
+    add("--codec", help="of the mask features on the disk (default: float16)")
     add("--config", help="preset of stage one, where the checkpoint does not know it")
     add("--encoder", metavar="NAME", help="folder of the text encoder, where there is no network")
     add("--tagger", metavar="NAME", help="folder of the tagger, where there is no network")

@@ -2,9 +2,10 @@
 
 import json
 import re
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from typing import Any, Self
 
 import av
 import cv2
@@ -28,7 +29,7 @@ COLUMNS, SHOWN, CELL = 4, 8, 320  # of the sheet: pictures a row, in all, and pi
 
 
 class Results:
-    """The files of one sentence; a context that ends the film.
+    """The files of one sentence; a context, whose film is there if it ends well.
 
     Args:
         out: folder of all sentences.
@@ -53,15 +54,16 @@ class Results:
         self._sheet: list[np.ndarray] = []
         self._wanted = set(np.linspace(0, len(seconds) - 1, SHOWN).round().astype(int).tolist())
 
-    def __enter__(self) -> "Results":
+    def __enter__(self) -> Self:
         files.make_folder(self.folder)
-        self._film = Film(self.folder / "overlay.mp4")
+        with ExitStack() as stack:
+            partial = stack.enter_context(files.replacing(self.folder / "overlay.mp4"))
+            self._film = stack.enter_context(Film(partial))
+            self._closing = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._film.close()
+    def __exit__(self, *raised: Any) -> None:
+        self._closing.__exit__(*raised)
 
     def add(self, image: np.ndarray, mask: np.ndarray) -> None:
         """The next frame, (H, W, 3) uint8 RGB, and its mask, (H, W) bool."""
@@ -78,6 +80,10 @@ class Results:
 
     def finish(self, scores: np.ndarray, kept: np.ndarray, *, rule: str, sigma: float) -> None:
         """Write what is known at the end: run lengths, scores (N,) of all candidates, the sheet."""
+        names = {f"{name}.png" for name in self.video.frame_names}
+        for mask in (self.folder / "masks").glob("*.png"):
+            if mask.name not in names:  # of another video, or of other frames of this one
+                mask.unlink()
         masks = {
             "sentence": self.sentence,
             "frames": dict(zip(self.video.frame_names, self._masks, strict=True)),
@@ -103,17 +109,19 @@ class Results:
 
 
 class Film:
-    """An H.264 film that browsers play, written beside its place and renamed when it is whole.
-
-    Args:
-        path: ending in ``.mp4``.
-    """
+    """An H.264 film that browsers play; a context that ends it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._partial = path.with_name(f".{path.name}.tmp")
-        self._container = av.open(str(self._partial), "w", format="mp4")
+        self._container = av.open(str(path), "w", format="mp4")
         self._stream: av.VideoStream | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, *raised: Any) -> None:
+        with self._container:
+            if kind is None:
+                self._container.mux(self._stream.encode())
 
     def add(self, picture: np.ndarray, seconds: float) -> None:
         """Append a picture, (H, W, 3) uint8 RGB, that is shown from ``seconds`` on."""
@@ -129,13 +137,6 @@ class Film:
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts, frame.time_base = round(seconds / TICK), TICK
         self._container.mux(self._stream.encode(frame))
-
-    def close(self) -> None:
-        """End the film."""
-        if self._stream is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
-        self._partial.replace(self.path)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

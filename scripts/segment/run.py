@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cache_schema import manifest
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import model_threads
 from cache_schema.reader import CacheReader
@@ -34,8 +35,8 @@ def run(arguments: Namespace) -> None:
     device = pick_device(arguments.device)
     torch.set_num_threads(model_threads())
     video = OneVideo(arguments.video, stride=arguments.stride, max_frames=arguments.max_frames)
-    reader = cache_of(video, trained, arguments, device)
     expressions = encoded(video, trained, arguments)
+    reader = cache_of(video, trained, arguments, device)
     needs = find_head(trained.config.model.type).needs(trained.config.model)
     sizes = common_sizes([reader], needs, text_dim=len(expressions[0].sentence))
     with NoRandomInit():
@@ -51,15 +52,15 @@ def run(arguments: Namespace) -> None:
     rule = "threshold" if arguments.top is None else "top1"
     kept = [keep(scores, rule=rule, sigma=sigma) for scores, _ in said]
     groups = [queries[chosen] for (_, queries), chosen in zip(said, kept, strict=True)]
-    out, seconds = Path(arguments.out), video.seconds()
+    out, seconds, shown = Path(arguments.out), video.seconds(), video.video(name)
     with ExitStack() as stack:
         results = [
-            stack.enter_context(Results(out, number, sentence, video.video(name), seconds))
+            stack.enter_context(Results(out, number, sentence, shown, seconds))
             for number, sentence in enumerate(arguments.sentences, 1)
         ]
         frames = replay(reader.video(name), groups, device=device)
         for t, masks in enumerate(frames):
-            image = video.video(name).read_frame(t)
+            image = shown.read_frame(t)
             for result, mask in zip(results, masks, strict=True):
                 result.add(image, mask)
         for result, (scores, _), chosen in zip(results, said, kept, strict=True):
@@ -75,12 +76,13 @@ def cache_of(
     (name,) = video.ids
     (digest,) = video.fingerprint().values()
     folder = Path(arguments.out) / "cache" / digest[:16]
-    if not (folder / "manifest.jsonl").exists():
+    # A run that was stopped, or failed, leaves a manifest without the video.
+    if not (folder / manifest.MANIFEST).exists() or name not in manifest.read(folder).videos:
         from extract.pipeline.run import extract  # which another sentence needs not load
 
         thinning = {"stride": arguments.stride, "max_frames": arguments.max_frames}
         summary = extract(
-            trained.extraction(arguments.config, arguments.codec, thinning),
+            trained.extraction(arguments.config, arguments.codec or "float16", thinning),
             data_root=Path(arguments.video),
             split=None,
             weights=trained.weights(arguments.weights),
@@ -90,6 +92,11 @@ def cache_of(
         for reason in summary.failures.values():
             raise InputError(reason)
     reader = CacheReader(folder)
+    if arguments.codec not in (None, found := reader.codec.name):
+        raise InputError(
+            f"--codec {arguments.codec}: what the segmenter said of {arguments.video} is kept as "
+            f"{found} in {folder}; leave --codec out, or choose another --out"
+        )
     trained.check_cache(reader)
     return reader
 

@@ -7,7 +7,7 @@ from cache_schema.fingerprint import differences, file_sha256
 from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from extract.arguments import PRESETS
-from extract.config import ExtractConfig, load_config
+from extract.config import ExtractConfig, complete_codec, load_config
 from extract.segmenters import DEFAULT
 from extract.segmenters.base import find_segmenter
 from extract.text import TextEncoder, TextPipeline, WordDecoupler
@@ -69,6 +69,8 @@ class Trained:
                 f"checkpoint {self.path} does not say how frames were resized; give --config, the "
                 "preset or file of stage one that its caches were made with"
             )
+        codec = {"name": codec}
+        complete_codec(codec, "--codec: ")
         return ExtractConfig(
             dataset="video",
             dataset_settings=thinning,
@@ -76,7 +78,7 @@ class Trained:
             segmenter=segmenter,
             text=None,
             resize=resize,
-            codec={"name": codec},
+            codec=codec,
             clips={"num": 0, "frames": 1},
             segmenter_masks={"keep": None},
             mirror=None,

@@ -77,6 +77,24 @@ def test_a_light_copy_lacks_the_mask_features_and_nothing_else(cache, tmp_path, 
     assert "5 videos are sound" in capsys.readouterr().out
 
 
+def test_a_copy_of_a_light_cache_is_light(cache, tmp_path):
+    copying.copy(cache, tmp_path / "light", light=True)
+    copying.copy(tmp_path / "light", tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "light")
+
+
+def test_a_whole_copy_of_a_complete_cache_is_complete(cache, tmp_path):
+    whole = shutil.copytree(cache, tmp_path / "whole")
+    manifest.append(whole, [{"complete": 5}])
+    for source, complete in ((whole, True), (cache, False)):
+        target = tmp_path / f"of-{source.name}"
+        copying.copy(source, target, videos=["video001"])
+        assert not manifest.read(target).complete
+        for _ in range(2):
+            copying.copy(source, target)
+            assert manifest.read(target).complete is complete
+
+
 def test_a_light_cache_is_written_verified_and_repaired(tmp_path):
     def write():
         with CacheWriter(
@@ -107,7 +125,7 @@ def test_a_light_cache_is_written_verified_and_repaired(tmp_path):
 
 
 def test_only_the_videos_of_a_list(cache, tmp_path):
-    (tmp_path / "ids").write_text("video003\n\nvideo001\n")
+    (tmp_path / "ids").write_text("\ufeffvideo003\n\nvideo001\n", "utf-8")
     copy = ["copy", str(cache), str(tmp_path / "a"), "--videos", str(tmp_path / "ids")]
     assert cli.run(main, copy) == 0
     assert CacheReader(tmp_path / "a").video_ids == ["video001", "video003"]

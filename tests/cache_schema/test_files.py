@@ -34,6 +34,12 @@ def write_hdf5(path):
 WRITERS = {"bytes": (write_some, os, "fsync"), "hdf5": (write_hdf5, os, "pwrite")}
 
 
+@pytest.mark.parametrize("path", [".", "/", "..", "/dev/null"])
+def test_what_is_no_file_is_not_replaced(path):
+    with pytest.raises(InputError, match="cannot be written .it is no file"):
+        files.write(Path(path), b"new")
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("old", [True, False])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, kind, old):

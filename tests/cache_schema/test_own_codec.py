@@ -101,13 +101,18 @@ def codec_of(codec, video, frames):
     ("name", "message"),
     [
         ("zip", "known codecs are float32, .*'my_package.my_module:NAME'"),
-        ("no_such_module:X", "cannot be imported: No module named"),
+        ("no_such_module:X", "cannot be imported: .*No module named"),
+        ("broken_codec:X", "cannot be imported: SyntaxError"),
+        ("ends_itself:X", r"cannot be imported: SystemExit\(0\)"),
         (f"{__name__}:MISSING", "cannot be imported: .*MISSING"),
         (":X", "cannot be imported"),
         (f"{__name__}:NOTHING", "is no cache_schema.codecs.Codec, but str"),
     ],
 )
-def test_what_is_no_codec_is_refused(name, message):
+def test_what_is_no_codec_is_refused(name, message, tmp_path, monkeypatch):
+    (tmp_path / "broken_codec.py").write_text("MINE = Codec(")
+    (tmp_path / "ends_itself.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(InputError, match=message):
         get_codec(name)
 

@@ -112,8 +112,9 @@ def test_an_option_without_a_value(command, capsys):
     assert "write key=value" in fails(command, capsys, "--cfg-options", "codec")
 
 
-def test_unknown_device(command, capsys):
-    assert "--device abacus" in fails(command, capsys, "--device", "abacus")
+@pytest.mark.parametrize("device", ["abacus", "meta"])
+def test_unknown_device(command, capsys, device):
+    assert f"--device {device}" in fails(command, capsys, "--device", device)
 
 
 @pytest.mark.parametrize(
@@ -175,8 +176,9 @@ def test_missing_config(command, capsys):
 
 def test_config_that_does_not_run(command, tmp_path, capsys):
     broken = tmp_path / "broken.py"
-    broken.write_text("dataset = undefined")
-    assert "broken.py" in fails(command | {"config": broken}, capsys)
+    for text in ("dataset = undefined", "raise SystemExit(0)"):
+        broken.write_text(text)
+        assert "broken.py does not run" in fails(command | {"config": broken}, capsys)
 
 
 def test_config_that_lacks_a_key(command, tmp_path, capsys):

@@ -289,6 +289,19 @@ def test_wrong_data_sets_are_refused_by_name(tmp_path, name, message):
         open_dataset(name, tmp_path, None)
 
 
+@pytest.mark.parametrize("ids", [[], ["left", "left"], [1, 2], None])
+def test_videos_of_a_data_set_have_ids(tmp_path, monkeypatch, ids):
+    made = Squares.__init__
+
+    def make(self, *words, **settings):
+        made(self, *words, **settings)
+        self.ids = ids
+
+    monkeypatch.setattr(Squares, "__init__", make)
+    with pytest.raises(InputError, match="they have to be words, at least one and each once"):
+        open_dataset(SQUARES, tmp_path, None)
+
+
 def test_settings_of_a_data_set_of_ones_own(tmp_path):
     assert len(open_dataset(SQUARES, tmp_path, None, {"frames": 3}).video("left").frame_names) == 3
     with pytest.raises(InputError, match="known are frames"):

@@ -101,6 +101,9 @@ def test_missing_results_end_in_a_sentence(
     assert "no expression of" in error(_arguments(world, out, "--metrics", str(empty)))
     assert "cannot be read" in error(_arguments(world, out, "--masks", str(tmp_path / "absent")))
     assert "cannot be written" in error(_arguments(world, Path("/dev/null/a.png")))
+    assert "ends in .png" in error(_arguments(world, tmp_path / "a"))
+    for option in ("--num", "--columns"):
+        assert "give 1 or more" in error(_arguments(world, out, option, "-1"))
     assert not out.exists()
 
 

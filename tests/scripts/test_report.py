@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cache_schema.__main__ import main as copy
 from cache_schema.host import cli
+from cache_schema.reader import CacheReader
 from extract.__main__ import main as extract
 from extract.demo.layout import write_split
 from scripts.report import main as report
@@ -116,8 +118,6 @@ def test_it_sorts_and_filters(page, world: Path) -> None:
 def test_frames_slide_and_truth_lies_where_it_is(page, world: Path) -> None:
     from pycocotools import mask as coco
 
-    from cache_schema.reader import CacheReader
-
     row = page.find_elements("css selector", "#list tr")[0]
     row.click()
     video_id, _, expression_id = row.get_attribute("data-key").partition("/")
@@ -143,6 +143,38 @@ def test_a_folder_without_an_evaluation_is_refused(
     words = ["--cache", str(world / "cache"), "--evaluation", str(tmp_path), "--out", "r.html"]
     assert cli.run(report, words) == 2
     assert "run train.evaluate first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"--num": "-1"}, "--num -1: give 1 or more"),
+        ({"--evaluation": "{root}"}, "several are called"),
+        ({"--cache": "{root}/part"}, "lacks"),
+        ({"--cache": "{root}/other"}, "give the cache it came from"),
+        ({"--split": "valid_u"}, "there is no video"),
+        ({"--out": "."}, ". cannot be written"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(
+    change: dict[str, str], sentence: str, world: Path, capsys: pytest.CaptureFixture
+) -> None:
+    if not (world / "part").exists():
+        video = CacheReader(world / "cache").video_ids[0]
+        (world / "ids").write_text(video)
+        command = ["copy", str(world / "cache"), str(world / "part")]
+        assert copy([*command, "--videos", str(world / "ids")]) == 0
+        write_split(world / "data", "valid_u", 1, seed=6)
+        command = ["demo", "--data-root", str(world / "data"), "--split", "valid_u"]
+        command += ["--weights", str(WEIGHTS), "--device", "cpu"]
+        assert extract([*command, "--out", str(world / "other")]) == 0
+    words = {"--cache": "{root}/cache", "--evaluation": "a={root}", "--out": "{root}/refused.html",
+             "--data-root": "{root}/data", "--split": "train", **change}  # fmt: skip
+    command = [word.format(root=world) for pair in words.items() for word in pair]
+    command += ["--evaluation", str(world), str(world)] if "--evaluation" in change else []
+    assert cli.run(report, command) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (world / "refused.html").exists()
 
 
 def test_figures_that_are_none_are_refused(

@@ -1,6 +1,8 @@
 """A person's own video and sentences: films that play, masks that lie where the film shows them."""
 
 import json
+import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 
 from cache_schema.host import cli
@@ -173,6 +176,61 @@ def test_stride_and_most_frames(run: Path, tmp_path: Path) -> None:
     assert np.allclose(decoded(tmp_path / "out/01-the-square/overlay.mp4")[1], [0, 0.08])
 
 
+def test_masks_of_other_frames_do_not_stay(run: Path, tmp_path: Path) -> None:
+    words = command(write_film(tmp_path / "clip.mp4", [0, 40, 80]), run, tmp_path / "out")
+    assert segment(words) == 0
+    assert segment([*words, "--stride", "2"]) == 0
+    masks = (tmp_path / "out/01-the-square/masks").iterdir()
+    assert sorted(path.name for path in masks) == ["00000.png", "00002.png"]
+
+
+def test_a_film_is_replaced_by_a_whole_one_only(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = command(write_film(tmp_path / "clip.mp4", [0, 40, 80]), run, tmp_path / "out")
+    assert segment(words) == 0
+    folder = tmp_path / "out/01-the-square"
+    film = (folder / "overlay.mp4").read_bytes()
+    shutil.rmtree(folder / "masks")
+    (folder / "masks").write_text("a file, where a folder has to be")
+    assert cli.run(segment, [*words, "--stride", "2"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert (folder / "overlay.mp4").read_bytes() == film
+    assert not list(folder.glob(".*"))
+
+
+def test_after_a_failure_the_same_command_goes_on(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """What stopped the first run is gone, and nothing of the video tells: it has to be asked."""
+    video = tmp_path / "clip"
+    video.mkdir()
+    for t, picture in enumerate(frames(3)):
+        Image.fromarray(picture).save(video / f"{t}.png")
+    second = video / "1.png"
+    data, times = second.read_bytes(), (0, 0)
+    second.write_bytes(bytes(len(data)))
+    os.utime(second, times)
+    words = command(video, run, tmp_path / "out")
+    assert cli.run(segment, words) == 2
+    assert "1.png is broken" in capsys.readouterr().err
+    second.write_bytes(data)
+    os.utime(second, times)
+    assert segment(words) == 0
+
+
+def test_mask_features_of_a_fitted_codec(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    video = write_film(tmp_path / "clip.mp4", [0, 40, 80])
+    words = command(video, run, tmp_path / "out")
+    assert segment([*words, "--codec", "lowrank-int8"]) == 0
+    check(tmp_path / "out" / "01-the-square", video)
+    assert segment(words) == 0
+    assert cli.run(segment, [*words, "--codec", "float16"]) == 2
+    assert "is kept as lowrank-int8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -180,7 +238,10 @@ def test_stride_and_most_frames(run: Path, tmp_path: Path) -> None:
         ({"--checkpoint": "nothing"}, "nothing"),
         ({"video": "gone.mp4"}, "gone.mp4 does not exist"),
         ({"video": "text.mp4"}, "cannot be opened as a video"),
+        ({"video": "b\udcff.mp4"}, "is not valid Unicode"),
         ({"--sigma": "2"}, "--sigma 2.0"),
+        ({"--sigma": "0.5"}, "--top 1 takes the best whatever its score"),
+        ({"--codec": "float8"}, "unknown codec 'float8'"),
         ({"--stride": "0"}, "--stride"),
         ({"sentence": " "}, "is empty"),
     ],
@@ -196,6 +257,7 @@ def test_what_cannot_be_done_is_said(
     monkeypatch.chdir(tmp_path)
     Path("other.safetensors").write_bytes(b"other")
     Path("text.mp4").write_text("no film")
+    Path("b\udcff.mp4").write_text("a name that is not UTF-8")
     write_film(tmp_path / "clip.mp4", [0, 40, 80])
     words = command(Path("clip.mp4"), run, Path("out"))
     for key, value in change.items():

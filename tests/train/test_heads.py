@@ -19,10 +19,20 @@ from train import evaluate, params, sweep
 from train.__main__ import main
 from train.config import differences, load_config
 from train.data import ClipDataset
-from train.heads import CacheSizes, Head, build_head, find_head
+from train.heads import CacheSizes, Head, HeadOutput, build_head, find_head
 from train.heads.dmvs import DMVS
 
 ROOT = Path(__file__).parents[2]
+ODD = """
+import sys
+from train.heads import Head
+
+class Mistyped(Head):
+    reads = ("video_query",)
+
+if __name__ != "odd_heads":
+    sys.exit(0)
+"""
 CONFIG = """
 model = dict(hidden_dim=16, num_motion_queries=4, num_layers=2, num_heads=2, feedforward_dim=32)
 loss = dict(num_points=16)
@@ -61,6 +71,8 @@ def place(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (tmp_path / "small.py").write_text(CONFIG)
     (tmp_path / "heads.py").write_text(SWEEP)
     (tmp_path / "my_heads.py").write_text("\n\n".join(blocks()))
+    for name in ("odd_heads", "ends_itself"):
+        (tmp_path / f"{name}.py").write_text(ODD)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
@@ -145,6 +157,8 @@ def test_parameters_of_any_head_are_shown(place: Path, capsys: pytest.CaptureFix
         ({"model.type": "no_such_package:Head"}, "does not import: ModuleNotFoundError"),
         ({"model.type": "my_heads:Nearset"}, r"no class 'Nearset' \(did you mean 'Nearest'"),
         ({"model.type": "my_heads:Overlap"}, "no head: derive it from train.heads.base.Head"),
+        ({"model.type": "odd_heads:Mistyped"}, r"'video_query' \(did you mean 'video_queries'"),
+        ({"model.type": "ends_itself:Mistyped"}, "ends_itself does not import: SystemExit: 0"),
         ({"model.type": 3}, "model.type is 3; it has to be a word"),
         (
             {"model.hidden_dmi": 3},
@@ -161,6 +175,13 @@ def test_parameters_of_any_head_are_shown(place: Path, capsys: pytest.CaptureFix
 def test_what_a_config_must_not_say_of_its_head(place: Path, options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_config(place / "small.py", options)
+
+
+def test_an_output_has_as_many_masks_as_scores() -> None:
+    logits = torch.zeros(2, 3)
+    for masks, sources in [(torch.zeros(2, 1, 4), None), (None, torch.zeros(2, 4, dtype=int))]:
+        with pytest.raises(ValueError, match=r"logits of \(2, 3\) beside"):
+            HeadOutput(logits, masks, sources)
 
 
 def test_keys_come_from_the_constructors() -> None:

@@ -108,6 +108,14 @@ def test_damaged_entries_are_refused(path: Path, damage: str) -> None:
         Predictions(path).get("v", "0")
 
 
+@pytest.mark.parametrize("score", [-2.0, 3.0])
+def test_scores_are_probabilities(tmp_path: Path, score: float) -> None:
+    with PredictionsWriter(tmp_path / "p.h5", **HEADER) as writer:
+        writer.add("v", "0", np.array([0.5, score], np.float32), EMBEDS)
+    with pytest.raises(InputError, match="expression 0 of video v has scores from .* from 0 to 1"):
+        Predictions(tmp_path / "p.h5").get("v", "0")
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):

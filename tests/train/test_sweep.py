@@ -24,7 +24,7 @@ from train.config import load_config, load_row
 from train.evaluate import main as evaluate
 from train.members import plan
 from train.places import BASE, ROWS, SWEEPS, checkpoints
-from train.sweeping.run import is_mevis
+from train.sweeping.run import is_mevis, open_caches
 from train.sweeping.variants import load_sweep, make_members
 from train.trainee import Member
 
@@ -279,6 +279,12 @@ def test_rows_train_on_the_caches_that_they_name(folder: Path, swept: Path, tmp_
         sweep.main([*command, f"a={folder / 'cache'}"])
     with pytest.raises(InputError, match="two caches are called a"):
         sweep.main([*command, f"a={folder / 'cache'}", f"a={tmp_path / 'b'}"])
+    given = [*command, f"a={folder / 'cache'}", f"b={tmp_path / 'b'}"]
+    with pytest.raises(InputError, match="--cache: no row would take .*c"):
+        sweep.main([*given, f"c={tmp_path / 'b'}"])
+    with pytest.raises(InputError, match="--eval-cache: no row would take .*b"):
+        unnamed = [MagicMock(caches=())]
+        open_caches([str(folder / "cache"), str(tmp_path / "b")], "--eval-cache", unnamed)
 
 
 @pytest.mark.parametrize(
@@ -333,6 +339,13 @@ def test_every_row_says_only_what_differs() -> None:
         ('reference = "a"\nrows = dict(a=dict(model=5))', "every section has to be a dict"),
         ('reference = "a"\nrows = dict(a=dict(model=dict(size=5)))', "row a: .*model.size"),
         ('reference = "a"\nrows = dict(a="dmvs")\npaper = dict(a=(1, 2))', "three figures"),
+        ('reference = "a"\nrows = dict(a="dmvs")\npaper = 5', "three figures"),
+        ('reference = "a"\nrows = dict(a="dmvs")\npaper = dict(a=5)', "three figures"),
+        ('reference = "a"\nrows = dict(a="dmvs")\npaper = dict(a="abc")', "three figures"),
+        ('reference = 5\nrows = {5: "dmvs"}', "names a folder"),
+        ('reference = ["a"]\nrows = dict(a="dmvs")', "has to say rows"),
+        ('reference = "a"\nrows = dict(a=dict(caches="ovis"))', "give a list of names"),
+        ('reference = "a"\nrows = dict(a=dict(caches=None))', "give a list of names"),
         ("rows = 1 / 0", "cannot be read"),
     ],
 )

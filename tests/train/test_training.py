@@ -407,6 +407,7 @@ def test_divergence_ends_in_one_sentence(config: Path, cache: Path, tmp_path: Pa
         ("model = dict(hidden_dim=10)", "num_heads = 8 does not divide"),
         ("model = dict(", "cannot be read"),
         ("raise RuntimeError('boom')", "cannot be read"),
+        ("raise SystemExit(0)", "cannot be read .SystemExit"),
     ],
 )
 def test_a_wrong_config_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -451,6 +452,7 @@ def test_poly_schedule_falls_to_zero_and_pins_the_length(
         (["nowhere.py", "--cache", "CACHE"], "config nowhere.py does not exist"),
         (["CONFIG", "--cache", "nowhere"], "nowhere"),
         (["CONFIG", "--cache", "CACHE", "--device", "toaster"], "--device toaster"),
+        (["CONFIG", "--cache", "CACHE", "--device", "meta"], "--device meta"),
         (["CONFIG", "--cache", "CACHE", "--cfg-options", "train.seed"], "write key=value"),
         (
             ["CONFIG", "--cache", "CACHE", "--cfg-options", "model.text_dim=768"],

@@ -21,7 +21,7 @@ from train.evaluate import main as evaluate
 from train.evaluation.from_cache.head_scores import validate
 from train.hooks import best_so_far
 from train.params import main as params
-from train.places import checkpoints
+from train.places import CONFIGS, checkpoints
 from train.sweep import main as sweep
 from train.trainable import learning_rate, step_seeds
 
@@ -210,6 +210,11 @@ def test_params_counts_part_by_part(capsys: pytest.CaptureFixture) -> None:
     assert params([]) == 0
     said = capsys.readouterr().out
     assert "12,701,697" in said and "11,054,592" in said and "102.3 M" in said
+
+
+@pytest.mark.parametrize("config", sorted(path.stem for path in CONFIGS.glob("[!_]*.py")))
+def test_params_of_every_config_of_the_project(config: str) -> None:
+    assert params([config]) == 0
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,26 @@
 ``model.type`` of a config picks one: the name of a module here, or ``package.module:Class``.
 """
 
+from dataclasses import fields
+
 from mmengine.config import Config
 
-from cache_schema.host.lookup import find_kind
+from cache_schema.host.cli import InputError
+from cache_schema.host.lookup import find_kind, nearest
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
 
 
 def find_head(name: str) -> type[Head]:
     """The class of a head, by ``model.type``; InputError if there is none."""
-    return find_kind(name, "model.type", Head, __name__, ("base", "parts"))
+    head = find_kind(name, "model.type", Head, __name__, ("base", "parts"))
+    known = [field.name for field in fields(HeadInputs)]
+    for wanted in head.reads:
+        if wanted not in known:
+            raise InputError(
+                f"{head.__name__}.reads has {wanted!r}{nearest(wanted, known)}: known are "
+                f"{', '.join(known)}"
+            )
+    return head
 
 
 def build_head(config: Config, sizes: CacheSizes) -> Head:

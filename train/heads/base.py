@@ -114,6 +114,9 @@ class HeadOutput:
     def __post_init__(self) -> None:
         if self.mask_embeds is None and self.sources is None:
             raise ValueError("a head that draws no masks says which video queries it scores")
+        shapes = [tuple(t.shape[:2]) for t in (self.mask_embeds, self.sources) if t is not None]
+        if any(shape != self.logits.shape for shape in shapes):
+            raise ValueError(f"logits of {tuple(self.logits.shape)} beside masks of {shapes}")
 
 
 class Head(nn.Module):
@@ -130,7 +133,7 @@ class Head(nn.Module):
         CHOICES: key to the words that it may be, or that it may hold.
     """
 
-    reads: ClassVar[tuple[str, ...]]
+    reads: ClassVar[tuple[str, ...]] = ()
     loss: ClassVar[type[Criterion]] = HeadCriterion
     recorded: ClassVar[bool] = True
     RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {

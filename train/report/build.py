@@ -12,7 +12,9 @@ import numpy as np
 from pycocotools import mask as coco
 
 from cache_schema.host import files
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader, Video
+from train.evaluation.from_cache.contents import check_origin
 from train.evaluation.report import NAMES, figures_table, head_name
 from train.predictions import Predictions
 from train.replay import keep, replay
@@ -96,6 +98,8 @@ def write_report(
     """
     first = heads[0].metrics
     tags = list(first["per_tag"])
+    for head in heads:
+        check_origin(reader, head.predictions)
     expressions, videos = _pictures(reader, heads, frame_of, pictured)
     content = {
         "title": " ".join(filter(None, (reader.dataset, reader.facts.release, reader.split))),
@@ -185,6 +189,11 @@ def _pictures(
         frames = [None if frame_of is None else _jpeg(frame_of(video_id, t)) for t in times]
         names = [video.frame_names[t] for t in times]
         videos.append({"size": _size(video), "names": names, "frames": frames})
+    if lacking := len(worst) - len(expressions):
+        raise InputError(
+            f"{reader.path} lacks {lacking} of the expressions that were evaluated; give the cache "
+            "that they were evaluated on"
+        )
     return expressions, videos
 
 

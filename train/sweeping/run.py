@@ -121,6 +121,9 @@ def open_caches(
             )
         else:
             found[names] = [r for n in names for r in readers[n]] or readers.get("", everything)
+    used = {id(reader) for own in found.values() for reader in own}
+    if idle := [reader.path for reader in everything if id(reader) not in used]:
+        raise InputError(f"{option}: no row would take {idle[0]}; leave it out, or give its name")
     return found
 
 

@@ -59,27 +59,32 @@ def load_sweep(name: str | Path) -> Sweep:
     path = find_config(name, SWEEPS, "sweep")
     try:
         content = Config.fromfile(path).to_dict()
-    except Exception as error:  # it is a program: anything may go wrong in it
+    except (Exception, SystemExit) as error:  # it is a program: anything may go wrong in it
         raise InputError(
             f"sweep {path} cannot be read ({type(error).__name__}: {error})"
         ) from error
     unknown = set(content) - {"reference", "rows", "paper"}
     rows = content.get("rows")
-    if unknown or not isinstance(rows, dict) or content.get("reference") not in rows:
+    if unknown or not isinstance(rows, dict) or content.get("reference") not in list(rows):
         raise InputError(
             f"sweep {path} has to say rows, a dict, and reference, the label of one of them; paper "
             f"may stand beside" + (f", {', '.join(sorted(unknown))} may not" if unknown else "")
         )
     parsed, caches = {}, {}
     for label, parts in rows.items():
-        if not LABEL.fullmatch(label):
+        if not isinstance(label, str) or not LABEL.fullmatch(label):
             raise InputError(
-                f"sweep {path}: a row is called {label!r}; it names a folder, so take letters, "
-                "digits, '_', '.', '+' and '-'"
+                f"sweep {path}: a row is called {label!r}; it names a folder, so take a word of "
+                "letters, digits, '_', '.', '+' and '-'"
             )
         parsed[label], caches[label] = _parse(parts, f"sweep {path}: row {label}")
-    paper = {label: tuple(figures) for label, figures in content.get("paper", {}).items()}
-    if not set(paper) <= set(rows) or any(len(figures) != 3 for figures in paper.values()):
+    paper = content.get("paper", {})
+    try:
+        paper = {label: tuple(map(float, figures)) for label, figures in paper.items()}
+        sound = set(paper) <= set(rows) and all(len(figures) == 3 for figures in paper.values())
+    except (AttributeError, TypeError, ValueError):
+        sound = False
+    if not sound:
         raise InputError(f"sweep {path}: paper has to give three figures for labels of rows")
     return Sweep(content["reference"], parsed, caches, paper)
 
@@ -127,8 +132,10 @@ def _parse(parts: Any, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         if not isinstance(part, Mapping):
             raise InputError(f"{where} is {part!r}; give a name, a dict or a list of these")
         part = dict(part)
-        caches = tuple(part.pop("caches", caches))
+        caches = part.pop("caches", caches)
+        if isinstance(caches, str) or not isinstance(caches, Sequence):
+            raise InputError(f"{where}: caches is {caches!r}; give a list of names")
         if any(not isinstance(values, Mapping) for values in part.values()):
             raise InputError(f"{where}: every section has to be a dict, as in model=dict(...)")
         merge(row, part)
-    return row, caches
+    return row, tuple(caches)
