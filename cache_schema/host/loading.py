@@ -22,8 +22,9 @@ def loading(*without: str) -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
-        gc.unfreeze()  # so that what was loaded counts as old
+        if not gc.get_freeze_count():  # it is not ours to end what somebody has frozen
+            gc.freeze()
+            gc.unfreeze()  # so that what was loaded counts as old
         if collecting:
             gc.enable()
         for name in absent:
