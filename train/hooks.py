@@ -153,7 +153,10 @@ class Validation(Hook):
         self.reader, self.interval, self.num_videos = reader, interval, num_videos
 
     def before_train(self, runner: Runner) -> None:
-        self.best = {head.name: best_so_far(head.folder) for head in runner.model.alive}
+        # From the beginning, what lies there is of a run that left no checkpoint to go on from.
+        self.best = {
+            h.name: best_so_far(h.folder) if runner.iter else -1.0 for h in runner.model.alive
+        }
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         done = runner.iter + 1

@@ -15,7 +15,7 @@ from tests.synthetic import write_cache
 from tests.train.protocol_caches import SIZES
 from train import runner
 from train.__main__ import main
-from train.checkpoint import load_head, read_checkpoint
+from train.checkpoint import load_head, read_checkpoint, save_checkpoint
 from train.config import load_config, stored_config
 from train.evaluate import main as evaluate
 from train.evaluation.from_cache.head_scores import validate
@@ -147,6 +147,14 @@ def test_the_best_checkpoint_of_the_validations_is_kept(folder: Path, tmp_path: 
     blind = run(folder, tmp_path / "blind")
     assert_equal(weights(blind / "iter_6.pth"), weights(work_dir / "iter_6.pth"))
     assert best_so_far(work_dir) == max(found.values())
+    # That of a run which left no checkpoint says nothing of another that starts there.
+    for iteration in found:
+        (work_dir / f"iter_{iteration}.pth").unlink()
+    save_checkpoint(
+        {"meta": {"iter": 1, "validation": {"J&F": 1.0}}, "state_dict": {}}, work_dir / "best.pth"
+    )
+    again = read_checkpoint(run(folder, work_dir, *options, more=more) / "best.pth")["meta"]
+    assert again["validation"] == best["validation"]
 
 
 def test_validation_needs_both_a_cache_and_an_interval(
