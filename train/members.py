@@ -17,7 +17,7 @@ from train.data.compatible import check_releases
 from train.places import checkpoints, latest_checkpoint
 from train.resume import check_same_run, training_facts
 from train.runner import build_runner
-from train.trainee import Member, Trainee, why_dropped
+from train.trainee import DROPPED, Member, Trainee, why_dropped
 
 #: By the names that a member has for its caches: these caches.
 Caches = Mapping[tuple[str, ...], Sequence[CacheReader]]
@@ -74,6 +74,8 @@ def train_members(
     left = [m for m in members if not _is_done(m, caches, work_dir, trained, resume=resume)]
     if done := [member.name or "this run" for member in trained.checkpoints]:
         _say(f"trained already, and left as it is: {', '.join(done)}")
+    for member in trained.dropped:
+        _say(f"dropped before, and left out; delete {work_dir / member.name} to train it anew")
     passes = plan(left, work_dir)
     barrier()  # nobody writes while others still look
     for number, (start, some) in enumerate(passes, 1):
@@ -123,22 +125,25 @@ def _is_done(
 ) -> bool:
     """Whether nothing is left to train of a member, which is noted then."""
     folder = work_dir / member.name
-    path, reason = latest_checkpoint(folder), why_dropped(folder)
-    if not resume and (path or reason):
+    path, dropped = latest_checkpoint(folder), (folder / DROPPED).is_file()
+    if not resume and (path or dropped):
         raise InputError(
             f"{folder} already holds {path.name if path else 'a head'} of an earlier run; add "
             "--resume to go on with it, or choose another --work-dir"
         )
-    if reason:
-        trained.dropped[member] = reason
-    elif path:
+    if not (path or dropped):
+        return False
+    facts = training_facts(member.config, caches[member.caches])
+    if dropped:
+        trained.dropped[member] = why_dropped(folder, facts)
+    else:
         content = read_checkpoint(path)
-        check_same_run(path, content, training_facts(member.config, caches[member.caches]))
+        check_same_run(path, content, facts)
         if max(checkpoints(folder)) < member.config.train.max_iters:
             return False
         trained.checkpoints[member] = path
         trained.seconds[member] = content["meta"].get("seconds") or 0.0
-    return bool(path or reason)
+    return True
 
 
 def plan(members: Sequence[Member], work_dir: Path) -> list[tuple[int, list[Member]]]:

@@ -41,13 +41,20 @@ def training_facts(config: Config, caches: Sequence[CacheReader]) -> dict[str, A
     }
 
 
-def check_same_run(path: Path, checkpoint: dict[str, Any], training: dict[str, Any]) -> None:
+def check_same_run(
+    path: Path,
+    checkpoint: dict[str, Any],
+    training: Mapping[str, Any],
+    *,
+    advice: str = "choose another --work-dir",
+) -> None:
     """Refuse to go on from a checkpoint of another run.
 
     Args:
         path: of the checkpoint.
         checkpoint: from `read_checkpoint`.
         training: from `training_facts`.
+        advice: what else to do than to give what it was started with.
     """
     earlier = checkpoint["meta"].get("training")
     config = earlier.get("config") if isinstance(earlier, dict) else None
@@ -65,7 +72,7 @@ def check_same_run(path: Path, checkpoint: dict[str, Any], training: dict[str, A
     if changed:
         raise InputError(
             f"--resume: {path} belongs to another run ({'; '.join(changed)}); give what it "
-            "was started with, or choose another --work-dir"
+            f"was started with, or {advice}"
         )
 
 

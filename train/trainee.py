@@ -26,7 +26,7 @@ from train.data import Batch
 from train.data.sizes import common_sizes
 from train.distributed import mean_over_ranks
 from train.places import NAME, checkpoints
-from train.resume import training_facts
+from train.resume import check_same_run, training_facts
 from train.trainable import Losses, build_optimizer, build_trainable, scheduler_configs
 
 DROPPED = "dropped.json"
@@ -79,7 +79,10 @@ class Trainee:
             PARAM_SCHEDULERS.build({**settings, "optimizer": self.optimizer})
             for settings in scheduler_configs(config)
         ]
-        self.forward = DistributedDataParallel(self.model) if several else self.model
+        # A static graph may leave parameters out, as one process may.
+        self.forward = (
+            DistributedDataParallel(self.model, static_graph=True) if several else self.model
+        )
         self.rate, self.seconds = 0.0, 0.0
         self.backends: list[BaseVisBackend] = []
 
@@ -140,7 +143,8 @@ class Trainee:
     def drop(self, reason: str) -> None:
         """Note why it is out."""
         if is_main_process():
-            files.write(self.folder / DROPPED, json.dumps({"reason": reason}) + "\n")
+            note = {"reason": reason, "training": self.facts}
+            files.write(self.folder / DROPPED, json.dumps(note) + "\n")
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -149,13 +153,20 @@ class Trainee:
         }
 
 
-def why_dropped(folder: Path) -> str | None:
-    """Why the head in a folder was dropped; None if it was not."""
+def why_dropped(folder: Path, training: Mapping[str, Any]) -> str:
+    """Why the head in a folder was dropped.
+
+    Args:
+        training: the facts of its training now; with others than then it might not diverge.
+    """
     path = folder / DROPPED
-    if not path.is_file():
-        return None
     try:
-        return str(json.loads(path.read_text("utf-8"))["reason"])
+        note = json.loads(path.read_text("utf-8"))
+        reason = str(note["reason"])
+        if "training" in note:  # which older ones do not say
+            advice = f"delete {folder} to train this head anew"
+            check_same_run(path, {"meta": note}, training, advice=advice)
+        return reason
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(
             f"{path} does not say why the head was dropped; delete it to train the head again"

@@ -160,7 +160,17 @@ def test_a_head_that_diverges_is_dropped_and_the_others_go_on(
         content = json.loads((tmp_path / "sweep.json").read_text())
         assert list(content["variants"]) == ["dmvs"]
         assert "lower optimizer.lr" in content["dropped"]["wild/seed-3"]
-    assert "wild/seed-3 is dropped, the others go on" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "wild/seed-3 is dropped, the others go on" in said
+    assert f"dropped before, and left out; delete {tmp_path / 'wild/seed-3'} to train it" in said
+    # Who does what the sentence says is not left with a head that is out for good.
+    (folder / "wild.py").write_text('reference = "dmvs"\nrows = dict(dmvs="dmvs", wild="dmvs")\n')
+    options = ("--seeds", "3", "--cfg-options", "data.seed=0", "--resume")
+    with pytest.raises(InputError, match=r"optimizer.lr: .*delete .*wild/seed-3 to train"):
+        run_sweep(folder, tmp_path, *options, rows="wild.py")
+    shutil.rmtree(tmp_path / "wild/seed-3")
+    run_sweep(folder, tmp_path, *options, rows="wild.py")
+    assert_equal(tmp_path / "dmvs/seed-3/iter_10.pth", tmp_path / "wild/seed-3/iter_10.pth")
 
 
 def test_an_old_folder_is_not_written_over(folder: Path, swept: Path) -> None:
