@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from cache_schema.records import Expression
 from train.data import video_batch
@@ -48,6 +49,9 @@ def predict_video(
         The head's name, the expression's index, its scores (N_m,) float32 after the sigmoid and
         mask embeddings (N_m, C) float32 or, of a head that draws none, the video queries (N_m,)
         int64 that it scores; E of every head, the expressions of a head in order.
+
+    Raises:
+        InputError: a head says what is no number.
     """
     reads = {name for head in heads.values() for name in head.reads}
     inputs = video_batch(reader.video(video_id), texts, reads)
@@ -62,6 +66,11 @@ def predict_video(
             drawn = output.mask_embeds
             queries = output.sources if drawn is None else drawn.float()
             queries = queries.cpu().numpy()  # (B, N_m) or (B, N_m, C)
+            if not (np.isfinite(scores).all() and np.isfinite(queries).all()):
+                raise InputError(
+                    f"{name or 'the head'} says NaN or infinite values of video {video_id}; look "
+                    "at its training, and leave it out until then"
+                )
             for b in range(len(scores)):
                 yield name, start + b, scores[b], queries[b]
 

@@ -1,9 +1,12 @@
 """What heads say of a whole video: the same together and alone, from one reading."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 
+from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from tests import synthetic
 from tests.train.protocol_caches import SIZES, write_head
@@ -53,6 +56,17 @@ def test_a_head_says_the_same_beside_another(reader: CacheReader, heads: dict[st
             np.testing.assert_array_equal(ours[0], theirs[0])
             np.testing.assert_array_equal(ours[1], theirs[1])
     assert not np.array_equal(together["one"][0][1], together["other"][0][1])
+
+
+@pytest.mark.parametrize("part", ["class_head", "mask_head"])
+def test_what_is_no_number_is_refused_before_it_is_scored(
+    reader: CacheReader, heads: dict[str, Head], part: str
+) -> None:
+    spoilt = deepcopy(heads["other"])
+    for parameter in getattr(spoilt, part).parameters():
+        parameter.data.fill_(torch.nan)
+    with pytest.raises(InputError, match="other says NaN or infinite values of video video000"):
+        _collect(reader, {"one": heads["one"], "other": spoilt})
 
 
 def test_an_expression_says_the_same_in_any_batch(
