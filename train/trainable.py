@@ -118,6 +118,11 @@ class TrainableHead(BaseModel):
         """
         batch = batch.to(next(self.head.parameters()).device)
         total, log = self.parse_losses((forward or self)(batch, iteration))
+        if not (isinstance(total, Tensor) and total.requires_grad):  # no term is 0, a plain number
+            raise InputError(
+                f"{type(self.criterion).__name__}.terms gives nothing to learn from: at least one "
+                "term has to have 'loss' in its name and depend on the head's parameters"
+            )
         # One rank's trouble is everybody's, in the same step.
         watched = total.detach() if self.mean is None else self.mean(total.detach())
         self.watch(iteration, Fetch(watched).get)
@@ -215,10 +220,21 @@ def build_trainable(
     device: torch.device | str = "cpu",
     mean: Callable[[Tensor], Tensor] | None = None,
 ) -> TrainableHead:
-    """The head of a complete config with seeded initial weights, ready for its first step."""
+    """The head of a complete config with seeded initial weights, ready for its first step.
+
+    Raises:
+        InputError: the config does not fit the caches, or there is nothing to train.
+    """
     criterion = find_head(config.model.type).loss(**config.loss)
     torch.manual_seed(config.train.seed)
     head = build_head(config, sizes)
+    if not any(parameter.requires_grad for parameter in head.parameters()):
+        raise InputError(f"{type(head).__name__} has no parameters that can be trained")
+    if isinstance(criterion, nn.Module) and any(True for _ in criterion.parameters()):
+        raise InputError(
+            f"{type(criterion).__name__} has parameters, which nobody trains: a loss may have "
+            "buffers; what is to be learned belongs to the head"
+        )
     return TrainableHead(
         head,
         criterion,

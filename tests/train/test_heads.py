@@ -33,6 +33,35 @@ class Mistyped(Head):
 if __name__ != "odd_heads":
     sys.exit(0)
 """
+IDLE = """
+import torch
+from my_heads import Choice, Nearest, Overlap
+from train.heads import Head
+
+class Misread(Nearest):
+    class loss(Overlap):
+        reads = ("overlap",)
+
+class Empty(Head):
+    def __init__(self, sizes):
+        super().__init__()
+
+class Fixed(Choice):
+    class loss(Overlap):
+        def terms(self, outputs, batch, **how):
+            return {"loss_cls": super().terms(outputs, batch, **how)["loss_cls"].detach()}
+
+class Nameless(Choice):
+    class loss(Overlap):
+        def terms(self, outputs, batch, **how):
+            return {"cls": super().terms(outputs, batch, **how)["loss_cls"]}
+
+class Learned(Choice):
+    class loss(Overlap, torch.nn.Module):
+        def __init__(self, *, least: float = 0.5):
+            torch.nn.Module.__init__(self)
+            self.least, self.weight = least, torch.nn.Parameter(torch.ones(()))
+"""
 CONFIG = """
 model = dict(hidden_dim=16, num_motion_queries=4, num_layers=2, num_heads=2, feedforward_dim=32)
 loss = dict(num_points=16)
@@ -175,6 +204,24 @@ def test_parameters_of_any_head_are_shown(place: Path, capsys: pytest.CaptureFix
 def test_what_a_config_must_not_say_of_its_head(place: Path, options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_config(place / "small.py", options)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("Misread", r"loss.reads has 'overlap' \(did you mean 'overlaps'"),
+        ("Empty", "Empty has no parameters that can be trained"),
+        ("Fixed", "loss.terms gives nothing to learn from"),
+        ("Nameless", "loss.terms gives nothing to learn from"),
+        ("Learned", "loss has parameters, which nobody trains"),
+    ],
+)
+def test_a_head_or_a_loss_that_cannot_be_trained_is_refused(
+    place: Path, head: str, message: str
+) -> None:
+    (place / "idle_heads.py").write_text(IDLE)
+    with pytest.raises(InputError, match=message):
+        run(place, f"idle_heads:{head}")
 
 
 def test_an_output_has_as_many_masks_as_scores() -> None:

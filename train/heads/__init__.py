@@ -11,17 +11,22 @@ from cache_schema.host.cli import InputError
 from cache_schema.host.lookup import find_kind, nearest
 from train.heads.base import CacheSizes, Head, HeadInputs, HeadOutput
 
+#: Fields of `train.data.Batch` that only a loss may read.
+OF_BATCH = ("mask_features", "overlaps", "ids")
+
 
 def find_head(name: str) -> type[Head]:
     """The class of a head, by ``model.type``; InputError if there is none."""
     head = find_kind(name, "model.type", Head, __name__, ("base", "parts"))
     known = [field.name for field in fields(HeadInputs)]
-    for wanted in head.reads:
-        if wanted not in known:
-            raise InputError(
-                f"{head.__name__}.reads has {wanted!r}{nearest(wanted, known)}: known are "
-                f"{', '.join(known)}"
-            )
+    for owner in (head, head.loss):
+        for wanted in owner.reads:
+            if wanted not in known:
+                raise InputError(
+                    f"{owner.__name__}.reads has {wanted!r}{nearest(wanted, known)}: known are "
+                    f"{', '.join(known)}"
+                )
+        known += OF_BATCH
     return head
 
 
