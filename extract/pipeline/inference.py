@@ -88,6 +88,8 @@ class VideoRun:
                 each = [clip.together(best) for clip in self._clips]
                 clips = {name: torch.stack([own[name] for own in each]) for name in whole}
             outputs.append(stage.segmenter.video(**clips))  # of (K, T_c, ...)
+        for output, number in zip(outputs, (1, len(bank)), strict=False):
+            stage.segmenter.check_video(number, output)
         return Clips(
             bank=bank,
             frame_queries=None if best is None else whole["frame_queries"],

@@ -185,6 +185,24 @@ class Segmenter(nn.Module):
                 f"{queries}, where it declares {expected} and ({frames}, N_f, {self.query_dim})"
             )
 
+    def check_video(self, clips: int, output: VideoOutput) -> None:
+        """Raise ValueError if the video level says anything else of clips than it declares."""
+        queries, logits, embeds = (
+            tuple(tensor.shape)
+            for tensor in (output.video_queries, output.logits, output.mask_embeds)
+        )
+        number = queries[1:2]
+        if (
+            queries != (clips, *number, self.query_dim)
+            or logits != (clips, *number, self.num_classes + 1)
+            or (embeds[0], *embeds[-2:]) != (clips, *number, self.mask_dim)
+        ):
+            raise ValueError(
+                f"{type(self).__name__}.video gave video queries {queries}, logits {logits} and "
+                f"mask embeddings {embeds}, where it declares ({clips}, N_v, {self.query_dim}), "
+                f"({clips}, N_v, {self.num_classes + 1}) and ({clips}, ..., N_v, {self.mask_dim})"
+            )
+
 
 def best_queries(logits: Tensor, keep: int | None) -> Tensor:
     """The video queries of the best S_v, ascending; the first of equals.

@@ -79,6 +79,13 @@ class Tracker(Segmenter):
         return VideoOutput(frame_queries.mean(1), logits.mean(1), mask_embeds)
 
 
+class Short(Tracker):
+    """Forgets "no object"."""
+
+    def video(self, frame_queries: Tensor, logits: Tensor, mask_embeds: Tensor) -> VideoOutput:
+        return super().video(frame_queries, logits[..., :-1], mask_embeds)
+
+
 class Noise:
     """Frames that OpenCV never saw."""
 
@@ -125,8 +132,7 @@ TRACKER, SQUARES = f"{__name__}:Tracker", f"{__name__}:Squares"
 
 def toy_config(**options):
     # A name replaces all that the demo's config says of VITA.
-    options = {"codec": "float32"} | options
-    return small_config(segmenter=TRACKER, dataset=SQUARES, **options)
+    return small_config(**{"codec": "float32", "segmenter": TRACKER, "dataset": SQUARES} | options)
 
 
 def run(out: Path, **options) -> CacheReader:
@@ -247,6 +253,12 @@ def test_a_segmenter_that_says_another_size_than_it_declares_is_told():
     wrong.mask_dim = 12
     with pytest.raises(ValueError, match=r"Tracker.frames gave mask features \(1, 10, 6, 8\)"):
         wrong.check_frames(images, wrong.frames(images)[0])
+
+
+def test_a_segmenter_whose_logits_lack_a_class_is_told(tmp_path: Path) -> None:
+    """Without "no object" in the end every objectness would be one class short."""
+    with pytest.raises(ValueError, match=r"logits \(1, 5, 3\) .* it declares .*\(1, N_v, 4\)"):
+        run(tmp_path / "cache", segmenter=f"{__name__}:Short", queue=0)
 
 
 @pytest.mark.parametrize(
