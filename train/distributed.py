@@ -3,9 +3,12 @@
 import gc
 import os
 import subprocess
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, is_distributed
+from mmengine.dist import all_gather_object, all_reduce, is_distributed
 from torch import Tensor
 
 from cache_schema.host.cli import InputError
@@ -57,6 +60,26 @@ def leave() -> None:
     if is_distributed():
         gc.collect()
         torch.distributed.destroy_process_group()
+
+
+def check_agreed(found: Mapping[str, Any]) -> None:
+    """Wait for the other processes, and refuse to go on if they have been told something else.
+
+    Args:
+        found: by what it is called in the message; JSON-able or of tuples.
+
+    Raises:
+        InputError: in all of them.
+    """
+    digests = {what: sha256(repr(own).encode()).hexdigest() for what, own in found.items()}
+    every = all_gather_object(digests)
+    for what in found:
+        others = [rank for rank, theirs in enumerate(every) if theirs[what] != every[0][what]]
+        if others:
+            raise InputError(
+                f"the {what} of rank {others[0]} are not those of rank 0: start all processes with "
+                "the same command, and let all machines see the same files"
+            )
 
 
 def mean_over_ranks(numbers: Tensor) -> Tensor:

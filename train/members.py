@@ -14,7 +14,9 @@ from cache_schema.host.cli import InputError
 from cache_schema.reader import CacheReader
 from train.checkpoint import read_checkpoint
 from train.data.compatible import check_releases
+from train.distributed import check_agreed
 from train.places import checkpoints, latest_checkpoint
+from train.provenance import cache_identity, contents
 from train.resume import check_same_run, training_facts
 from train.runner import build_runner
 from train.trainee import DROPPED, Member, Trainee, why_dropped
@@ -77,7 +79,18 @@ def train_members(
     for member in trained.dropped:
         _say(f"dropped before, and left out; delete {work_dir / member.name} to train it anew")
     passes = plan(left, work_dir)
-    barrier()  # nobody writes while others still look
+    check_agreed(
+        {
+            "options": [member.config.to_dict() for member in members],
+            "caches": {
+                names: [{**cache_identity(own), **contents(own)} for own in readers]
+                for names, readers in caches.items()
+            },
+            "checkpoints in the work folder": [
+                (start, [member.name for member in some]) for start, some in passes
+            ],
+        }
+    )  # nobody writes while others still look
     for number, (start, some) in enumerate(passes, 1):
         title = "train" if len(passes) == 1 else f"pass {number} of {len(passes)}"
         if start or done or len(passes) > 1:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -55,12 +56,12 @@ def sweep_command(folder: Path, work_dir: Path) -> list[str]:
     return [*own, *caches, "--seeds", "0", "--work-dir", str(work_dir)]
 
 
-def torchrun(*what: str) -> subprocess.CompletedProcess:
+def torchrun(*what: str, module: Sequence[str] = ("-m",)) -> subprocess.CompletedProcess:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
-        [*launch, "-m", *what],
+        [*launch, *module, *what],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
@@ -102,6 +103,50 @@ def test_two_ranks_give_the_weights_of_one_and_resume_as_one(folder: Path, tmp_p
     assert main([*command(folder, tmp_path / "two"), "--resume"]) == 0
     resumed = read_checkpoint(tmp_path / "two" / "iter_20.pth")["state_dict"]
     assert_close(resumed, two)
+
+
+DIFFERING = """
+import os, sys
+from cache_schema.host import cli
+from train.__main__ import main
+own = sys.argv[1:] if os.environ["RANK"] == "0" else OWN
+sys.exit(cli.run(main, own))
+"""
+
+
+@pytest.mark.parametrize("kind", ["options", "checkpoints in the work folder"])
+def test_ranks_that_were_told_something_else_are_refused(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    """Another length would let one wait for ever, another seed would train on a mixture."""
+    given = [*command(folder, tmp_path / "one"), "--resume"]
+    if kind == "options":
+        other = [*given, "--cfg-options", "train.max_iters=16"]
+    else:
+        other = [*command(folder, tmp_path / "two"), "--resume"]  # a disk of its own
+        assert main([*given[:-1], "--cfg-options", "train.max_iters=8"]) == 0
+    (tmp_path / "differing.py").write_text(DIFFERING.replace("OWN", repr(other)))
+    done = torchrun(str(tmp_path / "differing.py"), *given, module=())
+    assert done.returncode != 0
+    assert done.stderr.count(f"error: the {kind} of rank 1 are not those of rank 0") == 2
+
+
+def test_parameters_that_nothing_uses_may_stay_with_several_ranks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "idle_heads.py").write_text(
+        "import torch\nfrom train.heads.dmvs import DMVS\n\n\nclass Idle(DMVS):\n"
+        "    def __init__(self, sizes, **keys):\n        super().__init__(sizes, **keys)\n"
+        "        self.idle = torch.nn.Linear(2, 2)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["--cfg-options", "model.type=idle_heads:Idle"]
+    assert main([*command(folder, tmp_path / "one"), *own]) == 0
+    done = torchrun("train", *command(folder, tmp_path / "two"), *own)
+    assert done.returncode == 0, done.stderr
+    assert_close(
+        *(read_checkpoint(tmp_path / n / "iter_20.pth")["state_dict"] for n in ("two", "one"))
+    )
 
 
 def test_two_ranks_sweep_as_one_and_drop_the_same_head(folder: Path, tmp_path: Path) -> None:
