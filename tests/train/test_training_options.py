@@ -148,8 +148,8 @@ def test_the_best_checkpoint_of_the_validations_is_kept(folder: Path, tmp_path: 
     assert_equal(weights(blind / "iter_6.pth"), weights(work_dir / "iter_6.pth"))
     assert best_so_far(work_dir) == max(found.values())
     # That of a run which left no checkpoint says nothing of another that starts there.
-    for iteration in found:
-        (work_dir / f"iter_{iteration}.pth").unlink()
+    for path in checkpoints(work_dir).values():
+        path.unlink()
     save_checkpoint(
         {"meta": {"iter": 1, "validation": {"J&F": 1.0}}, "state_dict": {}}, work_dir / "best.pth"
     )
