@@ -152,7 +152,18 @@ def _is_done(
     else:
         content = read_checkpoint(path)
         check_same_run(path, content, facts)
-        if max(checkpoints(folder)) < member.config.train.max_iters:
+        done, asked = max(checkpoints(folder)), member.config.train.max_iters
+        if (written := content["meta"].get("iter", done)) != done:
+            raise InputError(
+                f"--resume: {path} was written after iteration {written}; give it its own name, or "
+                "delete it"
+            )
+        if done > asked:
+            raise InputError(
+                f"--resume: {path} is beyond train.max_iters={asked}; give {done} or more, or "
+                "choose another --work-dir"
+            )
+        if done < asked:
             return False
         trained.checkpoints[member] = path
         trained.seconds[member] = content["meta"].get("seconds") or 0.0

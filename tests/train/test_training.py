@@ -173,6 +173,11 @@ def test_a_finished_run_can_be_resumed_for_longer(
     capsys.readouterr()
     train(config, cache, work_dir, "--resume")
     assert "trained already, and left as it is: this run" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"iter_10.pth is beyond train.max_iters=6; give 10 or"):
+        train(config, cache, work_dir, "--resume", "--cfg-options", "train.max_iters=6")
+    (work_dir / "iter_10.pth").replace(work_dir / "iter_11.pth")
+    with pytest.raises(InputError, match=r"iter_11.pth was written after iteration 10; give it"):
+        train(config, cache, work_dir, "--resume", "--cfg-options", "train.max_iters=12")
 
 
 def test_a_run_killed_while_it_sees_nothing_but_the_cache_resumes_to_the_same_weights(
