@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from cache_schema.host.cli import InputError
 from cache_schema.host.cores import SPARE_THREADS
 from extract.datasets import Dataset, SourceVideo
 from extract.datasets.frames import ImageFiles
@@ -46,8 +47,16 @@ def head_of(stage: Stage, video: SourceVideo) -> Head:
     """What a video starts with.
 
     Raises:
-        InputError: an expression that cannot be encoded, or a broken first frame.
+        InputError: an expression that cannot be encoded, or whose objects are not the video's, or
+            a broken first frame.
     """
+    for expression in video.expressions if video.objects else ():
+        if unknown := sorted(set(expression.annotation_ids) - set(video.objects)):
+            raise InputError(
+                f"video {video.id!r}: expression {expression.id!r} means the annotation "
+                f"{unknown[0]!r}, but there are {', '.join(sorted(video.objects)):.60}; mend the "
+                "data set"
+            )
     expressions = encode_expressions(stage.text, video)
     geometry = stage.preprocess.geometry(*video.size())
     return Head(

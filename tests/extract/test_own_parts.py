@@ -255,6 +255,23 @@ def test_a_segmenter_that_says_another_size_than_it_declares_is_told():
         wrong.check_frames(images, wrong.frames(images)[0])
 
 
+class Dangling(Squares):
+    """Its second video has a sentence about an object that is not there."""
+
+    def video(self, video_id: str, *, objects: bool = True) -> SourceVideo:
+        video = super().video(video_id, objects=objects)
+        if video_id == "right":
+            video.expressions[0].annotation_ids.append("9")
+        return video
+
+
+def test_a_sentence_about_an_object_that_is_not_there_fails_its_video(tmp_path: Path) -> None:
+    cache = run(tmp_path / "cache", dataset=f"{__name__}:Dangling", queue=0)
+    assert cache.video_ids == ["left"]
+    (reason,) = manifest.read(tmp_path / "cache").failures.values()
+    assert "expression '0' means the annotation '9', but there are 0, 1" in reason
+
+
 def test_a_segmenter_whose_logits_lack_a_class_is_told(tmp_path: Path) -> None:
     """Without "no object" in the end every objectness would be one class short."""
     with pytest.raises(ValueError, match=r"logits \(1, 5, 3\) .* it declares .*\(1, N_v, 4\)"):
