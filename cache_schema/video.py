@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import h5py
@@ -344,10 +345,13 @@ class Video:
         }
 
     def frames(self, indices: Iterable[int] | None) -> Sequence[int]:
-        """Frame numbers, all by default; `IndexError` where there is no such frame."""
+        """Frame numbers, all by default; `IndexError` where there is no such frame.
+
+        A mask or fractions are a `TypeError`.
+        """
         if indices is None:
             return range(self.num_frames)
-        wanted = [int(i) for i in indices]
+        wanted = [index(i) for i in indices]
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.num_frames:
             raise IndexError(f"frames {wanted} of the video {self.id!r} with {self.num_frames}")
         return wanted

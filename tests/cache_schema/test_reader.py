@@ -103,6 +103,9 @@ def test_frames_by_index(tmp_path):
     for bad in ([6], [-1]):
         with pytest.raises(IndexError, match="video000"):
             video.frame_queries(bad)
+    for bad in (np.arange(6) < 3, [0.0, 1.0]):  # as numbers they would be frames 0 and 1
+        with pytest.raises(TypeError):
+            video.frame_queries(bad)
     with pytest.raises(IndexError):
         video.clip(2)
 
