@@ -44,6 +44,7 @@ class PredictionsWriter:
 
     Raises:
         InputError: the file cannot be written.
+        ValueError: no such rule.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class PredictionsWriter:
         training: Mapping[str, Any] | None = None,
         made_from: str = "",
     ) -> None:
+        if rule not in RULES:
+            raise ValueError(f"rule is {rule!r}; choose one of {', '.join(RULES)}")
         self.path = Path(path)
         self._open = new_hdf5(self.path)
         self._file, self._sink = self._open.__enter__()
@@ -81,12 +84,20 @@ class PredictionsWriter:
 
         Raises:
             OSError: of the storage, which leaving the context turns into `InputError`.
+            ValueError: what no reader would take: no numbers, or not as many of both.
         """
+        scores, queries = np.asarray(scores, np.float32), np.asarray(queries)
+        sound = np.isfinite(scores).all() and np.isfinite(queries).all()
+        if not sound or scores.shape != queries.shape[:1]:
+            raise ValueError(
+                f"{video_id!r}, {expression_id!r}: scores {scores.shape} and queries "
+                f"{queries.shape} have to be finite, and as many"
+            )
         video = self._file.require_group(f"videos/{escape(video_id)}")
         video.attrs["id"] = video_id
         group = video.create_group(escape(expression_id))
         group.attrs["id"] = expression_id
-        group["scores"] = np.asarray(scores, np.float32)
+        group["scores"] = scores
         if queries.ndim == 1:
             group["sources"] = np.asarray(queries, np.int64)
         else:

@@ -31,7 +31,8 @@ def keep(scores: np.ndarray, *, rule: str, sigma: float, at_most: int | None = N
     Args:
         scores: (N_m,) probabilities.
         rule: ``threshold`` keeps every query above sigma (MeViS: several objects or none);
-            ``top1`` the best one (data sets with one object an expression).
+            ``top1`` the best one (data sets with one object an expression). Any other is a
+            `ValueError`.
         at_most: how many of those above sigma, the best ones; None keeps all.
 
     Returns:
@@ -39,6 +40,8 @@ def keep(scores: np.ndarray, *, rule: str, sigma: float, at_most: int | None = N
     """
     if rule == "top1":
         return np.array([scores.argmax()])
+    if rule != "threshold":
+        raise ValueError(f"rule is {rule!r}, neither threshold nor top1")
     kept = np.flatnonzero(scores > sigma)
     best = np.argsort(-scores[kept], kind="stable")[:at_most]  # the first of equals
     return kept[np.sort(best)]

@@ -116,6 +116,17 @@ def test_scores_are_probabilities(tmp_path: Path, score: float) -> None:
         Predictions(tmp_path / "p.h5").get("v", "0")
 
 
+def test_what_no_reader_takes_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rule is 'auto'; choose one of threshold, top1"):
+        PredictionsWriter(tmp_path / "p.h5", **{**HEADER, "rule": "auto"})
+    with PredictionsWriter(tmp_path / "p.h5", **HEADER) as writer:
+        for scores, queries in [([0.5, np.nan], EMBEDS), ([0.5], EMBEDS), ([0.5], [[np.inf]])]:
+            with pytest.raises(ValueError, match="'v', '0': scores .* have to be finite, and as m"):
+                writer.add("v", "0", scores, queries)
+        writer.add("v", "0", [0.5, 1.0], [3, 4])
+    assert Predictions(tmp_path / "p.h5").get("v", "0")[1].tolist() == [3, 4]
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):

@@ -88,6 +88,8 @@ def test_what_is_kept() -> None:
     assert replay.keep(scores, rule="threshold", sigma=0.7).tolist() == [1, 3]
     assert replay.keep(scores, rule="threshold", sigma=0.95).tolist() == []
     assert replay.keep(scores, rule="top1", sigma=0.95).tolist() == [1]
+    with pytest.raises(ValueError, match="rule is 'auto', neither threshold nor top1"):
+        replay.keep(scores, rule="auto", sigma=0.7)
 
 
 def test_the_best_of_what_is_kept() -> None:
