@@ -27,6 +27,7 @@ from cache_schema.host.cores import CORES
 from cache_schema.host.launch import SINGLE, Rank
 from cache_schema.host.lock import CacheLock
 from cache_schema.host.system import SystemTrouble
+from cache_schema.reader import CacheReader
 from cache_schema.records import CodecIoU, Facts
 from cache_schema.writer import CacheWriter
 from extract.arguments import SHARD_BYTES
@@ -274,6 +275,11 @@ def _look_back(summary: Summary, out: Path, dataset: Dataset) -> None:
     summary.bytes_on_disk = sum(shard.stat().st_size for shard in out.glob("shard-*.h5"))
     summary.codec_iou = CodecIoU.over(entry.codec_iou for entry in known.videos.values())
     if set(dataset.ids) <= known.videos.keys() | known.failures.keys():
+        if known.videos:  # of ranks that began at once, none could tell that others differ
+            reader = CacheReader(out)
+            for video_id in {entry.shard: entry.id for entry in known.videos.values()}.values():
+                reader.video(video_id)  # reads the header of its shard
+            reader.close()
         with suppress(InputError):  # another rank is at work
             CacheLock(out).release()
             summary.unfinished = {i: known.failures[i] for i in dataset.ids if i in known.failures}

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from cache_schema import manifest
 from cache_schema.host.cli import InputError
+from cache_schema.host.launch import Rank
 from cache_schema.reader import CacheReader
 from cache_schema.records import Facts
 from extract.config import load_config
@@ -253,6 +254,22 @@ def test_a_segmenter_that_says_another_size_than_it_declares_is_told():
     wrong.mask_dim = 12
     with pytest.raises(ValueError, match=r"Tracker.frames gave mask features \(1, 10, 6, 8\)"):
         wrong.check_frames(images, wrong.frames(images)[0])
+
+
+def test_ranks_that_began_at_once_with_different_settings_are_told_in_the_end(
+    tmp_path: Path,
+) -> None:
+    for rank, clips in enumerate((2, 3)):  # each before there is anything of the other
+        extract(toy_config(clips={"num": clips, "frames": 4}), data_root=tmp_path, split=None,
+                weights=RANDOM, out=tmp_path / str(rank), device="cpu", queue=0,
+                rank=Rank(rank, 2, rank))  # fmt: skip
+    (tmp_path / "1" / "shard-00001.h5").rename(tmp_path / "0" / "shard-00001.h5")
+    with (tmp_path / "0" / manifest.MANIFEST).open("ab") as lines:
+        lines.write((tmp_path / "1" / manifest.MANIFEST).read_bytes())
+    with pytest.raises(InputError, match=r"shard-0000..h5 was made .* clips.num: "):
+        extract(toy_config(clips={"num": 3, "frames": 4}), data_root=tmp_path, split=None,
+                weights=RANDOM, out=tmp_path / "0", device="cpu", queue=0,
+                rank=Rank(1, 2, 1))  # fmt: skip
 
 
 class Dangling(Squares):
