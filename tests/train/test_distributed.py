@@ -150,9 +150,11 @@ def test_parameters_that_nothing_uses_may_stay_with_several_ranks(
 
 
 def test_two_ranks_sweep_as_one_and_drop_the_same_head(folder: Path, tmp_path: Path) -> None:
-    assert sweep(sweep_command(folder, tmp_path / "one")) == 0
+    with pytest.raises(InputError, match="1 of 3 heads were dropped"):
+        sweep(sweep_command(folder, tmp_path / "one"))
     done = torchrun("train.sweep", *sweep_command(folder, tmp_path / "two"))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode != 0
+    assert done.stderr.count("error: 1 of 3 heads were dropped") == 1
     assert done.stdout.count("wild/seed-0 is dropped, the others go on") == 1
     one, two = (json.loads((tmp_path / n / "sweep.json").read_text()) for n in ("one", "two"))
     assert list(one["variants"]) == list(two["variants"]) == ["a", "b"]

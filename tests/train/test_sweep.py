@@ -152,10 +152,13 @@ def test_a_head_that_diverges_is_dropped_and_the_others_go_on(
         'rows = dict(dmvs="dmvs", wild=dict(optimizer=dict(lr=1e30, clip_norm=1e30)))\n'
     )
     for more in ([], ["--resume"]):  # it stays out when the sweep is resumed
-        run_sweep(
-            folder, tmp_path, "--seeds", "3", "--eval-cache", str(folder / "cache"),
-            "--cfg-options", "data.seed=0", *more, rows="wild.py",
-        )  # fmt: skip
+        with pytest.raises(
+            InputError, match=r"1 of 2 heads were dropped \(wild/seed-3\); all that"
+        ):
+            run_sweep(
+                folder, tmp_path, "--seeds", "3", "--eval-cache", str(folder / "cache"),
+                "--cfg-options", "data.seed=0", *more, rows="wild.py",
+            )  # fmt: skip
         assert_equal(swept / "dmvs/seed-3/iter_10.pth", tmp_path / "dmvs/seed-3/iter_10.pth")
         content = json.loads((tmp_path / "sweep.json").read_text())
         assert list(content["variants"]) == ["dmvs"]

@@ -45,7 +45,11 @@ MEVIS_VIDEOS = {"valid": 140, "valid_u": 50}
 
 
 def run(arguments: Namespace) -> None:
-    """Do what the command line of `train.sweep` says."""
+    """Do what the command line of `train.sweep` says.
+
+    Raises:
+        InputError: bad input; or, after all else is done, that some heads were dropped.
+    """
     sweep = load_sweep(arguments.sweep)
     members = make_members(sweep, arguments.config, arguments.seeds, arguments.cfg_options)
     if arguments.check:
@@ -83,6 +87,12 @@ def run(arguments: Namespace) -> None:
         )
         write_metrics(work_dir / "run.json", about)
     print(f"checkpoints and tables: {work_dir}")
+    if trained.dropped:
+        names = ", ".join(member.name for member in trained.dropped)
+        raise InputError(
+            f"{len(trained.dropped)} of {len(members)} heads were dropped ({names}); all that was "
+            "asked for is done for the others"
+        )
 
 
 def open_caches(
