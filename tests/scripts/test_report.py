@@ -153,7 +153,7 @@ def test_a_folder_without_an_evaluation_is_refused(
         ({"--cache": "{root}/part"}, "lacks"),
         ({"--cache": "{root}/other"}, "give the cache it came from"),
         ({"--split": "valid_u"}, "there is no video"),
-        ({"--out": "."}, ". cannot be written"),
+        ({"--out": "."}, "--out .: give a file that ends in .html"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(

@@ -211,6 +211,11 @@ def test_bad_input_ends_in_a_sentence(mevis: Path, capsys: pytest.CaptureFixture
 
     assert "absent is neither a folder nor a zip file: it does not exist" in error(mevis / "absent")
     (mevis / "text.zip").write_text("no zip")
+    truth = mevis / "valid_u" / "mask_dict.json"
+    for out, words in ((truth, "holds no metrics"), (mevis / "text.zip", "ends in .json")):
+        before = out.read_bytes()
+        assert words in error(pred, "--out", str(out))
+        assert out.read_bytes() == before
     assert "is neither a folder nor a zip file" in error(mevis / "text.zip")
     assert "has no vid0_03/0/00000.png; without --strict" in error(pred, "--strict")
     assert "at least one process" in error(pred, "--workers", "0")
