@@ -178,7 +178,9 @@ def test_commands_take_an_address(cache, tmp_path, capsys):
         assert there == {**here, "path": server.address}
         assert cli.run(main, ["copy", server.address, str(tmp_path / "copy")]) == 0
         assert contents(tmp_path / "copy") == contents(cache)
-        for wrong in (["verify", server.address, "--repair"], ["copy", str(cache), "s3://a/b"]):
+        picture = ["stats", str(cache), "--out", "s3://a/b.png"]
+        repair, copy = ["verify", server.address, "--repair"], ["copy", str(cache), "s3://a/b"]
+        for wrong in (repair, copy, picture):
             assert cli.run(main, wrong) == 2
             assert "can be read, but not written to" in capsys.readouterr().err
     assert not (tmp_path / "s3:").exists()
