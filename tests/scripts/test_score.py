@@ -220,7 +220,9 @@ def test_bad_input_ends_in_a_sentence(mevis: Path, capsys: pytest.CaptureFixture
     assert "has no vid0_03/0/00000.png; without --strict" in error(pred, "--strict")
     assert "at least one process" in error(pred, "--workers", "0")
     wrapped = _pack(pred, mevis / "wrapped.zip", "pred/")
-    assert "has none of the masks to be scored, such as vid0_00/0/00000.png" in error(wrapped)
+    said = error(wrapped)
+    assert "has none of the masks to be scored, such as vid0_00/0/00000.png" in said
+    assert "the videos at its top" in said
     path = pred / "vid0_00/1/00002.png"
     whole = path.read_bytes()
     for content, what in (
@@ -230,7 +232,8 @@ def test_bad_input_ends_in_a_sentence(mevis: Path, capsys: pytest.CaptureFixture
         (whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:], "it is cut short or damaged"),
     ):
         path.write_bytes(content)
-        assert f"vid0_00/1/00002.png cannot be scored: {what}" in error(pred, "--workers", "1")
+        said = error(pred, "--workers", "1")
+        assert f"vid0_00/1/00002.png cannot be scored: {what}" in said and "make it again" in said
     cv2.imwrite(str(path), np.zeros((30, 40), np.uint8))
     assert "it is 30x40 pixels, the video" in error()
     (mevis / "valid_u" / "mask_dict.json").unlink()
@@ -255,7 +258,8 @@ def test_bad_maps_end_in_a_sentence(davis: Path, capsys: pytest.CaptureFixture) 
     assert "has no anno_1/bb/00001.png; without --strict" in error("--strict")
     for png in (davis / "results").rglob("*.png"):
         png.unlink()
-    assert "has none of the maps to be scored" in error()
+    said = error()
+    assert "has none of the maps to be scored" in said and "at its top" in said
 
 
 def test_a_zip_cannot_fill_the_memory(mevis: Path, capsys: pytest.CaptureFixture) -> None:
