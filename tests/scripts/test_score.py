@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
 from cache_schema.host import cli
 from scripts import score
+from scripts.annotations import open_dataset, with_truth
 from tests import datasets_standins as standins
 
 GOLDENS = Path(__file__).parents[1] / "data" / "jf"
@@ -198,6 +200,20 @@ def test_missing_maps_score_zero_and_are_listed(davis: Path) -> None:
     assert found["annotators"]["anno_2"]["per_object"]["cc_1"]["J&F"] == 0.0
     expected = json.loads((davis / "expected.json").read_text())
     assert found["annotators"]["anno_1"]["J"] < expected["anno_1"]["J-Mean"]
+
+
+def test_images_with_sentences_are_scored_too(tmp_path: Path) -> None:
+    root = standins.make_refcoco(tmp_path / "images")
+    for video in with_truth(open_dataset("refcoco", root, "train")):
+        for expression in video.expressions:
+            (rles,) = (video.objects[i] for i in expression.annotation_ids)
+            for frame, rle in zip(video.frames, rles, strict=True):
+                mask = coco.decode(rle) if rle else np.zeros(video.annotated_size, np.uint8)
+                path = tmp_path / "pred" / video.id / expression.id / f"{frame}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(path)
+    assert _run("refcoco", root, tmp_path / "pred", "--strict", split="train") == 0
+    assert _metrics(root)["J&F"] == 1.0
 
 
 def test_bad_input_ends_in_a_sentence(mevis: Path, capsys: pytest.CaptureFixture) -> None:
