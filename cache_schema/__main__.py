@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from cache_schema import copying, info, stats
+from cache_schema.address import local_folder
 from cache_schema.host import cli
 from cache_schema.reader import CacheReader
 from cache_schema.repair import repair
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     show.add_argument("--json", action="store_true", help="print JSON")
     sizes = commands.add_parser("stats", help="frames, objects and words, how they are spread")
     sizes.add_argument("cache", metavar="CACHE", help="the cache folder")
-    sizes.add_argument("--out", metavar="PICTURE.png", type=Path, help="draw histograms")
+    sizes.add_argument("--out", metavar="PICTURE.png", type=local_folder, help="draw histograms")
     sizes.add_argument("--json", action="store_true", help="print JSON")
     check = commands.add_parser("verify", help="compute every checksum again")
     check.add_argument("cache", metavar="CACHE", help="the cache folder")

@@ -163,8 +163,8 @@ def place(where: Where) -> Place:
 
 
 def local_folder(where: str | os.PathLike[str]) -> Path:
-    """A folder that is to be written to; `InputError` if it is an address."""
+    """A folder or file that is to be written; `InputError` if it is an address."""
     found = place(where)
     if isinstance(found, Address):
-        raise InputError(f"{found} can be read, but not written to: give a folder")
+        raise InputError(f"{found} can be read, but not written to: give a path of this machine")
     return found

@@ -21,6 +21,7 @@ import numpy as np
 from cache_schema.address import Address
 from cache_schema.host.cli import InputError
 from cache_schema.host.limits import beyond, most
+from cache_schema.host.system import SystemTrouble
 
 BLOCK = 1 << 18  # bytes
 RUN = 64  # blocks that are asked for together, at most
@@ -71,8 +72,19 @@ class RemoteFile:
         Raises:
             InputError: the file ends before, or the server gives no parts of a file that is larger
                 than what is kept here.
-            SystemTrouble: the server does not answer.
+            SystemTrouble: the server does not answer, or nothing can be kept here.
         """
+        try:
+            self._read(start, out)
+        except OSError as error:
+            if error.filename == str(self.path):  # gone from the server
+                raise
+            raise SystemTrouble(
+                f"{self._folder.parent}, which keeps what comes from servers, cannot be used "
+                f"({error.strerror}): mend that, or name another folder in DMVS_BLOCKS"
+            ) from error
+
+    def _read(self, start: int, out: np.ndarray) -> None:
         end = start + len(out)
         if end > self.size:
             raise InputError(f"{self.path} has been cut short: run verify")

@@ -96,7 +96,7 @@ def copy(
 def _part(reader: CacheReader, ids: list[str], number: int, count: int) -> list[str]:
     """The videos of a part: each video, the longest first, goes where the fewest frames are."""
     if not 1 <= number <= count:
-        raise InputError(f"there is no part {number} of {count}: give 1 {count} to {count} {count}")
+        raise InputError(f"there is no part {number} of {count}: give one from 1 on, of 1 or more")
     frames, parts = [0] * count, [[] for _ in range(count)]
     for video_id in sorted(ids, key=lambda i: (-reader.entries[i].frames, i)):
         fewest = frames.index(min(frames))

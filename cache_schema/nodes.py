@@ -97,7 +97,9 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
         node = h5py.h5o.open(group.id, encoded) if link == h5py.h5l.TYPE_HARD else None
     except (KeyError, OSError, RuntimeError, ValueError, SystemError) as error:
         system.check(error, where(group))
-        raise InputError(f"{where(group)} has no readable member {name!r} ({error})") from None
+        raise InputError(
+            f"{where(group)} has no readable member {name!r} ({error}): run verify"
+        ) from None
     if node is None:
         what = "an external link" if link == h5py.h5l.TYPE_EXTERNAL else "a soft link"
         raise InputError(f"{where(group)}: member {name!r} is {what}, which no cache has; refused")

@@ -118,7 +118,8 @@ def verify(path: Where, *, quick: bool = False) -> Report:
             foreign.append(error)
             report.shards[name] = str(error)
             report.damaged |= {entry.id: [str(error)] for entry in listed.get(name, [])}
-    if foreign and len(foreign) == len(there | listed.keys()):
+    # Of a cache of another version nothing is damage, even where some of its shards are damaged.
+    if foreign and (not report.versions or len(foreign) == len(there | listed.keys())):
         raise InputError(str(foreign[0]))
     try:
         reader = CacheReader(folder)

@@ -28,8 +28,8 @@ def open_dataset(name: str, root: str, split: str | None):
 
 def with_truth(data) -> Iterator[AnnotatedVideo]:
     """The videos of a split with ground truth. Raises InputError: there is none."""
-    truth = (getattr(data, name, None) for name in ("masks", "annotations"))
-    if all(masks is None for masks in truth):
+    truth = [getattr(data, name) for name in ("masks", "annotations") if hasattr(data, name)]
+    if truth == [None]:  # what has neither name, as RefCOCO, has truth throughout
         raise InputError(
             f"this split of {type(data).__name__} has no masks, so there is no truth to score "
             "with; hand the masks in at the benchmark's server (python -m scripts.submit)"

@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -128,7 +129,9 @@ def choose(data: MeViS, scores: Mapping[str, float], num: int) -> list[Shown]:
     if absent:
         wanted.insert(min(len(groups), num - 1), (absent, 0.5))
     chosen: list[Shown] = []
-    for group, quantile in wanted[:num]:
+    for group, quantile in cycle(wanted):
+        if len(chosen) == min(num, len(everything)):
+            break
         place = quantile * (len(group) - 1)
         left = [s for s in group if s not in chosen]
         # The nearest to the quantile, of a video that is not on the sheet yet if possible.

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache_schema.host import cli
+from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.host.lookup import existing
 from cache_schema.reader import CacheReader
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.num < 1:
         raise InputError(f"--num {arguments.num}: give 1 or more")
+    out = files.output(arguments.out, ".html")
     named = [named_path(word) for word in arguments.evaluation]
     for _, folder in named:
         existing(folder, "the folder of an evaluation")
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
     if len({frozenset(head.metrics["per_expression"]) for head in heads}) > 1:
         raise InputError("the evaluations are of different expressions; evaluate on one cache")
     write_report(
-        Path(arguments.out),
+        out,
         CacheReader(arguments.cache),
         heads,
         frame_of=_frames(arguments),
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
         pictured=arguments.num,
     )
     print(f"{table(heads)}\n")
-    print(f"report: {arguments.out} ({Path(arguments.out).stat().st_size / 1e6:.1f} MB)")
+    print(f"report: {arguments.out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cache_schema.host import cli
+from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
 from scripts.annotations import NAMES, open_dataset, with_truth
@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.workers < 1:
         raise InputError(f"--workers {arguments.workers}: at least one process has to work")
+    out = _output(arguments.out)
     data = open_dataset(arguments.dataset, arguments.root, arguments.split)
     score = score_maps if data.facts.protocol == "davis" else score_masks
     content = score(
@@ -37,13 +38,24 @@ def main(argv: list[str]) -> int:
     )
     if data.facts.release:
         content["release"] = data.facts.release
-    report.write_metrics(Path(arguments.out), content)
+    report.write_metrics(out, content)
     print(f"{report.table(content, name='score')}\n")
     print(report.missing_lines(content["missing"]), end="")
     if content.get("all_empty"):
         print(f"warning: all masks of {arguments.pred} are empty", file=sys.stderr)
     print(f"metrics: {arguments.out}")
     return 0
+
+
+def _output(path: str) -> Path:
+    """Where metrics go; InputError if something else is there, such as a file of annotations."""
+    out = files.output(path, ".json")
+    if out.is_file():
+        with out.open("rb") as file:
+            found = file.read(1 << 12)
+        if found and b'"J&F"' not in found:
+            raise InputError(f"--out {path} holds no metrics and would be lost: give another file")
+    return out
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache_schema.host import cli
+from cache_schema.host import cli, files
 from cache_schema.host.cli import InputError
 from cache_schema.host.cores import CORES
 from cache_schema.host.lookup import existing
@@ -97,6 +97,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("what has to be handed in is not said: give --cache, or --dataset, --root")
     if not arguments.check and not arguments.out:
         raise InputError("give --out, the zip to write")
+    if not arguments.check:
+        files.output(arguments.out, ".zip", arguments.pred)
     if arguments.sigma is not None and not 0 <= arguments.sigma <= 1:
         raise InputError(f"--sigma {arguments.sigma}: a score is from 0 to 1, and so is sigma")
     if arguments.workers < 1:

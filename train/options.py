@@ -9,7 +9,7 @@ from cache_schema.host.launch import LAUNCHERS
 from cache_schema.host.options import Options
 from cache_schema.reader import CacheReader
 
-NAMED = re.compile(r"([\w.-]+)=(.+)")
+NAMED = re.compile(r"([^/=]+)=(.+)")
 DEVICE = "auto, cpu, cuda or cuda:N"
 
 

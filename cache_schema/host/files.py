@@ -52,6 +52,20 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             temporary.unlink()
 
 
+def output(path: str, ending: str, source: str | None = None) -> Path:
+    """The file that a command writes, by its option ``--out``.
+
+    Raises:
+        InputError: it ends otherwise, or is the file that is read.
+    """
+    out = Path(path)
+    if out.suffix.lower() != ending:
+        raise InputError(f"--out {path}: give a file that ends in {ending}")
+    if out.exists() and source and out.samefile(source):
+        raise InputError(f"--out {path} is what is read, and would be lost: give another file")
+    return out
+
+
 def write(path: Path, data: bytes | str, *, durable: bool = True) -> None:
     """Write a file in one piece, see `replacing`; text as UTF-8."""
     with replacing(path, durable=durable) as temporary, open(temporary, "wb") as file:

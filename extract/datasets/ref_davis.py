@@ -155,15 +155,19 @@ class RefDAVIS(PaletteDataset):
         return made
 
     def _listed(self, video_id: str) -> list[str]:
-        """Frame names of a downloaded video: its JPEGs or, if there are none, its masks."""
+        """Frame names of a downloaded video: all that have a JPEG or a mask, hidden files apart."""
         if not plain_name(video_id):
             raise InputError(f"video {video_id!r} of {self.split}: ids are plain names of folders")
-        for folder, suffix in ((self.images, ".jpg"), (self.annotations, ".png")):
-            if folder is not None and (folder / video_id).is_dir():
-                entries = (folder / video_id).iterdir()
-                names = sorted(path.stem for path in entries if path.suffix == suffix)
-                if names:
-                    return names
+        folders = ((self.images, ".jpg"), (self.annotations, ".png"))
+        # A frame that lacks either is named when it is read, instead of being left out.
+        names = {
+            path.stem
+            for folder, suffix in folders
+            if folder is not None
+            for path in (folder / video_id).glob(f"[!.]*{suffix}")
+        }
+        if names:
+            return sorted(names)
         raise InputError(
             f"video {video_id}: the folder {self.images / video_id} holds no JPEGs; complete the"
             " download of DAVIS"

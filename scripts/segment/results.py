@@ -28,6 +28,12 @@ TICK = Fraction(1, 90_000)
 COLUMNS, SHOWN, CELL = 4, 8, 320  # of the sheet: pictures a row, in all, and pixels of their width
 
 
+def folder_of(out: Path, number: int, sentence: str) -> Path:
+    """Where the results of a sentence go."""
+    words = re.sub(r"[^a-z0-9]+", "-", sentence.lower()).strip("-")[:40].strip("-")
+    return out / f"{number:02d}-{words}".rstrip("-")
+
+
 class Results:
     """The files of one sentence; a context, whose film is there if it ends well.
 
@@ -46,8 +52,7 @@ class Results:
     def __init__(
         self, out: Path, number: int, sentence: str, video: SourceVideo, seconds: list[float]
     ) -> None:
-        words = re.sub(r"[^a-z0-9]+", "-", sentence.lower()).strip("-")[:40].strip("-")
-        self.folder = out / f"{number:02d}-{words}".rstrip("-")
+        self.folder = folder_of(out, number, sentence)
         self.sentence, self.video, self.seconds = sentence, video, seconds
         self.frames = self.shown = 0
         self._masks: list[dict | None] = []

@@ -18,7 +18,7 @@ from extract.datasets.one_video import OneVideo
 from extract.datasets.records import SourceExpression
 from extract.frozen import NoRandomInit
 from extract.text import encode_expressions
-from scripts.segment.results import Results
+from scripts.segment.results import Results, folder_of
 from scripts.segment.trained import Trained
 from train.checkpoint import head_of
 from train.commands import pick_device
@@ -30,7 +30,13 @@ from train.replay import keep, replay
 
 def run(arguments: Namespace) -> None:
     """Do what the command line says."""
-    start = time.perf_counter()
+    start, out = time.perf_counter(), Path(arguments.out)
+    for number, sentence in enumerate(arguments.sentences, 1):
+        folder = folder_of(out, number, sentence).resolve()
+        if Path(arguments.video).resolve().is_relative_to(folder):
+            raise InputError(
+                f"{arguments.video} lies where the results go and would be lost: give another --out"
+            )
     trained = Trained(Path(arguments.checkpoint))
     device = pick_device(arguments.device)
     torch.set_num_threads(model_threads())
@@ -52,7 +58,7 @@ def run(arguments: Namespace) -> None:
     rule = "threshold" if arguments.top is None else "top1"
     kept = [keep(scores, rule=rule, sigma=sigma) for scores, _ in said]
     groups = [queries[chosen] for (_, queries), chosen in zip(said, kept, strict=True)]
-    out, seconds, shown = Path(arguments.out), video.seconds(), video.video(name)
+    seconds, shown = video.seconds(), video.video(name)
     with ExitStack() as stack:
         results = [
             stack.enter_context(Results(out, number, sentence, shown, seconds))

@@ -111,6 +111,13 @@ def test_blocks_are_bounded_and_the_oldest_go(cache, monkeypatch, kept):
         assert used.stat().st_mtime_ns == 1 << 62 and server.answers > before + 10
 
 
+def test_a_folder_of_blocks_that_cannot_be_used_is_not_the_cache(cache, kept, capsys):
+    kept.write_text("a file, where a folder has to be")
+    with serve(cache) as server:
+        assert cli.run(main, ["info", server.address]) == 2
+    assert f"{kept}, which keeps what comes from servers, cannot be used" in capsys.readouterr().err
+
+
 def test_a_torn_block_is_fetched_again(cache, kept):
     with serve(cache) as server:
         check(cache, CacheReader(server.address))
@@ -171,7 +178,9 @@ def test_commands_take_an_address(cache, tmp_path, capsys):
         assert there == {**here, "path": server.address}
         assert cli.run(main, ["copy", server.address, str(tmp_path / "copy")]) == 0
         assert contents(tmp_path / "copy") == contents(cache)
-        for wrong in (["verify", server.address, "--repair"], ["copy", str(cache), "s3://a/b"]):
+        picture = ["stats", str(cache), "--out", "s3://a/b.png"]
+        repair, copy = ["verify", server.address, "--repair"], ["copy", str(cache), "s3://a/b"]
+        for wrong in (repair, copy, picture):
             assert cli.run(main, wrong) == 2
             assert "can be read, but not written to" in capsys.readouterr().err
     assert not (tmp_path / "s3:").exists()

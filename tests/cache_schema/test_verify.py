@@ -98,6 +98,9 @@ def test_statuses_and_sentences(cache, tmp_path, capsys):
     for command in (["info"], ["verify"], ["verify", "--quick"], ["verify", "--repair"]):
         assert cli.run(main, [*command, str(cache)]) == 2
         assert "format version 9" in capsys.readouterr().err
+    (cache / "shard-00001.h5").write_bytes(b"damaged")
+    assert cli.run(main, ["verify", str(cache), "--repair"]) == 2
+    assert "format version 9" in capsys.readouterr().err
     assert len(list(cache.glob("*.h5"))) == 2
 
 

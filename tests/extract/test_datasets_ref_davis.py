@@ -145,6 +145,18 @@ def test_every_frame_has_a_mask(root):
     assert data.video("bear").objects
 
 
+def test_a_missing_image_is_no_shorter_video_and_hidden_files_are_no_frames(raw):
+    for folder in (raw / "DAVIS/JPEGImages/480p", raw / "DAVIS/Annotations_unsupervised/480p"):
+        for name in ("._00000.jpg", "._00000.png", ".DS_Store"):
+            (folder / "twins" / name).write_bytes(b"a Mac was here")
+    assert RefDAVIS(raw, "val").video("twins").num_frames == 4
+    path = raw / "DAVIS/JPEGImages/480p/twins/00002.jpg"
+    path.unlink()
+    video = RefDAVIS(raw, "val").video("twins")
+    assert video.num_frames == 4
+    refused(lambda: video.read_frame(2), "video twins", str(path), "does not exist")
+
+
 def test_fingerprint_names_every_file_of_text(raw):
     assert set(RefDAVIS(raw, "val").fingerprint()) == {
         "DAVIS/ImageSets/2017/val.txt",

@@ -72,6 +72,8 @@ def test_the_choice_spreads_over_tags_and_scores(world: Path) -> None:
     if any(not e.annotation_ids for e in everything):
         assert any(not s.expression.annotation_ids for s in shown)
     assert len(draw_overlays.choose(data, scores, 1)) == 1
+    for num, there in ((len(scores) - 1, len(scores) - 1), (1000, len(scores))):
+        assert len({s.key for s in draw_overlays.choose(data, scores, num)}) == there
 
 
 def test_a_mask_colours_its_object_and_pales_the_rest() -> None:

@@ -34,7 +34,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert train([CONFIG, *cache, "--work-dir", str(root / "run"), *options]) == 0
     command = [CONFIG, *cache, "--checkpoint", str(root / "run"), "--out", str(root), "--controls"]
     assert evaluate([*command, *options]) == 0
-    command = [*cache, "--evaluation", f"ours={root}", f"again={root}", "--out"]
+    command = [*cache, "--evaluation", f"ours={root}"]
+    command += [f'"again" (<script>, 2)={root}', "--out"]
     command += [str(root / "report.html"), "--data-root", str(root / "data"), "--split", "train"]
     assert report(command) == 0
     return root
@@ -153,7 +154,7 @@ def test_a_folder_without_an_evaluation_is_refused(
         ({"--cache": "{root}/part"}, "lacks"),
         ({"--cache": "{root}/other"}, "give the cache it came from"),
         ({"--split": "valid_u"}, "there is no video"),
-        ({"--out": "."}, ". cannot be written"),
+        ({"--out": "."}, "--out .: give a file that ends in .html"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
 from cache_schema.host import cli
 from scripts import score
+from scripts.annotations import open_dataset, with_truth
 from tests import datasets_standins as standins
 
 GOLDENS = Path(__file__).parents[1] / "data" / "jf"
@@ -200,6 +202,20 @@ def test_missing_maps_score_zero_and_are_listed(davis: Path) -> None:
     assert found["annotators"]["anno_1"]["J"] < expected["anno_1"]["J-Mean"]
 
 
+def test_images_with_sentences_are_scored_too(tmp_path: Path) -> None:
+    root = standins.make_refcoco(tmp_path / "images")
+    for video in with_truth(open_dataset("refcoco", root, "train")):
+        for expression in video.expressions:
+            (rles,) = (video.objects[i] for i in expression.annotation_ids)
+            for frame, rle in zip(video.frames, rles, strict=True):
+                mask = coco.decode(rle) if rle else np.zeros(video.annotated_size, np.uint8)
+                path = tmp_path / "pred" / video.id / expression.id / f"{frame}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(path)
+    assert _run("refcoco", root, tmp_path / "pred", "--strict", split="train") == 0
+    assert _metrics(root)["J&F"] == 1.0
+
+
 def test_bad_input_ends_in_a_sentence(mevis: Path, capsys: pytest.CaptureFixture) -> None:
     pred = mevis / "valid_u" / "pred"
 
@@ -211,11 +227,18 @@ def test_bad_input_ends_in_a_sentence(mevis: Path, capsys: pytest.CaptureFixture
 
     assert "absent is neither a folder nor a zip file: it does not exist" in error(mevis / "absent")
     (mevis / "text.zip").write_text("no zip")
+    truth = mevis / "valid_u" / "mask_dict.json"
+    for out, words in ((truth, "holds no metrics"), (mevis / "text.zip", "ends in .json")):
+        before = out.read_bytes()
+        assert words in error(pred, "--out", str(out))
+        assert out.read_bytes() == before
     assert "is neither a folder nor a zip file" in error(mevis / "text.zip")
     assert "has no vid0_03/0/00000.png; without --strict" in error(pred, "--strict")
     assert "at least one process" in error(pred, "--workers", "0")
     wrapped = _pack(pred, mevis / "wrapped.zip", "pred/")
-    assert "has none of the masks to be scored, such as vid0_00/0/00000.png" in error(wrapped)
+    said = error(wrapped)
+    assert "has none of the masks to be scored, such as vid0_00/0/00000.png" in said
+    assert "the videos at its top" in said
     path = pred / "vid0_00/1/00002.png"
     whole = path.read_bytes()
     for content, what in (
@@ -225,7 +248,8 @@ def test_bad_input_ends_in_a_sentence(mevis: Path, capsys: pytest.CaptureFixture
         (whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:], "it is cut short or damaged"),
     ):
         path.write_bytes(content)
-        assert f"vid0_00/1/00002.png cannot be scored: {what}" in error(pred, "--workers", "1")
+        said = error(pred, "--workers", "1")
+        assert f"vid0_00/1/00002.png cannot be scored: {what}" in said and "make it again" in said
     cv2.imwrite(str(path), np.zeros((30, 40), np.uint8))
     assert "it is 30x40 pixels, the video" in error()
     (mevis / "valid_u" / "mask_dict.json").unlink()
@@ -250,7 +274,8 @@ def test_bad_maps_end_in_a_sentence(davis: Path, capsys: pytest.CaptureFixture) 
     assert "has no anno_1/bb/00001.png; without --strict" in error("--strict")
     for png in (davis / "results").rglob("*.png"):
         png.unlink()
-    assert "has none of the maps to be scored" in error()
+    said = error()
+    assert "has none of the maps to be scored" in said and "at its top" in said
 
 
 def test_a_zip_cannot_fill_the_memory(mevis: Path, capsys: pytest.CaptureFixture) -> None:

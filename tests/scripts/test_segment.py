@@ -184,6 +184,18 @@ def test_masks_of_other_frames_do_not_stay(run: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in masks) == ["00000.png", "00002.png"]
 
 
+def test_a_video_is_not_replaced_by_its_results(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (folder := tmp_path / "out/01-the-square").mkdir(parents=True)
+    film = write_film(folder / "overlay.mp4", [0, 40, 80])
+    before = film.read_bytes()
+    for video in (film, folder):
+        assert cli.run(segment, command(video, run, tmp_path / "out")) == 2
+        assert "give another --out" in capsys.readouterr().err
+    assert film.read_bytes() == before and list(folder.iterdir()) == [film]
+
+
 def test_a_film_is_replaced_by_a_whole_one_only(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

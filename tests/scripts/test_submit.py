@@ -137,7 +137,11 @@ def test_bad_input_ends_in_a_sentence(
     assert "none.h5 does not exist" in error(
         "--predictions", tmp_path / "none.h5", "--cache", cache, "--out", out
     )
-    synthetic.write_cache(tmp_path / "f", num_videos=1, num_expressions=0)
     text = tmp_path / "text.zip"
+    given = "--pred", text, "--cache", cache
+    assert "is what is read" in error(*given, "--out", text)
+    assert "ends in .zip" in error(*given, "--out", tmp_path / "out")
+    assert text.read_text() == "hello"
+    synthetic.write_cache(tmp_path / "f", num_videos=1, num_expressions=0)
     assert "nothing to predict" in error("--check", text, "--cache", tmp_path / "f")
     assert not out.exists()

@@ -45,7 +45,8 @@ def score_maps(
         video = results[0].video
         raise InputError(
             f"{path} has none of the maps to be scored, such as "
-            f"{map_name(0, video.id, video.frames[0])}"
+            f"{map_name(0, video.id, video.frames[0])}; give the folder or zip that has anno_0 to "
+            "anno_3 at its top"
         )
     return {**metrics(results), "missing": missing}
 

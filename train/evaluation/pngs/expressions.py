@@ -61,7 +61,10 @@ def score_masks(
     if results and len(missing["videos"]) == len(results):
         first = results[0].video
         example = mask_name(first.id, first.expressions[0].id, first.frames[0])
-        raise InputError(f"{path} has none of the masks to be scored, such as {prefix}{example}")
+        raise InputError(
+            f"{path} has none of the masks to be scored, such as {prefix}{example}; give the "
+            "folder or zip that has the videos at its top"
+        )
     content = metrics(expressions, dict(zip((e.key for e in expressions), scored, strict=True)))
     content["per_video"] = {r.video.id: average(r.scores) for r in results}
     content["missing"] = missing

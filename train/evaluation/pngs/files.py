@@ -139,7 +139,9 @@ class MaskFiles:
                 raise ValueError("it is {}x{} pixels, the video {}x{}".format(*png.size, *size))
             return decode(png)
         except ValueError as error:
-            raise InputError(f"the mask {self.path / name} cannot be scored: {error}") from None
+            raise InputError(
+                f"the mask {self.path / name} cannot be scored: {error}; make it again"
+            ) from None
 
 
 def what_is_missing(
