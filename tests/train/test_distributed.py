@@ -134,13 +134,13 @@ def test_ranks_that_were_told_something_else_are_refused(
 def test_parameters_that_nothing_uses_may_stay_with_several_ranks(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "idle_heads.py").write_text(
+    (tmp_path / "spare_heads.py").write_text(
         "import torch\nfrom train.heads.dmvs import DMVS\n\n\nclass Idle(DMVS):\n"
         "    def __init__(self, sizes, **keys):\n        super().__init__(sizes, **keys)\n"
         "        self.idle = torch.nn.Linear(2, 2)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    own = ["--cfg-options", "model.type=idle_heads:Idle"]
+    own = ["--cfg-options", "model.type=spare_heads:Idle"]
     assert main([*command(folder, tmp_path / "one"), *own]) == 0
     done = torchrun("train", *command(folder, tmp_path / "two"), *own)
     assert done.returncode == 0, done.stderr
